@@ -1,0 +1,128 @@
+use crate::frame::Run;
+use crate::{BlockIndex, Layout};
+
+/// A set of blocks of one blob: a bitmap of at most 8,192 bits.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BlockSet {
+    words: Vec<u64>,
+    of: u32,
+    count: u32,
+}
+
+impl BlockSet {
+    /// The empty set over the blocks of a layout.
+    pub fn empty(layout: Layout) -> Self {
+        Self { words: vec![0; layout.blocks().div_ceil(64) as usize], of: layout.blocks(), count: 0 }
+    }
+
+    /// All blocks of a layout.
+    pub fn full(layout: Layout) -> Self {
+        let mut set = Self::empty(layout);
+        set.insert_run(Run { first: 0, count: layout.blocks() });
+        set
+    }
+
+    /// How many blocks are in.
+    pub const fn len(&self) -> u32 {
+        self.count
+    }
+
+    /// Whether no block is in.
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Whether every block of the blob is in.
+    pub const fn is_full(&self) -> bool {
+        self.count == self.of
+    }
+
+    /// Whether the block is in; false past the end.
+    pub fn contains(&self, block: BlockIndex) -> bool {
+        block < self.of && self.words[(block / 64) as usize] >> (block % 64) & 1 == 1
+    }
+
+    /// Puts a block in. True when it was not in; false, without effect, past the end.
+    pub fn insert(&mut self, block: BlockIndex) -> bool {
+        if block >= self.of || self.contains(block) {
+            return false;
+        }
+        self.words[(block / 64) as usize] |= 1 << (block % 64);
+        self.count += 1;
+        true
+    }
+
+    /// Takes a block out. True when it was in.
+    pub fn remove(&mut self, block: BlockIndex) -> bool {
+        let had = self.contains(block);
+        if had {
+            self.words[(block / 64) as usize] &= !(1 << (block % 64));
+            self.count -= 1;
+        }
+        had
+    }
+
+    /// Puts a run in, cut at the end of the blob.
+    pub fn insert_run(&mut self, run: Run) {
+        for block in run.first..run.blocks().end.min(self.of) {
+            self.insert(block);
+        }
+    }
+
+    /// The first block from `from` on that is not in; the number of blocks when all are.
+    pub fn first_missing(&self, from: BlockIndex) -> BlockIndex {
+        let mut block = from;
+        while block < self.of {
+            let word = !self.words[(block / 64) as usize] >> (block % 64);
+            if word != 0 {
+                return (block + word.trailing_zeros()).min(self.of);
+            }
+            block = (block / 64 + 1) * 64;
+        }
+        self.of
+    }
+
+    /// The set as runs, in order.
+    pub fn runs(&self) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        for block in (0..self.of).filter(|block| self.contains(*block)) {
+            match runs.last_mut() {
+                Some(run) if run.first + run.count == block => run.count += 1,
+                _ => runs.push(Run { first: block, count: 1 }),
+            }
+        }
+        runs
+    }
+}
+
+impl std::fmt::Debug for BlockSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BlockSet({} of {})", self.count, self.of)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn is_a_set_of_numbers(blocks in 0u64..300, take in proptest::collection::btree_set(0u32..320, 0..100)) {
+            let layout = Layout::of(blocks * (256 << 10)).unwrap();
+            let mut set = BlockSet::empty(layout);
+            for block in &take {
+                prop_assert_eq!(set.insert(*block), u64::from(*block) < blocks);
+            }
+            let inside: Vec<u32> = take.iter().copied().filter(|b| u64::from(*b) < blocks).collect();
+            prop_assert_eq!(set.len() as usize, inside.len());
+            let from_runs: Vec<u32> = set.runs().iter().flat_map(Run::blocks).collect();
+            prop_assert_eq!(&from_runs, &inside);
+            for from in 0..layout.blocks() {
+                let want = (from..layout.blocks()).find(|b| !inside.contains(b)).unwrap_or(layout.blocks());
+                prop_assert_eq!(set.first_missing(from), want);
+            }
+            prop_assert_eq!(BlockSet::full(layout).len(), layout.blocks());
+        }
+    }
+}
