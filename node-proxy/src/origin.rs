@@ -71,6 +71,9 @@ pub struct Head {
     pub size: u64,
 }
 
+/// Parts of a body as they arrive.
+type BodyStream = std::pin::Pin<Box<dyn futures::Stream<Item = Result<Bytes, OriginError>> + Send>>;
+
 /// The start of a body from the origin.
 pub struct Body {
     /// 200 or 206.
