@@ -51,6 +51,12 @@ pub enum Reference {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credential(HeaderValue);
 
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credential(hidden)")
+    }
+}
+
 /// On whose behalf the origin is asked.
 #[derive(Clone, Copy, Debug)]
 pub enum As<'a> {
