@@ -59,7 +59,7 @@ impl Default for Raw {
 }
 
 fn span(seconds: u64) -> Span {
-    Span::from(std::time::Duration::from_secs(seconds))
+    Span::secs(seconds)
 }
 
 /// Who and where this node is: the facts that decide its cluster.
@@ -188,7 +188,7 @@ pub struct RawStore {
 
 impl Default for RawStore {
     fn default() -> Self {
-        Self { quota: ByteSize::from(50 << 30), reserve: ByteSize::from(1 << 30) }
+        Self { quota: ByteSize::gib(50), reserve: ByteSize::gib(1) }
     }
 }
 
