@@ -45,6 +45,15 @@ impl Shared {
         self.spare.load(Ordering::Relaxed)
     }
 
+    /// Whether the ground has every block. It may have thrown one away after the board was told of it, when a sealed list
+    /// contradicted the one that grew: such a block is missing again.
+    fn confirm(&self) -> bool {
+        let lost: Vec<BlockIndex> = (0..self.layout.blocks()).filter(|block| !self.ground.has(*block)).collect();
+        let mut board = self.board.lock();
+        lost.iter().for_each(|block| board.set_missing(*block));
+        lost.is_empty()
+    }
+
     /// Brings the board up to date with the ground.
     fn survey(&self) {
         let missing: Vec<BlockIndex> = self.board.lock().missing().collect();
@@ -127,9 +136,11 @@ impl Swarm {
                 (stale, surveyed) = (false, Some(now));
             }
             if shared.is_done() {
-                // The streams that still wait for a second copy are dropped; the others go to rest.
-                crew.let_go().await;
-                return Ok(());
+                if shared.confirm() {
+                    crew.let_go().await;
+                    return Ok(());
+                }
+                stale = true;
             }
             let again = crew.fill(now);
             let resurvey = surveyed.map_or(now, |at| at + SURVEY_EVERY);

@@ -96,6 +96,11 @@ impl Board {
         self.landing.remove(block);
     }
 
+    /// The block is missing after all: its hash turned out to be another.
+    pub(super) fn set_missing(&mut self, block: BlockIndex) {
+        self.done.remove(block);
+    }
+
     pub(super) fn join(&mut self, seat: Seat) {
         let side = Side { have: BlockSet::empty(self.layout), asked: VecDeque::new(), rate: 0.0, retired: false, landing: false };
         self.seats.insert(seat, side);
