@@ -83,6 +83,8 @@ pub struct Load {
     pub uploads: u32,
     /// How many could be.
     pub slots: u32,
+    /// Connections of children, resting ones included.
+    pub connections: u64,
 }
 
 /// Serves children. One for the whole process.
@@ -109,7 +111,9 @@ impl Peer {
     /// How busy it is now.
     pub fn load(&self) -> Load {
         let slots = self.config.upload_slots;
-        Load { uploads: slots.saturating_sub(self.slots.available_permits() as u32), slots }
+        let uploads = slots.saturating_sub(u32::try_from(self.slots.available_permits()).unwrap_or(slots));
+        let connections = u64::try_from(self.metrics.connections.get()).unwrap_or(0);
+        Load { uploads, slots, connections }
     }
 
     /// Serves until `drain` is cancelled; then lets what is being served go on for `drain_timeout`.
@@ -222,9 +226,7 @@ impl Peer {
                 () = drain.cancelled() => return End::Refuse(Refusal::Draining),
             };
             let done = match frame {
-                Frame::Open { digest, traceparent } => {
-                    self.serve(connection, child, digest, &traceparent, drain).await
-                }
+                Frame::Open { digest, traceparent } => self.serve(connection, child, digest, &traceparent, drain).await,
                 Frame::Close if void => connection.send(&Frame::Closed).await.map(|()| serve::Done::Closed),
                 Frame::Want(_) | Frame::WantList if void => continue,
                 _ => return End::Refuse(Refusal::Protocol),

@@ -370,6 +370,11 @@ impl Swarm {
         &self.metrics
     }
 
+    /// Connections that rest between two blobs.
+    pub fn resting(&self) -> usize {
+        self.pool.lock().len()
+    }
+
     /// Opens a blob at a parent, on a rested connection if there is one.
     async fn open(&self, parent: &Parent, open: &Frame, layout: Layout) -> Result<Answer, Loss> {
         let me = self.me.borrow().clone().map(Arc::new).ok_or(Loss::Unassigned)?;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use futures::{FutureExt, StreamExt};
-use shoal_proto::frame::{Frame, FrameCodec, FrameError, Refusal, block_head};
 use shoal_proto::BlockIndex;
+use shoal_proto::frame::{Frame, FrameCodec, FrameError, Refusal, block_head};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};

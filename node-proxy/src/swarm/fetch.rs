@@ -229,10 +229,7 @@ impl Crew {
         self.streams.spawn(stream.run().instrument(span));
     }
 
-    async fn ended(
-        &mut self,
-        ended: Result<(Parent, Score, Ended), tokio::task::JoinError>,
-    ) -> Result<(), Halt> {
+    async fn ended(&mut self, ended: Result<(Parent, Score, Ended), tokio::task::JoinError>) -> Result<(), Halt> {
         let (parent, mut score, ended) = match ended {
             Ok(ended) => ended,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),

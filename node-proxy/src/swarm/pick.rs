@@ -102,7 +102,13 @@ impl Board {
     }
 
     pub(super) fn join(&mut self, seat: Seat) {
-        let side = Side { have: BlockSet::empty(self.layout), asked: VecDeque::new(), rate: 0.0, retired: false, landing: false };
+        let side = Side {
+            have: BlockSet::empty(self.layout),
+            asked: VecDeque::new(),
+            rate: 0.0,
+            retired: false,
+            landing: false,
+        };
         self.seats.insert(seat, side);
     }
 
@@ -221,8 +227,7 @@ impl Board {
     fn is_open(&self, piece: PieceIndex) -> bool {
         self.layout.piece_blocks(piece).any(|block| {
             let at = block as usize;
-            !self.done.contains(block)
-                && (self.flying[at] > 0 || (self.holders[at] > 0 && self.known.contains(block)))
+            !self.done.contains(block) && (self.flying[at] > 0 || (self.holders[at] > 0 && self.known.contains(block)))
         })
     }
 

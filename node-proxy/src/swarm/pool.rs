@@ -56,7 +56,6 @@ impl Pool {
     }
 
     /// How many connections rest.
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.resting.values().map(Vec::len).sum()
     }

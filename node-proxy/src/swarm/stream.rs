@@ -74,10 +74,6 @@ impl Stream {
     pub(super) async fn run(mut self) -> (Parent, Score, Ended) {
         let ended = match self.drive().await {
             Ok(ended) => ended,
-            Err(Loss::Oversize(why)) => {
-                let awaited = self.fetch.board.lock().awaited(self.seat);
-                Ended::Lost(awaited.map_or(Loss::Protocol(why), Loss::Lied))
-            }
             Err(loss) => Ended::Lost(loss),
         };
         tracing::Span::current().record("bytes", self.bytes);
@@ -98,7 +94,14 @@ impl Stream {
             return Err(Loss::Protocol(format!("its blob has {size} bytes, not {}", fetch.layout.size())));
         }
         let seated = Seated::sit(&fetch, self.seat);
-        let ended = self.serve(&mut connection).await;
+        let ended = match self.serve(&mut connection).await {
+            // The codec refuses a block that is too long by its head.
+            Err(Loss::Oversize(why)) => {
+                let awaited = fetch.board.lock().awaited(self.seat);
+                Err(awaited.map_or(Loss::Oversize(why), Loss::Lied))
+            }
+            ended => ended,
+        };
         // A connection that still owes us blocks is cheaper to drop than to drain.
         let settled = fetch.board.lock().outstanding(self.seat) == 0;
         drop(seated);
@@ -128,7 +131,8 @@ impl Stream {
             } else {
                 heard = Instant::now();
             }
-            let deadline = if owes { heard.max(self.owing_since) + config.silence } else { heard + config.useless_after };
+            let deadline =
+                if owes { heard.max(self.owing_since) + config.silence } else { heard + config.useless_after };
             tokio::select! {
                 frame = connection.next() => {
                     if let Some(ended) = self.take(frame?).await? {
@@ -170,7 +174,9 @@ impl Stream {
             Frame::Block { block, bytes } => return self.take_block(block, bytes).await,
             Frame::Have(runs) => self.fetch.board.lock().show(self.seat, &runs),
             Frame::Wait => {}
-            Frame::Busy { retry_after_ms } => return Ok(Some(Ended::Busy(Duration::from_millis(retry_after_ms.into())))),
+            Frame::Busy { retry_after_ms } => {
+                return Ok(Some(Ended::Busy(Duration::from_millis(retry_after_ms.into()))));
+            }
             Frame::Gone => return Err(Loss::Gone),
             Frame::Refused(refusal) => return Err(Loss::Refused(refusal)),
             _ => return Err(Loss::Protocol("unexpected frame while it serves".into())),
