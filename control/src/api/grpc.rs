@@ -1,0 +1,1 @@
+//! `shoal.control.v1` for nodes.

@@ -1,0 +1,1 @@
+//! Who is alive: sessions, leases and the cluster of each node.

@@ -1,0 +1,1 @@
+//! Who holds what: holders, parents and permits.
