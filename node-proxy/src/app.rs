@@ -66,7 +66,7 @@ impl App {
                 me: me.clone(),
                 store: Arc::clone(&store) as Arc<dyn Store>,
                 upstream: Arc::clone(&origin) as Arc<dyn blob::Upstream>,
-                peers: swarm as Arc<dyn blob::Peers>,
+                peers: Arc::new(swarm) as Arc<dyn blob::Peers>,
                 source: Arc::clone(&control) as Arc<dyn swarm::ParentSource>,
                 metrics: counted.clone(),
             },
