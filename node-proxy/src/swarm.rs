@@ -46,6 +46,8 @@ pub struct Ask {
     pub may_read_origin: bool,
     /// Blocks that are verified on disk from an earlier flight.
     pub blocks_held: u32,
+    /// The permit that this flight reads under since before control was lost.
+    pub permit: Option<u64>,
 }
 
 /// A live answer of control to one flight. Dropping it ends the flight's place in the swarm.
