@@ -286,6 +286,13 @@ pub enum Say {
     Stop(Stop),
 }
 
+impl Say {
+    /// Whether the stream ends with it.
+    pub fn is_last(&self) -> bool {
+        matches!(self, Self::Stop(stop) if *stop != Stop::Revoked)
+    }
+}
+
 /// Why a permit moved away from its holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {

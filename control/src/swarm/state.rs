@@ -133,8 +133,8 @@ impl State {
             self.blobs.remove(key);
         }
         for effect in &step.out[said..] {
-            if let Effect::Say(finder, Say::Stop(stop)) = effect
-                && *stop != Stop::Revoked
+            if let Effect::Say(finder, say) = effect
+                && say.is_last()
                 && let Some((_, node)) = self.finders.remove(finder)
                 && let Some(node) = self.nodes.get_mut(&node)
             {
