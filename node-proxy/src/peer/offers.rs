@@ -1,0 +1,48 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+use shoal_proto::{BlockIndex, BlockSet, Digest, Layout, PieceList};
+use tokio::sync::watch;
+
+use crate::blob::ReadError;
+
+/// What this node can serve. The engine implements it; a test's is in memory.
+#[async_trait::async_trait]
+pub trait Offers: Send + Sync + 'static {
+    /// What there is of a digest, whole or growing. `None`: nothing. Keeps the blob from eviction while it lives.
+    async fn offer(&self, digest: &Digest) -> Option<Arc<dyn Offer>>;
+}
+
+/// A blob that this node holds, or is fetching.
+#[async_trait::async_trait]
+pub trait Offer: Send + Sync {
+    /// How it is cut.
+    fn layout(&self) -> Layout;
+
+    /// Content-Type as the origin gave it; empty when it gave none.
+    fn media_type(&self) -> &str;
+
+    /// Whether the SHA-256 of the whole was checked.
+    fn is_whole(&self) -> bool;
+
+    /// The hashes known now; complete if the blob is whole.
+    ///
+    /// # Errors
+    /// [`ReadError`]: the list can't be read.
+    async fn list(&self) -> Result<PieceList, ReadError>;
+
+    /// The blocks that can be read now.
+    fn have(&self) -> BlockSet;
+
+    /// Changes when `have` grows or the offer ends.
+    fn changed(&self) -> watch::Receiver<u64>;
+
+    /// Whether the flight failed, so that nothing can be read any more.
+    fn is_over(&self) -> bool;
+
+    /// All bytes of a block that `have` names.
+    ///
+    /// # Errors
+    /// [`ReadError`]: it can't be read any more.
+    async fn read_block(&self, block: BlockIndex) -> Result<Bytes, ReadError>;
+}
