@@ -31,6 +31,9 @@ mod read;
 mod run;
 mod upstream;
 
+#[cfg(test)]
+mod tests;
+
 pub use metrics::Metrics;
 pub use offer::Offer;
 pub use outside::{Incoming, Peers, Upstream};
