@@ -3,14 +3,47 @@
 //! Owns flights: any number of readers of a digest share one fetch. A flight takes bytes from the store, from parents
 //! or from the origin, hashes them, and hands them on from the first block; it alone decides that a blob is held.
 //! Does not speak HTTP, gRPC or the peer protocol.
-use std::ops::Range;
+//!
+//! What always holds:
+//! - A byte that leaves here came from a held blob, from the origin in this flight, or matched the piece list; the last
+//!   block goes to a reader only after the SHA-256 of the whole closed (I1).
+//! - One flight per digest, however many readers (I6, on one node).
+//! - The first byte or an error within the first byte budget (I8).
+
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use shoal_proto::{BlockIndex, BlockSet, Digest, Kind, Layout, PieceList};
-use tokio::sync::watch;
+use parking_lot::Mutex;
+use shoal_proto::{Digest, Kind, NodeId};
 
-use crate::origin;
+use crate::origin::{self, OriginError};
+use crate::store::{Store, StoreError};
+use crate::swarm::ParentSource;
+
+mod close;
+mod flight;
+mod look_ahead;
+mod metrics;
+mod offer;
+mod outside;
+mod read;
+mod run;
+mod upstream;
+
+#[cfg(test)]
+mod tests;
+
+pub use metrics::Metrics;
+pub use offer::Offer;
+pub use outside::{Incoming, Peers, Upstream};
+pub use read::{Opened, Reading};
+
+use flight::Flight;
+
+/// Traces of flights are remembered for late requests: so many at most, each for so long when room is needed.
+const MOST_TRACES: usize = 1024;
+const TRACE_LIFE: Duration = Duration::from_secs(60);
 
 /// What a reader wants. The repository must be known to be readable with an anonymous token (I10): whoever calls has
 /// asked the origin. Anything else is streamed from the origin and never reaches this room.
@@ -25,7 +58,7 @@ pub struct Want {
 }
 
 /// Why bytes can't be given, by what the edge answers.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum ReadError {
     /// This node threw the digest away within the last 10 minutes because it did not match (I1). Answer 404.
     #[error("{0} did not match its digest here; ask the registry")]
@@ -39,20 +72,20 @@ pub enum ReadError {
         /// The blob.
         digest: Digest,
         /// How long.
-        waited: std::time::Duration,
+        waited: Duration,
     },
     /// No room on disk (I11), or a blob that can't be cut into blocks: pass through, keep nothing.
     #[error("{0} can't be kept here: {1}")]
     NotKept(Digest, String),
-    /// The origin, and nobody else has it.
-    #[error(transparent)]
-    Origin(Arc<origin::OriginError>),
+    /// The origin failed, and nobody else has it.
+    #[error("{0}: {1}")]
+    Origin(Digest, Arc<OriginError>),
     /// Everything that was tried failed mid-way. After bytes have flown: FIN. Before: 503.
     #[error("{0} can't be read: {1}")]
     Failed(Digest, String),
 }
 
-/// Where a flight's bytes came from, in bytes so far.
+/// Where bytes came from that a reader got.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sources {
     /// Held before anybody asked.
@@ -63,36 +96,192 @@ pub struct Sources {
     pub origin: u64,
 }
 
-// API, implemented below by Engine (for mirror and peer to write against):
-//
-// impl Engine {
-//     /// Size and media type are known when this returns; no byte need be there yet. Err within the first byte budget.
-//     pub async fn open(&self, want: Want) -> Result<Opened, ReadError>;
-//     /// After a manifest was GOT by digest: the blobs that it names start flying (DESIGN section 4.3).
-//     pub fn look_ahead(&self, manifest: &Opened) -> ();
-//     /// What this node can serve of a digest to a peer; None: nothing.
-//     pub async fn offer(&self, digest: &Digest) -> Option<Offer>;
-// }
-// impl Opened {
-//     pub fn size(&self) -> u64; pub fn media_type(&self) -> &str; pub fn digest(&self) -> Digest;
-//     /// Bytes `range` (half open, inside the blob). Dropping the reading stops it.
-//     pub fn read(&self, range: Range<u64>) -> Reading;
-// }
-// impl Reading {
-//     /// The next verified bytes in order; None at the end of the range. The first call answers within the budget.
-//     pub async fn next(&mut self) -> Option<Result<Bytes, ReadError>>;
-//     pub fn sources(&self) -> Sources;
-// }
-// impl Offer {   // Clone
-//     pub fn layout(&self) -> Layout; pub fn media_type(&self) -> &str; pub fn is_whole(&self) -> bool;
-//     /// Hashes known now; complete if whole.
-//     pub async fn list(&self) -> Result<PieceList, ReadError>;
-//     /// Blocks that can be read now.
-//     pub fn have(&self) -> BlockSet;
-//     /// Changes when `have` grows or the offer ends.
-//     pub fn changed(&self) -> watch::Receiver<u64>;
-//     /// True when the flight failed and nothing can be read any more.
-//     pub fn is_over(&self) -> bool;
-//     /// All bytes of a block that `have` names.
-//     pub async fn read_block(&self, block: BlockIndex) -> Result<Bytes, ReadError>;
-// }
+/// Settings of the engine.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The longest wait for a first byte, 5 s (I8).
+    pub first_byte_budget: Duration,
+    /// The same while another node's request is out at the origin, 20 s (I8).
+    pub origin_byte_budget: Duration,
+    /// How many flights that nobody waits for may read the origin at once; 0 turns look-ahead off.
+    pub look_ahead: usize,
+    /// A flight that nobody waits for stops after this long, 30 s.
+    pub linger: Duration,
+    /// How long a digest that did not match is refused, 10 min (I1).
+    pub shun: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            first_byte_budget: Duration::from_secs(5),
+            origin_byte_budget: Duration::from_secs(20),
+            look_ahead: 3,
+            linger: Duration::from_secs(30),
+            shun: Duration::from_secs(600),
+        }
+    }
+}
+
+/// The engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    me: NodeId,
+    config: Config,
+    store: Arc<dyn Store>,
+    upstream: Arc<dyn Upstream>,
+    peers: Arc<dyn Peers>,
+    source: Arc<dyn ParentSource>,
+    metrics: Metrics,
+    flights: Mutex<HashMap<Digest, Arc<Flight>>>,
+    shunned: Mutex<HashMap<Digest, Instant>>,
+    gate: look_ahead::Gate,
+    traces: Mutex<HashMap<Digest, (Instant, String)>>,
+}
+
+/// What the engine is made of.
+pub struct Parts {
+    /// This node, the author of lists of what it reads from the origin.
+    pub me: NodeId,
+    /// The disk.
+    pub store: Arc<dyn Store>,
+    /// The registry.
+    pub upstream: Arc<dyn Upstream>,
+    /// Bytes from peers.
+    pub peers: Arc<dyn Peers>,
+    /// Who knows where a blob is.
+    pub source: Arc<dyn ParentSource>,
+    /// Registered counters.
+    pub metrics: Metrics,
+}
+
+impl Engine {
+    /// Makes an engine with no flight.
+    pub fn new(config: Config, parts: Parts) -> Self {
+        let gate = look_ahead::Gate::new(config.look_ahead);
+        Self(Arc::new(Inner {
+            me: parts.me,
+            config,
+            store: parts.store,
+            upstream: parts.upstream,
+            peers: parts.peers,
+            source: parts.source,
+            metrics: parts.metrics,
+            flights: Mutex::default(),
+            shunned: Mutex::default(),
+            gate,
+            traces: Mutex::default(),
+        }))
+    }
+
+    /// Opens content for reading: from the store, or by joining or starting its flight. Size and media type are known
+    /// when this returns; no byte need be there yet. Cancel safe.
+    ///
+    /// # Errors
+    /// [`ReadError`], within the first byte budget.
+    pub async fn open(&self, want: Want) -> Result<Opened, ReadError> {
+        self.refuse_shunned(&want.digest)?;
+        // A flight may end between the look into the store and the look among the flights: hence twice.
+        for _ in 0..2 {
+            if let Some(held) = self.open_held(&want.digest).await? {
+                return Ok(Opened::held(want.digest, held, Arc::clone(&self.0)));
+            }
+            let flight = self.join(&want, None);
+            match Opened::flight(Arc::clone(&self.0), flight).await {
+                Some(opened) => return opened,
+                None => continue,
+            }
+        }
+        Err(ReadError::Failed(want.digest, "its flight ended while it was joined".into()))
+    }
+
+    async fn open_held(&self, digest: &Digest) -> Result<Option<Arc<dyn crate::store::Held>>, ReadError> {
+        match self.0.store.open(digest).await {
+            Ok(held) => Ok(held),
+            Err(error) => {
+                tracing::warn!(%digest, %error, "open held blob");
+                Ok(None)
+            }
+        }
+    }
+
+    fn refuse_shunned(&self, digest: &Digest) -> Result<(), ReadError> {
+        let mut shunned = self.0.shunned.lock();
+        shunned.retain(|_, since| since.elapsed() < self.0.config.shun);
+        if shunned.contains_key(digest) { Err(ReadError::Mismatched(*digest)) } else { Ok(()) }
+    }
+
+    /// The running flight of a digest, or a new one. `size` is what a manifest says, if known.
+    fn join(&self, want: &Want, size: Option<u64>) -> Arc<Flight> {
+        let mut flights = self.0.flights.lock();
+        if let Some(flight) = flights.get(&want.digest).filter(|flight| !flight.is_over()) {
+            return Arc::clone(flight);
+        }
+        let flight = Arc::new(Flight::new(want.clone(), size));
+        flights.insert(want.digest, Arc::clone(&flight));
+        self.0.metrics.flights.inc();
+        run::spawn(Arc::clone(&self.0), Arc::clone(&flight));
+        flight
+    }
+
+    /// What this node can give a peer of a digest: a held blob, or the verified blocks of a running flight.
+    pub async fn offer(&self, digest: &Digest) -> Option<Offer> {
+        if self.refuse_shunned(digest).is_err() {
+            return None;
+        }
+        if let Ok(Some(held)) = self.open_held(digest).await {
+            return Offer::held(held);
+        }
+        let flight = self.0.flights.lock().get(digest).cloned()?;
+        Offer::flight(*digest, flight)
+    }
+
+    /// W3C trace context of the flight that fetched, or fetches, this digest: a request that comes while or shortly after
+    /// belongs into the same trace, so that whoever looks for its URL finds what was done for it.
+    pub fn trace_of(&self, digest: &Digest) -> Option<String> {
+        self.0.traces.lock().get(digest).map(|(_, trace)| trace.clone())
+    }
+
+    /// How many flights there are now.
+    pub fn flights(&self) -> usize {
+        self.0.flights.lock().len()
+    }
+}
+
+impl Inner {
+    /// The flight ended: readers keep their clone, nobody joins it any more.
+    fn forget(&self, flight: &Arc<Flight>) {
+        let mut flights = self.flights.lock();
+        if flights.get(&flight.want.digest).is_some_and(|known| Arc::ptr_eq(known, flight)) {
+            flights.remove(&flight.want.digest);
+        }
+    }
+
+    fn remember_trace(&self, digest: Digest, span: &tracing::Span) {
+        let Some(trace) = shoal_base::telemetry::traceparent_of(span) else { return };
+        let mut traces = self.traces.lock();
+        if traces.len() >= MOST_TRACES {
+            traces.retain(|_, (since, _)| since.elapsed() < TRACE_LIFE);
+        }
+        if traces.len() < MOST_TRACES {
+            traces.insert(digest, (Instant::now(), trace));
+        }
+    }
+
+    fn shun(&self, digest: Digest) {
+        self.shunned.lock().insert(digest, Instant::now());
+    }
+}
+
+/// What a failing store means for a reader.
+fn store_failed(digest: Digest, error: &StoreError) -> ReadError {
+    match error {
+        StoreError::Full { .. } => ReadError::NotKept(digest, error.to_string()),
+        StoreError::Busy(_) | StoreError::InUse(_) | StoreError::Io { .. } | StoreError::Damaged(_) => {
+            tracing::error!(%digest, %error, "store failed");
+            ReadError::NotKept(digest, error.to_string())
+        }
+    }
+}

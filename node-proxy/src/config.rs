@@ -1,1 +1,434 @@
-//! The `config` room.
+//! Settings of `shoal-node`: what a file, the environment and flags say ([`Raw`]), and what they mean.
+//!
+//! The doc comments of [`Raw`] are the operator's reference: `docs/reference/shoal-node.md` is made from them.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::Uri;
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use shoal_base::config::Faults;
+use shoal_base::telemetry::TelemetryConfig;
+use shoal_base::units::{ByteSize, Span};
+
+use crate::origin::Registry;
+use crate::{blob, control, mirror, origin, peer, store, swarm};
+
+/// Settings of `shoal-node`. Every key has a default; a node without `control.endpoint` reads the origin only.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Raw {
+    /// Where the node keeps its identity, its last assignment and its blobs.
+    pub state_dir: PathBuf,
+    /// How long flights may go on after SIGTERM before readers get a FIN.
+    pub grace: Span,
+    /// Who and where this node is.
+    pub node: RawNode,
+    /// The control service.
+    pub control: RawControl,
+    /// The OCI pull endpoint for containerd.
+    pub mirror: RawMirror,
+    /// The listener for peers.
+    pub peer: RawPeer,
+    /// Health, metrics and debug pages.
+    pub admin: RawAdmin,
+    /// The disk.
+    pub store: RawStore,
+    /// Registries.
+    pub origin: RawOrigin,
+    /// How pieces are fetched from parents.
+    pub swarm: RawSwarm,
+    /// Logs and traces.
+    pub telemetry: TelemetryConfig,
+}
+
+impl Default for Raw {
+    fn default() -> Self {
+        Self {
+            state_dir: "/var/lib/shoal".into(),
+            grace: span(30),
+            node: RawNode::default(),
+            control: RawControl::default(),
+            mirror: RawMirror::default(),
+            peer: RawPeer::default(),
+            admin: RawAdmin::default(),
+            store: RawStore::default(),
+            origin: RawOrigin::default(),
+            swarm: RawSwarm::default(),
+            telemetry: TelemetryConfig::default(),
+        }
+    }
+}
+
+fn span(seconds: u64) -> Span {
+    Span::secs(seconds)
+}
+
+/// Who and where this node is: the facts that decide its cluster.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawNode {
+    /// A name for people. Empty: the host name.
+    pub name: String,
+    /// The data centre, one value without a bar. Empty: none.
+    pub idc: String,
+    /// The location as a path, `a|b|c`. Empty: none.
+    pub location: String,
+    /// The IP address that peers reach this node at. Empty: the local address that the kernel picks towards control.
+    pub advertise: String,
+    /// Pins the node to a cluster by name, whatever the scopes say. Empty: not pinned.
+    pub cluster: String,
+    /// `node`, or `seed` for a node whose job is to read the origin first.
+    pub role: RawRole,
+}
+
+/// What a node is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawRole {
+    /// An ordinary node.
+    #[default]
+    Node,
+    /// Reads the origin first.
+    Seed,
+}
+
+/// The control service.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawControl {
+    /// `http://host:6080`. Empty: no control; the node has no peers and reads the origin.
+    pub endpoint: String,
+}
+
+/// The OCI pull endpoint for containerd.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawMirror {
+    /// Where containerd reaches the mirror. Loopback: other hosts have no business here.
+    pub listen: SocketAddr,
+    /// The registry meant by a request without `ns=`. Empty: such a request is answered 404.
+    pub default_registry: String,
+    /// Registries that may be asked for. Empty: all that the address rule allows.
+    pub allow: Vec<String>,
+    /// Registries that may not be asked for; outranks `allow`.
+    pub deny: Vec<String>,
+    /// The longest wait for the first byte of an answer; then 503, and containerd asks the registry.
+    pub first_byte_budget: Span,
+    /// The same while another node's request is out at the registry.
+    pub origin_byte_budget: Span,
+    /// Connections at once.
+    pub max_connections: u32,
+    /// Blobs of an image that may be read from the registry at once before containerd asks for them; 0 turns it off.
+    pub look_ahead: u32,
+}
+
+impl Default for RawMirror {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 5080)),
+            default_registry: String::new(),
+            allow: Vec::new(),
+            deny: Vec::new(),
+            first_byte_budget: span(5),
+            origin_byte_budget: span(20),
+            max_connections: 1024,
+            look_ahead: 3,
+        }
+    }
+}
+
+/// The listener for peers.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawPeer {
+    /// Where peers reach this node.
+    pub listen: SocketAddr,
+    /// Networks that may connect. The default is loopback and private addresses.
+    pub allow: Vec<String>,
+    /// Blobs that may be served at once; a peer above it is told to come back.
+    pub upload_slots: u32,
+    /// Connections at once.
+    pub max_connections: u32,
+}
+
+impl Default for RawPeer {
+    fn default() -> Self {
+        let allow = ["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 5081)),
+            allow: allow.map(String::from).to_vec(),
+            upload_slots: 64,
+            max_connections: 1024,
+        }
+    }
+}
+
+/// Health, metrics and debug pages.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawAdmin {
+    /// Where `/livez`, `/readyz`, `/metrics` and `/debug` are.
+    pub listen: SocketAddr,
+}
+
+impl Default for RawAdmin {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 5082)) }
+    }
+}
+
+/// The disk.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawStore {
+    /// The most bytes of blobs on disk; what was used least recently goes first. 0: no bound but `reserve`.
+    pub quota: ByteSize,
+    /// Bytes of the file system that are left free. 0: none.
+    pub reserve: ByteSize,
+}
+
+impl Default for RawStore {
+    fn default() -> Self {
+        Self { quota: ByteSize::gib(50), reserve: ByteSize::gib(1) }
+    }
+}
+
+/// Registries.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawOrigin {
+    /// The longest wait for a connection.
+    pub connect_timeout: Span,
+    /// The longest wait for headers.
+    pub headers_timeout: Span,
+    /// The longest silence inside a body.
+    pub body_timeout: Span,
+    /// Settings by registry, `[origin.registry."registry.example:5000"]`, as `ns=` names it.
+    pub registry: BTreeMap<String, RawRegistry>,
+}
+
+impl Default for RawOrigin {
+    fn default() -> Self {
+        Self {
+            connect_timeout: span(5),
+            headers_timeout: span(20),
+            body_timeout: span(15),
+            registry: BTreeMap::new(),
+        }
+    }
+}
+
+/// One registry.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawRegistry {
+    /// Where it really is, `https://host[:port]`. Empty: its own name; `docker.io` is known.
+    pub endpoint: String,
+    /// PEM files of CAs that are trusted for it, beside the system's.
+    pub ca: Vec<PathBuf>,
+    /// `http://proxy:port` to go through. Empty: what HTTPS_PROXY and NO_PROXY say.
+    pub proxy: String,
+    /// Speak plain HTTP with it.
+    pub plain_http: bool,
+    /// Networks that may be connected to for it although the address rule refuses them (loopback, link-local, metadata).
+    pub allow_addresses: Vec<String>,
+}
+
+/// How pieces are fetched from parents.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawSwarm {
+    /// Parents that a blob is fetched from at once.
+    pub streams: u32,
+    /// A parent that sends nothing for so long loses its pieces to another.
+    pub silence: Span,
+}
+
+impl Default for RawSwarm {
+    fn default() -> Self {
+        Self { streams: 4, silence: span(2) }
+    }
+}
+
+/// What [`Raw`] means. Every value was checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where state is kept.
+    pub state_dir: PathBuf,
+    /// How long running work has after SIGTERM.
+    pub grace: Duration,
+    /// Where containerd connects.
+    pub mirror_listen: SocketAddr,
+    /// Where peers connect.
+    pub peer_listen: SocketAddr,
+    /// Where operators connect.
+    pub admin_listen: SocketAddr,
+    /// Logs and traces.
+    pub telemetry: TelemetryConfig,
+    pub(crate) mirror: mirror::Config,
+    pub(crate) blob: blob::Config,
+    pub(crate) store: store::Config,
+    pub(crate) origin: origin::Config,
+    pub(crate) swarm: swarm::Config,
+    pub(crate) peer: peer::Config,
+    pub(crate) control: control::Config,
+}
+
+impl TryFrom<Raw> for Config {
+    type Error = Faults;
+
+    fn try_from(raw: Raw) -> Result<Self, Faults> {
+        let mut faults = Faults::default();
+        let node = &raw.node;
+        if node.idc.contains('|') {
+            faults.push("node.idc", "names one data centre, so it may hold no bar");
+        }
+        if !node.location.is_empty() && node.location.split('|').any(|part| part.trim().is_empty()) {
+            faults.push("node.location", "has an empty element");
+        }
+        let optional = |text: &String| Some(text.trim()).filter(|text| !text.is_empty()).map(str::to_owned);
+        let advertise = optional(&node.advertise)
+            .and_then(|text| faults.take("node.advertise", text.parse().map_err(|_| format!("{text:?} is not an IP address"))));
+        let endpoint = optional(&raw.control.endpoint).and_then(|text| faults.take("control.endpoint", endpoint(&text)));
+        let default_registry =
+            optional(&raw.mirror.default_registry).and_then(|text| faults.take("mirror.default_registry", text.parse()));
+        if raw.peer.listen.port() == 0 {
+            faults.push("peer.listen", "needs a port that peers can be told");
+        }
+        for (key, value) in [
+            ("mirror.max_connections", raw.mirror.max_connections),
+            ("peer.max_connections", raw.peer.max_connections),
+            ("swarm.streams", raw.swarm.streams),
+        ] {
+            if value == 0 {
+                faults.push(key, "must be at least 1");
+            }
+        }
+        for (key, value) in [
+            ("mirror.first_byte_budget", raw.mirror.first_byte_budget),
+            ("mirror.origin_byte_budget", raw.mirror.origin_byte_budget),
+            ("swarm.silence", raw.swarm.silence),
+            ("origin.connect_timeout", raw.origin.connect_timeout),
+            ("origin.headers_timeout", raw.origin.headers_timeout),
+            ("origin.body_timeout", raw.origin.body_timeout),
+        ] {
+            if value.is_zero() {
+                faults.push(key, "must be above 0");
+            }
+        }
+        // containerd gives up at 30 s.
+        if raw.mirror.origin_byte_budget.as_duration() >= Duration::from_secs(30) {
+            faults.push("mirror.origin_byte_budget", "must be below 30s, when containerd gives up");
+        }
+        let config = Self {
+            grace: raw.grace.into(),
+            mirror_listen: raw.mirror.listen,
+            peer_listen: raw.peer.listen,
+            admin_listen: raw.admin.listen,
+            mirror: mirror::Config {
+                default_registry,
+                allow: registries("mirror.allow", &raw.mirror.allow, &mut faults),
+                deny: registries("mirror.deny", &raw.mirror.deny, &mut faults),
+                max_connections: raw.mirror.max_connections as usize,
+            },
+            blob: blob::Config {
+                first_byte_budget: raw.mirror.first_byte_budget.into(),
+                origin_byte_budget: raw.mirror.origin_byte_budget.into(),
+                look_ahead: raw.mirror.look_ahead as usize,
+                ..blob::Config::default()
+            },
+            store: store::Config {
+                dir: raw.state_dir.join("store"),
+                quota: raw.store.quota.as_u64(),
+                reserve: raw.store.reserve.as_u64(),
+                boot_id: None,
+            },
+            origin: origin_config(&raw.origin, &mut faults),
+            swarm: swarm::Config {
+                streams: raw.swarm.streams as usize,
+                silence: raw.swarm.silence.into(),
+                ..swarm::Config::default()
+            },
+            peer: peer::Config {
+                allow: networks("peer.allow", &raw.peer.allow, &mut faults),
+                upload_slots: raw.peer.upload_slots,
+                max_connections: raw.peer.max_connections as usize,
+                ..peer::Config::default()
+            },
+            control: control::Config {
+                endpoint,
+                state_dir: raw.state_dir.clone(),
+                name: optional(&node.name).unwrap_or_else(host_name),
+                advertise,
+                idc: node.idc.trim().to_owned(),
+                location: node.location.trim().to_owned(),
+                pinned: node.cluster.trim().to_owned(),
+                seed: node.role == RawRole::Seed,
+                peer_port: raw.peer.listen.port(),
+            },
+            telemetry: raw.telemetry,
+            state_dir: raw.state_dir,
+        };
+        faults.into_result(config)
+    }
+}
+
+fn host_name() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    name.unwrap_or_else(|| "unnamed".to_owned())
+}
+
+fn endpoint(text: &str) -> Result<Uri, String> {
+    let uri: Uri = text.parse().map_err(|error| format!("{text:?}: {error}"))?;
+    match (uri.scheme_str(), uri.host()) {
+        (Some("http"), Some(_)) => Ok(uri),
+        (Some("https"), _) => Err("TLS towards control comes with identity; use http://".into()),
+        _ => Err(format!("{text:?} is not http://host:port")),
+    }
+}
+
+fn origin_config(raw: &RawOrigin, faults: &mut Faults) -> origin::Config {
+    let mut registries = BTreeMap::new();
+    for (name, raw) in &raw.registry {
+        let key = |leaf: &str| format!("origin.registry.\"{name}\".{leaf}");
+        let optional = |text: &str| (!text.trim().is_empty()).then(|| text.trim().to_owned());
+        let Some(registry) = faults.take(&format!("origin.registry.\"{name}\""), name.parse::<Registry>()) else {
+            continue;
+        };
+        let endpoint = optional(&raw.endpoint).and_then(|text| faults.take(&key("endpoint"), text.parse()));
+        let proxy = optional(&raw.proxy).and_then(|text| faults.take(&key("proxy"), text.parse::<Uri>()));
+        let allow_addresses = networks(&key("allow_addresses"), &raw.allow_addresses, faults);
+        let (ca, plain_http) = (raw.ca.clone(), raw.plain_http);
+        registries.insert(registry, origin::RegistryConfig { endpoint, ca, proxy, plain_http, allow_addresses });
+    }
+    origin::Config {
+        registries,
+        connect_timeout: raw.connect_timeout.into(),
+        headers_timeout: raw.headers_timeout.into(),
+        body_idle_timeout: raw.body_timeout.into(),
+        ..origin::Config::default()
+    }
+}
+
+fn registries(key: &str, texts: &[String], faults: &mut Faults) -> Vec<Registry> {
+    let parsed = texts.iter().enumerate().map(|(at, text)| (at, text.parse::<Registry>()));
+    parsed.filter_map(|(at, registry)| faults.take(&format!("{key}[{at}]"), registry)).collect()
+}
+
+/// Parses a list of networks; a bad one is a fault under `key[index]`.
+fn networks(key: &str, texts: &[String], faults: &mut Faults) -> Vec<IpNet> {
+    let mut networks = Vec::new();
+    for (at, text) in texts.iter().enumerate() {
+        let parsed = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        match parsed {
+            Ok(network) => networks.push(network),
+            Err(_) => faults.push(format!("{key}[{at}]"), format!("{text:?} is not a network such as 10.0.0.0/8")),
+        }
+    }
+    networks
+}

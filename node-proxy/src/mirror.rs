@@ -1,1 +1,191 @@
-//! The `mirror` room.
+//! The OCI pull endpoint that containerd asks: `GET` and `HEAD` of manifests and blobs, on loopback.
+//!
+//! Owns HTTP towards containerd: routes, ranges, errors as OCI JSON, one span per request. Does not fetch: whatever an
+//! anonymous token may read comes from `blob`, everything else streams from `origin` with the caller's own credential
+//! and is neither kept nor offered (I10).
+//!
+//! What always holds (I7): complete verified bytes; or an error status before the first byte, out of 400 401 403 404 405
+//! 416 502 503; or, once bytes have flown, a FIN. Never 200 or 206 before verified bytes are in hand.
+//!
+//! Source: OCI distribution spec 1.1, "Pull"; RFC 9110 section 14 (Range); what containerd makes of it: the lab's tests.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use shoal_base::drain::Drain;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tracing::Instrument;
+
+use crate::blob::Engine;
+use crate::origin::{Origin, Registry};
+
+mod answer;
+mod body;
+mod metrics;
+mod pass;
+mod pull;
+mod range;
+mod route;
+
+pub use metrics::Metrics;
+
+use answer::{Answer, Code, Refusal};
+use metrics::What;
+use route::Route;
+
+/// Headers of a request must come within this: the caller is on this machine.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client that takes no byte for so long has gone.
+const MOST_HEADERS: usize = 64;
+
+/// Settings of the mirror.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The registry meant by a request without `ns=`; without it such a request is answered 404.
+    pub default_registry: Option<Registry>,
+    /// Registries that may be asked for; empty: all.
+    pub allow: Vec<Registry>,
+    /// Registries that may not be asked for; outranks `allow`.
+    pub deny: Vec<Registry>,
+    /// Connections at once; more wait in the listener's backlog.
+    pub max_connections: usize,
+}
+
+/// The mirror, ready to run.
+pub struct Mirror {
+    config: Config,
+    origin: Arc<Origin>,
+    blobs: Engine,
+    metrics: Metrics,
+}
+
+impl Mirror {
+    /// Makes the mirror.
+    pub fn new(config: Config, origin: Arc<Origin>, blobs: Engine, metrics: Metrics) -> Arc<Self> {
+        Arc::new(Self { config, origin, blobs, metrics })
+    }
+
+    /// Serves until the drain is signalled; requests that run then are finished, as far as the grace allows.
+    pub async fn run(self: Arc<Self>, listener: TcpListener, drain: Drain) {
+        let slots = Arc::new(Semaphore::new(self.config.max_connections));
+        loop {
+            let slot = tokio::select! {
+                slot = Arc::clone(&slots).acquire_owned() => slot.expect("the semaphore is never closed"),
+                () = drain.signalled() => return,
+            };
+            let stream = tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        tracing::warn!(%error, "accept a connection");
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        continue;
+                    }
+                },
+                () = drain.signalled() => return,
+            };
+            let (mirror, drain) = (Arc::clone(&self), drain.clone());
+            tokio::spawn(async move {
+                let _slot = slot;
+                mirror.connection(stream, drain).await;
+            });
+        }
+    }
+
+    async fn connection(self: Arc<Self>, stream: tokio::net::TcpStream, drain: Drain) {
+        let _ = stream.set_nodelay(true);
+        let guard = drain.guard();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let mirror = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(mirror.handle(request).await) }
+        });
+        let serving = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADERS_TIMEOUT)
+            .max_headers(MOST_HEADERS)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut serving = std::pin::pin!(serving);
+        let ended = tokio::select! {
+            ended = &mut serving => ended,
+            () = drain.signalled() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        };
+        // A body that ended early, a client that went away: each was logged or counted where it happened.
+        if let Err(error) = ended {
+            tracing::debug!(%error, "mirror connection ended");
+        }
+        drop(guard);
+    }
+
+    /// Answers one request. Its span lasts until the body's last byte.
+    async fn handle(&self, request: Request<Incoming>) -> Response<body::Body> {
+        let since = Instant::now();
+        let route = Route::of(request.method(), request.uri());
+        let what = What::of(route.as_ref().ok());
+        let span = self.span(&request, route.as_ref().ok(), what);
+        let answered = async {
+            match route {
+                Ok(route) => self.pull(route, request.headers()).await,
+                Err(refusal) => Err(refusal),
+            }
+        };
+        let answer = answered.instrument(span.clone()).await.unwrap_or_else(Answer::from);
+        let status = answer.status();
+        span.record("http.status_code", status.as_u16());
+        if status.is_client_error() || status.is_server_error() {
+            span.record("otel.status_code", if status.is_server_error() { "ERROR" } else { "OK" });
+            span.in_scope(|| tracing::debug!(status = status.as_u16(), "refused"));
+        }
+        self.metrics.answered(what, status, since.elapsed());
+        answer.into_response(span, self.metrics.clone())
+    }
+
+    /// The span of a request, in the caller's trace, else in that of the flight that serves it (decision 001).
+    fn span(&self, request: &Request<Incoming>, route: Option<&Route>, what: What) -> tracing::Span {
+        let url = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let span = tracing::info_span!(
+            "request",
+            otel.name = format!("{} {}", request.method(), what.word()),
+            otel.kind = "server",
+            otel.status_code = tracing::field::Empty,
+            http.method = %request.method(),
+            http.url = url,
+            http.status_code = tracing::field::Empty,
+            shoal.bytes.origin = tracing::field::Empty,
+            shoal.bytes.peer = tracing::field::Empty,
+            shoal.bytes.local = tracing::field::Empty,
+        );
+        if request.headers().contains_key("traceparent") {
+            shoal_base::telemetry::extract_http(&span, request.headers());
+        } else if let Some(trace) = route.and_then(Route::digest).and_then(|digest| self.blobs.trace_of(&digest)) {
+            shoal_base::telemetry::set_parent(&span, &trace);
+        }
+        span
+    }
+
+    /// Which registry a request means, if this mirror may ask it.
+    fn registry(&self, ns: Option<&str>) -> Result<Registry, Refusal> {
+        let registry = match ns {
+            Some(ns) => ns.parse::<Registry>().map_err(|error| {
+                Refusal::new(StatusCode::BAD_REQUEST, Code::NameInvalid, format!("ns: {error}"))
+            })?,
+            None => self.config.default_registry.clone().ok_or_else(|| {
+                Refusal::new(StatusCode::NOT_FOUND, Code::NameUnknown, "ns is missing and there is no default registry")
+            })?,
+        };
+        let listed = self.config.allow.is_empty() || self.config.allow.contains(&registry);
+        if !listed || self.config.deny.contains(&registry) {
+            let text = format!("ns: {registry} may not be asked through this mirror");
+            return Err(Refusal::new(StatusCode::NOT_FOUND, Code::NameUnknown, text));
+        }
+        Ok(registry)
+    }
+}

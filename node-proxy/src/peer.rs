@@ -1,1 +1,261 @@
-//! The `peer` room.
+//! The parent's side of the peer protocol: serves blocks of what this node holds, or is fetching, to its children.
+//!
+//! Owns the peer listener, its limits, and who may connect. Does not own bytes: they are behind [`Offers`], which shows
+//! only checked blocks (I1). The source of truth is `docs/peer-protocol.md`.
+//!
+//! What always holds: only a listed network and only a node of this node's own cluster gets an answer, and when this
+//! node is moved to another cluster all its children's connections end at once (I3); one block, one read buffer and 64
+//! wants are the most that a connection holds in memory (I11).
+
+mod connection;
+mod metrics;
+mod offers;
+mod serve;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use shoal_proto::frame::{Frame, FrameError, Hello, Refusal};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use shoal_base::drain::Drain;
+
+use connection::{Connection, End};
+pub use metrics::Metrics;
+use metrics::Reason;
+pub use offers::{Offer, Offers};
+
+/// Accepting failed (no file descriptors, most likely): how long until the next try.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Strangers that are being told so at once; further ones are dropped without a word.
+const MOST_REFUSALS: usize = 64;
+
+/// Who is served, and how much.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Networks that may connect. Empty: nobody.
+    pub allow: Vec<IpNet>,
+    /// Blobs that are served at once, each to one child; the next child is told `Busy`. 0: nobody is served.
+    pub upload_slots: u32,
+    /// Connections at once, resting ones included; further ones are closed.
+    pub max_connections: usize,
+    /// The hello must come within this.
+    pub hello_timeout: Duration,
+    /// A connection on which nothing is asked, said or sent for so long is closed. Keep it above the children's `pool_idle`.
+    pub idle_timeout: Duration,
+    /// A child that takes no byte for so long is dropped.
+    pub write_timeout: Duration,
+    /// What `Busy` tells a child.
+    pub retry_after: Duration,
+    /// How often `Wait` is said. The child's limit is 2 s (I8).
+    pub wait_every: Duration,
+    /// Growth is told at most this often, or each 16 blocks.
+    pub have_every: Duration,
+    /// How long running uploads may go on when this node drains.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            allow: Vec::new(),
+            upload_slots: 64,
+            max_connections: 1024,
+            hello_timeout: Duration::from_secs(2),
+            idle_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(10),
+            retry_after: Duration::from_millis(500),
+            wait_every: Duration::from_millis(500),
+            have_every: Duration::from_millis(50),
+            drain_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How busy this node is with children, for heartbeats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Blobs being served now.
+    pub uploads: u32,
+    /// How many could be.
+    pub slots: u32,
+    /// Connections of children, resting ones included.
+    pub connections: u64,
+}
+
+/// Serves children. One for the whole process.
+pub struct Peer {
+    config: Config,
+    me: watch::Receiver<Option<Hello>>,
+    offers: Arc<dyn Offers>,
+    metrics: Metrics,
+    slots: Arc<Semaphore>,
+}
+
+impl Peer {
+    /// A parent that is `me` to children; while `me` is `None` this node has no cluster and serves nobody.
+    pub fn new(
+        config: Config,
+        me: watch::Receiver<Option<Hello>>,
+        offers: Arc<dyn Offers>,
+        metrics: Metrics,
+    ) -> Arc<Self> {
+        let slots = Arc::new(Semaphore::new(config.upload_slots as usize));
+        Arc::new(Self { config, me, offers, metrics, slots })
+    }
+
+    /// Bytes of blocks written to children since the start.
+    pub fn served_bytes(&self) -> u64 {
+        self.metrics.served_bytes()
+    }
+
+    /// How busy this node is with children.
+    pub fn load(&self) -> Load {
+        let slots = self.config.upload_slots;
+        let uploads = slots.saturating_sub(u32::try_from(self.slots.available_permits()).unwrap_or(slots));
+        let connections = u64::try_from(self.metrics.connections.get()).unwrap_or(0);
+        Load { uploads, slots, connections }
+    }
+
+    /// Serves until `drain` is signalled; then lets what is being served go on for `drain_timeout`.
+    pub async fn run(self: Arc<Self>, listener: TcpListener, drain: Drain) {
+        let (mut children, mut strangers) = (JoinSet::new(), JoinSet::new());
+        loop {
+            tokio::select! {
+                () = drain.signalled() => break,
+                Some(_) = children.join_next() => {}
+                Some(_) = strangers.join_next() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, from)) if !self.allows(from.ip()) => {
+                        self.metrics.refuse(Refusal::Network);
+                        tracing::debug!(%from, "child is not in an allowed network");
+                        if strangers.len() < MOST_REFUSALS {
+                            let mut connection = Connection::new(stream, &self.config);
+                            strangers.spawn(async move { connection.refuse(Refusal::Network).await });
+                        }
+                    }
+                    Ok((_, from)) if children.len() >= self.config.max_connections => {
+                        self.metrics.refuse(Reason::Full);
+                        tracing::debug!(%from, "too many connections");
+                    }
+                    Ok((stream, from)) => {
+                        children.spawn(self.clone().child(stream, from.ip(), drain.clone()));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "accept peer connection");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        }
+        drop(listener);
+        let rest = async { while children.join_next().await.is_some() {} };
+        if timeout(self.config.drain_timeout, rest).await.is_err() {
+            tracing::info!(children = children.len(), "uploads cut off at the end of the drain");
+        }
+    }
+
+    fn allows(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.config.allow.iter().any(|net| net.contains(&ip))
+    }
+
+    /// One connection, to its end.
+    async fn child(self: Arc<Self>, stream: TcpStream, from: IpAddr, drain: Drain) {
+        let _count = Counted::one(&self.metrics);
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%from, %error, "set nodelay");
+            return;
+        }
+        let mut connection = Connection::new(stream, &self.config);
+        let end = self.talk(&mut connection, &drain).await;
+        tracing::debug!(%from, %end, "child's connection ended");
+        match end {
+            End::Refuse(refusal) => {
+                self.metrics.refuse(refusal);
+                connection.refuse(refusal).await;
+            }
+            End::NoHello => self.metrics.refuse(Reason::Silent),
+            End::Malformed(_) => self.metrics.refuse(Reason::Protocol),
+            End::Closed | End::Idle | End::Moved | End::Broken(_) => {}
+        }
+    }
+
+    async fn talk(&self, connection: &mut Connection, drain: &Drain) -> End {
+        let theirs = match timeout(self.config.hello_timeout, connection.next()).await {
+            Err(_) => return End::NoHello,
+            Ok(Ok(Frame::Hello(hello))) => hello,
+            Ok(Ok(_)) => return End::Refuse(Refusal::Protocol),
+            Ok(Err(End::Malformed(FrameError::Version(_)))) => return End::Refuse(Refusal::Version),
+            Ok(Err(end)) => return end,
+        };
+        let mut me = self.me.clone();
+        let mine = match me.borrow_and_update().clone() {
+            Some(mine) if mine.cluster == theirs.cluster => mine,
+            _ => return End::Refuse(Refusal::Cluster),
+        };
+        let cluster = mine.cluster.clone();
+        if let Err(end) = connection.send(&Frame::Hello(mine)).await {
+            return end;
+        }
+        let moved = async {
+            let left = |now: &Option<Hello>| now.as_ref().is_none_or(|now| now.cluster != cluster);
+            if me.wait_for(left).await.is_err() {
+                // Nobody is left who could move this node.
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = moved => End::Moved,
+            end = self.session(connection, &theirs, drain) => end,
+        }
+    }
+
+    /// One blob after another, after the hellos.
+    async fn session(&self, connection: &mut Connection, child: &Hello, drain: &Drain) -> End {
+        // After `Gone` or `Busy` the child's wants for that blob may still be on their way: they are void.
+        let mut void = false;
+        loop {
+            let frame = tokio::select! {
+                biased;
+                frame = timeout(self.config.idle_timeout, connection.next()) => match frame {
+                    Ok(Ok(frame)) => frame,
+                    Ok(Err(end)) => return end,
+                    Err(_) => return End::Idle,
+                },
+                () = drain.signalled() => return End::Refuse(Refusal::Draining),
+            };
+            let done = match frame {
+                Frame::Open { digest, traceparent } => self.serve(connection, child, digest, &traceparent, drain).await,
+                Frame::Close if void => connection.send(&Frame::Closed).await.map(|()| serve::Done::Closed),
+                Frame::Want(_) | Frame::WantList if void => continue,
+                _ => return End::Refuse(Refusal::Protocol),
+            };
+            match done {
+                Ok(done) => void = matches!(done, serve::Done::Void),
+                Err(end) => return end,
+            }
+        }
+    }
+}
+
+/// Counts a connection for as long as it lives.
+struct Counted(Metrics);
+
+impl Counted {
+    fn one(metrics: &Metrics) -> Self {
+        metrics.connections.inc();
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.dec();
+    }
+}

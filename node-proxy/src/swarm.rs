@@ -7,12 +7,28 @@
 //! pieces to another (I8); a connection is used only between nodes of one cluster (I3).
 //! Picking and scoring are pure functions of what they are given.
 
+mod fetch;
+mod list;
+mod metrics;
+mod pick;
+mod pool;
+mod score;
+mod stream;
+mod wire;
+
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
+use shoal_proto::frame::{Frame, Hello};
 use shoal_proto::{BlockIndex, Digest, Hash, Kind, Layout, NodeId, PieceList};
 use tokio::sync::{mpsc, watch};
+
+pub use metrics::Metrics;
+use pool::Pool;
+use wire::{Connection, Loss};
 
 /// Where a peer listens for children.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,6 +62,8 @@ pub struct Ask {
     pub may_read_origin: bool,
     /// Blocks that are verified on disk from an earlier flight.
     pub blocks_held: u32,
+    /// The permit that this flight reads under since before control was lost.
+    pub permit: Option<u64>,
 }
 
 /// A live answer of control to one flight. Dropping it ends the flight's place in the swarm.
@@ -260,7 +278,7 @@ pub enum Event {
     },
 }
 
-/// Helps `fetch_list` say whose fault it is.
+/// Why [`Swarm::fetch_list`] has no list, by whose fault it is.
 #[derive(Debug, thiserror::Error)]
 pub enum ListError {
     /// The parent's list does not hash to the root.
@@ -269,6 +287,9 @@ pub enum ListError {
         /// Who.
         node: NodeId,
     },
+    /// There was nobody to ask.
+    #[error("no parent to ask for the piece list")]
+    NoParent,
     /// The parent could not be asked.
     #[error("{node}: {why}")]
     Lost {
@@ -281,3 +302,138 @@ pub enum ListError {
 
 /// A piece list's body, checked against the root.
 pub type ListBody = PieceList;
+
+/// How fetching behaves.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Parents in use at once by one fetch, at least 1. Two to four beat many: pieces finish sooner and can be passed on.
+    pub streams: usize,
+    /// Pieces from the focus on among which the rarest is picked, at least 1.
+    pub window: u32,
+    /// Wants queued at each parent, at least 1. With two the next block is on its way while the want for more travels.
+    pub queue: usize,
+    /// A parent that owes us something and says nothing for so long is lost (I8).
+    pub silence: Duration,
+    /// A parent that only says `Wait` for so long, although it showed the block, is lost.
+    pub patience: Duration,
+    /// Bound on connecting to a parent.
+    pub connect_timeout: Duration,
+    /// A parent that has nothing for us for so long makes room for another candidate, if there is one.
+    pub useless_after: Duration,
+    /// How long a connection may rest between two blobs; keep it below the parents' `idle_timeout`. 0: none is kept.
+    pub pool_idle: Duration,
+    /// Connections that may rest for one address.
+    pub pool_per_parent: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            streams: 4,
+            window: 32,
+            queue: 2,
+            silence: Duration::from_secs(2),
+            patience: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(1),
+            useless_after: Duration::from_secs(1),
+            pool_idle: Duration::from_secs(30),
+            pool_per_parent: 4,
+        }
+    }
+}
+
+/// The child's side of the peer protocol: fetches blobs from parents. One for the whole process.
+#[derive(Debug)]
+pub struct Swarm {
+    config: Config,
+    me: watch::Receiver<Option<Hello>>,
+    metrics: Metrics,
+    pool: Arc<Mutex<Pool>>,
+    /// Makes this node's order of equal pieces differ from others'.
+    salt: u64,
+}
+
+/// What a parent says to `Open`.
+enum Answer {
+    /// It serves; the size of its blob.
+    Blob(Connection, u64),
+    /// It has no slot now. The connection is still good.
+    Busy(Connection, Duration),
+}
+
+impl Swarm {
+    /// A swarm that is `me` to parents; while `me` is `None` this node has no cluster and asks nobody.
+    pub fn new(config: Config, me: watch::Receiver<Option<Hello>>, metrics: Metrics) -> Arc<Self> {
+        Arc::new(Self { config, me, metrics, pool: Arc::default(), salt: rand::random() })
+    }
+
+    /// The metrics, for heartbeats.
+    pub const fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Connections that rest between two blobs.
+    pub fn resting(&self) -> usize {
+        self.pool.lock().len()
+    }
+
+    /// Opens a blob at a parent, on a rested connection if there is one.
+    async fn open(&self, parent: &Parent, open: &Frame, layout: Layout) -> Result<Answer, Loss> {
+        let me = self.me.borrow().clone().map(Arc::new).ok_or(Loss::Unassigned)?;
+        loop {
+            let rested = self.pool.lock().take(parent, &me, &self.config);
+            let from = if rested.is_some() { metrics::Source::Pool } else { metrics::Source::Dial };
+            let mut connection = match rested {
+                Some(connection) => connection,
+                None => Connection::dial(parent, me.clone(), &self.config).await?,
+            };
+            self.metrics.connections.get_or_create(&metrics::ConnectionLabels { from }).inc();
+            connection.expect(layout);
+            let answer = match connection.send(open).await {
+                Ok(()) => connection.next_in_time().await,
+                Err(loss) => Err(loss),
+            };
+            match answer {
+                Ok(Frame::Blob { size, .. }) => return Ok(Answer::Blob(connection, size)),
+                Ok(Frame::Busy { retry_after_ms }) => {
+                    return Ok(Answer::Busy(connection, Duration::from_millis(retry_after_ms.into())));
+                }
+                Ok(Frame::Gone) => {
+                    self.rest(parent.clone(), connection);
+                    return Err(Loss::Gone);
+                }
+                Ok(Frame::Refused(refusal)) => return Err(Loss::Refused(refusal)),
+                Ok(_) => return Err(Loss::Protocol("unexpected answer to Open".into())),
+                // The parent may have closed a rested connection at this very moment: that says nothing about it.
+                Err(Loss::Closed | Loss::Broken(_)) if connection.pooled => {}
+                Err(loss) => return Err(loss),
+            }
+        }
+    }
+
+    /// Ends the blob on a connection that owes nothing, and keeps the connection for the next one.
+    fn rest(&self, parent: Parent, mut connection: Connection) {
+        if self.config.pool_idle.is_zero() || self.config.pool_per_parent == 0 {
+            return;
+        }
+        let (pool, config, mut me) = (self.pool.clone(), self.config.clone(), self.me.clone());
+        // Off the fetch's path: it ends by itself after the silence and the idle limit, or when this node moves.
+        tokio::spawn(async move {
+            if let Err(loss) = connection.close_blob().await {
+                tracing::debug!(peer.node = %parent.node, error = %loss, "connection not kept");
+                return;
+            }
+            if me.borrow_and_update().as_ref() != Some(&*connection.said) {
+                return;
+            }
+            pool.lock().give(&parent, connection, &config);
+            let end = tokio::time::Instant::now() + config.pool_idle;
+            let mut more = true;
+            while more {
+                more = matches!(tokio::time::timeout_at(end, me.changed()).await, Ok(Ok(())));
+                let now = me.borrow_and_update().clone();
+                pool.lock().sweep(now.as_ref(), &config);
+            }
+        });
+    }
+}

@@ -1,0 +1,93 @@
+//! Configuration from layers: a TOML file, then the environment, then flags; the later layer is the stronger.
+//!
+//! The type that is loaded is the single source: its JSON schema says which keys there are, what the environment's
+//! variables are called, and what stands in the reference page ([`reference()`]). Every fault is reported at once, with
+//! its key path and where it was set. What only a room can judge (is this address allowed?) is added to the same
+//! [`Faults`] by the crate that validates.
+//!
+//! A type is fit to be loaded when it and all its parts are `#[serde(default, deny_unknown_fields)]`.
+
+mod faults;
+mod layers;
+mod reference;
+mod schema;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+pub use faults::{Fault, Faults};
+use layers::Layers;
+pub use reference::reference;
+use schema::Shape;
+
+/// Loads a configuration.
+///
+/// `env_prefix` is, for example, `SHOAL_NODE`: then `SHOAL_NODE_MIRROR_LISTEN` sets `mirror.listen`, and
+/// `SHOAL_NODE_CONFIG` is left to the caller. Any other variable with that prefix is a fault, except what Kubernetes
+/// sets for a service of that name. `sets` are flags of the form key path and value; a key that holds a dot is quoted:
+/// `origin.registry."docker.io".ca`. Lists are separated by commas in variables and flags.
+///
+/// Keys that are free (of a map) can be set in the file and by flags only.
+///
+/// # Errors
+/// All faults that were found.
+pub fn load<T>(
+    file: Option<&Path>,
+    env_prefix: &str,
+    env: impl Iterator<Item = (String, String)>,
+    sets: &[(String, String)],
+) -> Result<T, Faults>
+where
+    T: Default + Serialize + DeserializeOwned + JsonSchema,
+{
+    let shape = Shape::of::<T>();
+    let mut faults = Faults::default();
+    let mut layers = Layers::default();
+    if let Some(path) = file {
+        layers.file(path, &mut faults);
+    }
+    layers.environment(&shape, env_prefix, env, &mut faults);
+    layers.flags(&shape, sets, &mut faults);
+
+    for fault in shape.check(&layers.merged) {
+        faults.push(fault.key.clone(), layers.with_source(&fault.key, &fault.problem));
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    match T::deserialize(&layers.merged) {
+        Ok(config) => Ok(config),
+        Err(whole) => {
+            for (key, problem) in faults_of_single_keys::<T>(&layers.merged) {
+                let problem = layers.with_source(&key, &problem);
+                faults.push(key, problem);
+            }
+            if faults.is_empty() {
+                faults.push("", whole.to_string());
+            }
+            Err(faults)
+        }
+    }
+}
+
+/// A deserializer stops at the first fault and does not say where it was. Since every key has a default, each key can
+/// be tried alone, which gives all faults with their paths.
+fn faults_of_single_keys<T: DeserializeOwned>(merged: &Value) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    layers::for_each_leaf(merged, &mut Vec::new(), &mut |path, leaf| {
+        let mut alone = leaf.clone();
+        for key in path.iter().rev() {
+            alone = Value::Object([(key.clone(), alone)].into_iter().collect());
+        }
+        if let Err(error) = T::deserialize(alone) {
+            found.push((layers::path_text(path), error.to_string()));
+        }
+    });
+    found
+}

@@ -1,0 +1,163 @@
+//! The command line of `shoal-node`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use shoal_base::config::Faults;
+
+use super::App;
+use crate::config::{Config, Raw};
+use crate::install;
+
+/// Serves containerd's image pulls from peers of the same cluster.
+#[derive(Debug, Parser)]
+#[command(name = "shoal-node", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon.
+    Run(Settings),
+    /// Print what to put into certs.d, so that containerd asks this node.
+    HostsToml(HostsToml),
+    /// Check or describe settings.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Name every fault of the settings, and start nothing.
+    Check(Settings),
+    /// Print every setting as Markdown.
+    Reference,
+}
+
+/// Where settings come from: file, then SHOAL_NODE_… variables, then these flags; the later the stronger.
+#[derive(Debug, Args)]
+struct Settings {
+    /// A TOML file.
+    #[arg(long, env = "SHOAL_NODE_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where the node keeps its state; the same as `--set state_dir=…`.
+    #[arg(long)]
+    state_dir: Option<String>,
+    /// The control service, `http://host:6080`; the same as `--set control.endpoint=…`.
+    #[arg(long)]
+    control: Option<String>,
+    /// One setting, `key.path=value`. May be given many times.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = set)]
+    sets: Vec<(String, String)>,
+}
+
+fn set(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .map(|(key, value)| (key.trim().to_owned(), value.to_owned()))
+        .ok_or_else(|| format!("{text:?} is not KEY=VALUE"))
+}
+
+impl Settings {
+    fn load(self) -> Result<Config, Faults> {
+        let short = [("state_dir", self.state_dir), ("control.endpoint", self.control)];
+        let short = short.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+        let sets: Vec<_> = short.chain(self.sets).collect();
+        let raw: Raw = shoal_base::config::load(self.config.as_deref(), "SHOAL_NODE", std::env::vars(), &sets)?;
+        Config::try_from(raw)
+    }
+}
+
+#[derive(Debug, Args)]
+struct HostsToml {
+    /// The registry, as images name it. Without it, the output is for `_default`, every registry.
+    #[arg(long)]
+    registry: Option<String>,
+    /// Where the mirror listens.
+    #[arg(long, default_value = "127.0.0.1:5080")]
+    mirror: SocketAddr,
+    /// A CA file for containerd's own way to the registry.
+    #[arg(long)]
+    ca: Option<PathBuf>,
+    /// Give containerd no way to the registry but through this node.
+    #[arg(long)]
+    no_fallback: bool,
+    /// How long containerd waits for a connection to the mirror. Only containerd 2.0.7, 2.1 and later know it.
+    #[arg(long)]
+    dial_timeout: Option<shoal_base::units::Span>,
+}
+
+/// Two threads are plenty: hashing and disk run on tokio's blocking threads. The node belongs to its workload.
+const WORKERS: usize = 2;
+/// Each costs a stack while it lives, and a few saturate a disk.
+const BLOCKING: usize = 32;
+
+/// Runs what was asked for. Exit codes: 0 well, 1 failed, 2 refused input.
+pub fn main(cli: Cli) -> ExitCode {
+    match cli.command {
+        Command::Run(settings) => match settings.load() {
+            Ok(config) => run(config),
+            Err(faults) => refused(&faults),
+        },
+        Command::Config(ConfigCommand::Check(settings)) => match settings.load() {
+            Ok(_) => {
+                println!("the settings are fine");
+                ExitCode::SUCCESS
+            }
+            Err(faults) => refused(&faults),
+        },
+        Command::Config(ConfigCommand::Reference) => {
+            print!("{}", shoal_base::config::reference::<Raw>("Settings of shoal-node"));
+            ExitCode::SUCCESS
+        }
+        Command::HostsToml(args) => hosts_toml(&args),
+    }
+}
+
+fn refused(faults: &Faults) -> ExitCode {
+    eprintln!("shoal-node: the settings have faults:\n{faults}");
+    ExitCode::from(2)
+}
+
+fn hosts_toml(args: &HostsToml) -> ExitCode {
+    let options = install::Options {
+        ca: args.ca.clone(),
+        fallback: !args.no_fallback,
+        dial_timeout: args.dial_timeout.map(Into::into),
+    };
+    match install::hosts_toml(args.registry.as_deref(), args.mirror, &options) {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("shoal-node: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(config: Config) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING)
+        .thread_keep_alive(std::time::Duration::from_secs(5))
+        .enable_all()
+        .build();
+    let ran = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
+        runtime.block_on(async move {
+            let app = App::build(config).await?;
+            app.run().await
+        })
+    });
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("shoal-node: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! One fetch of one digest: its state, shared by the task that runs it, its readers and the peers that it feeds.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use shoal_proto::{BlockIndex, BlockSet, Digest, Hash, Layout, NodeId, PieceList};
+use tokio::sync::watch;
+
+use super::{ReadError, Sources, Want, store_failed};
+use crate::store::{Held, Notes, Partial};
+use crate::swarm::{Ground, Halt};
+
+/// Where one block came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum From {
+    /// An earlier flight left it on disk.
+    Disk,
+    Peer,
+    Origin,
+}
+
+/// What is known once the size is.
+pub(super) struct Body {
+    pub(super) layout: Layout,
+    pub(super) media_type: Arc<str>,
+    pub(super) list: PieceList,
+    pub(super) author: NodeId,
+    pub(super) have: BlockSet,
+    pub(super) partial: Arc<dyn Partial>,
+    from: Vec<From>,
+}
+
+impl Body {
+    /// What the sidecar should remember.
+    pub(super) fn notes(&self) -> Notes {
+        Notes { list: self.list.clone(), author: self.author.clone(), media_type: Arc::clone(&self.media_type) }
+    }
+}
+
+/// How a flight ended.
+#[derive(Clone)]
+pub(super) enum End {
+    Held(Arc<dyn Held>),
+    Failed(ReadError),
+}
+
+#[derive(Default)]
+struct State {
+    body: Option<Body>,
+    end: Option<End>,
+    /// Another node's request is out at the origin: readers wait longer (I8).
+    at_origin: bool,
+    /// Next byte of every reader, by reader.
+    readers: HashMap<u64, u64>,
+    next_reader: u64,
+    /// Peers that read from us, and orders: interest without a position.
+    offers: usize,
+    idle_since: Option<Instant>,
+}
+
+pub(super) struct Flight {
+    pub(super) want: Want,
+    /// What a manifest says.
+    pub(super) size_hint: Option<u64>,
+    state: Mutex<State>,
+    changed: watch::Sender<u64>,
+}
+
+impl Flight {
+    pub(super) fn new(want: Want, size_hint: Option<u64>) -> Self {
+        let state = State { idle_since: Some(Instant::now()), ..State::default() };
+        Self { want, size_hint, state: Mutex::new(state), changed: watch::Sender::new(0) }
+    }
+
+    pub(super) fn digest(&self) -> Digest {
+        self.want.digest
+    }
+
+    /// Wakes readers, swarm and peers.
+    fn bump(&self) {
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.state.lock().end.is_some()
+    }
+
+    pub(super) fn end(&self) -> Option<End> {
+        self.state.lock().end.clone()
+    }
+
+    pub(super) fn finish(&self, end: End) {
+        self.state.lock().end.get_or_insert(end);
+        self.bump();
+    }
+
+    /// Size and media type are known: bytes may come.
+    pub(super) fn begin(&self, layout: Layout, media_type: Arc<str>, author: NodeId, partial: Arc<dyn Partial>) {
+        let mut body = match partial.resumed() {
+            Some(left) => Body {
+                layout,
+                media_type: if media_type.is_empty() { Arc::clone(&left.notes.media_type) } else { media_type },
+                list: left.notes.list.clone(),
+                author: left.notes.author.clone(),
+                have: left.have.clone(),
+                partial: Arc::clone(&partial),
+                from: vec![From::Disk; layout.blocks() as usize],
+            },
+            None => Body {
+                layout,
+                media_type,
+                list: PieceList::new(layout),
+                author,
+                have: BlockSet::empty(layout),
+                partial: Arc::clone(&partial),
+                from: vec![From::Disk; layout.blocks() as usize],
+            },
+        };
+        // Blocks without a hash can't be offered to anybody, so they count as missing.
+        for block in body.have.runs().iter().flat_map(shoal_proto::frame::Run::blocks).collect::<Vec<_>>() {
+            if body.list.get(block).is_none() {
+                body.have.remove(block);
+            }
+        }
+        self.state.lock().body = Some(body);
+        self.bump();
+    }
+
+    /// Looks at the body, if there is one.
+    pub(super) fn body<T>(&self, look: impl FnOnce(&Body) -> T) -> Option<T> {
+        self.state.lock().body.as_ref().map(look)
+    }
+
+    /// Changes the body, if there is one, and wakes everybody.
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut Body) -> T) -> Option<T> {
+        let changed = self.state.lock().body.as_mut().map(change);
+        self.bump();
+        changed
+    }
+
+    pub(super) fn layout(&self) -> Option<Layout> {
+        self.body(|body| body.layout)
+    }
+
+    pub(super) fn set_at_origin(&self, at_origin: bool) {
+        self.state.lock().at_origin = at_origin;
+        self.bump();
+    }
+
+    pub(super) fn is_at_origin(&self) -> bool {
+        self.state.lock().at_origin
+    }
+
+    pub(super) fn partial(&self) -> Option<Arc<dyn Partial>> {
+        self.body(|body| Arc::clone(&body.partial))
+    }
+
+    /// Writes a block that was checked, or that the origin gave in this flight, and marks it.
+    pub(super) async fn put(&self, block: BlockIndex, bytes: Bytes, from: From) -> Result<(), ReadError> {
+        let Some(partial) = self.partial() else {
+            return Err(ReadError::Failed(self.digest(), "a block came before the size".into()));
+        };
+        partial.write(block, bytes).await.map_err(|error| store_failed(self.digest(), &error))?;
+        self.change(|body| {
+            if body.have.insert(block) {
+                body.from[block as usize] = from;
+            }
+        });
+        Ok(())
+    }
+
+    /// Bytes in `range` by where they came from.
+    pub(super) fn sources(&self, range: std::ops::Range<u64>) -> Sources {
+        let mut sources = Sources::default();
+        self.body(|body| {
+            let mut at = range.start;
+            while at < range.end {
+                let block = body.layout.block_at(at);
+                let end = body.layout.block_range(block).end.min(range.end);
+                match body.from[block as usize] {
+                    From::Disk => sources.local += end - at,
+                    From::Peer => sources.peers += end - at,
+                    From::Origin => sources.origin += end - at,
+                }
+                at = end;
+            }
+        });
+        sources
+    }
+
+    /// Bytes that came from the origin so far.
+    pub(super) fn origin_bytes(&self) -> u64 {
+        self.body(|body| {
+            let blocks = body.have.runs();
+            let from_origin = |block: &BlockIndex| body.from[*block as usize] == From::Origin;
+            blocks
+                .iter()
+                .flat_map(shoal_proto::frame::Run::blocks)
+                .filter(from_origin)
+                .map(|block| body.layout.block_len(block) as u64)
+                .sum()
+        })
+        .unwrap_or(0)
+    }
+
+    /// After a failed end: the partial blob is free for the next flight, although readers may still hold this one.
+    pub(super) fn release(&self) {
+        self.state.lock().body = None;
+    }
+
+    pub(super) fn reader_comes(&self, at: u64) -> u64 {
+        let mut state = self.state.lock();
+        let reader = state.next_reader;
+        state.next_reader += 1;
+        state.readers.insert(reader, at);
+        state.idle_since = None;
+        drop(state);
+        self.bump();
+        reader
+    }
+
+    pub(super) fn reader_moves(&self, reader: u64, to: u64) {
+        self.state.lock().readers.insert(reader, to);
+    }
+
+    pub(super) fn reader_goes(&self, reader: u64) {
+        let mut state = self.state.lock();
+        state.readers.remove(&reader);
+        state.note_idle();
+    }
+
+    pub(super) fn offer_comes(&self) {
+        let mut state = self.state.lock();
+        state.offers += 1;
+        state.idle_since = None;
+    }
+
+    pub(super) fn offer_goes(&self) {
+        let mut state = self.state.lock();
+        state.offers -= 1;
+        state.note_idle();
+    }
+
+    /// Whether somebody on this node waits for it.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.state.lock().readers.is_empty()
+    }
+
+    /// How long nobody has wanted it.
+    pub(super) fn idle(&self) -> std::time::Duration {
+        self.state.lock().idle_since.map(|since| since.elapsed()).unwrap_or_default()
+    }
+}
+
+impl State {
+    fn note_idle(&mut self) {
+        if self.readers.is_empty() && self.offers == 0 {
+            self.idle_since.get_or_insert_with(Instant::now);
+        }
+    }
+}
+
+/// The flight as the swarm sees it.
+pub(super) struct Field {
+    pub(super) flight: Arc<Flight>,
+    pub(super) layout: Layout,
+    pub(super) metrics: super::Metrics,
+}
+
+#[async_trait::async_trait]
+impl Ground for Field {
+    fn digest(&self) -> Digest {
+        self.flight.digest()
+    }
+
+    fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    fn expected(&self, block: BlockIndex) -> Option<Hash> {
+        self.flight.body(|body| body.list.get(block).copied()).flatten()
+    }
+
+    fn has(&self, block: BlockIndex) -> bool {
+        self.flight.body(|body| body.have.contains(block)).unwrap_or(false)
+    }
+
+    fn focus(&self) -> BlockIndex {
+        let state = self.flight.state.lock();
+        let Some(body) = &state.body else { return 0 };
+        let missing = |at: u64| body.have.first_missing(self.layout.block_at(at));
+        let awaited = state.readers.values().filter(|at| **at < self.layout.size()).map(|at| missing(*at));
+        let first = body.have.first_missing(0);
+        awaited.filter(|block| *block < self.layout.blocks()).min().unwrap_or(first)
+    }
+
+    fn changed(&self) -> watch::Receiver<u64> {
+        self.flight.subscribe()
+    }
+
+    async fn accept(&self, block: BlockIndex, bytes: Bytes, _from: &NodeId) -> Result<(), Halt> {
+        if self.flight.is_over() {
+            return Err(Halt);
+        }
+        let len = bytes.len() as u64;
+        match self.flight.put(block, bytes, From::Peer).await {
+            Ok(()) => {
+                self.metrics.from_peers.inc_by(len);
+                Ok(())
+            }
+            Err(error) => {
+                self.flight.finish(End::Failed(error));
+                Err(Halt)
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Counters of the engine.
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Why a node read the origin, or whose leave it had (I6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(super) enum Leave {
+    /// Under a permit: the "once" of the cluster.
+    Permit,
+    /// Control could not be reached: outside "once".
+    NoControl,
+    /// The node has no cluster.
+    Alone,
+}
+
+/// How a flight ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(super) enum Outcome {
+    /// The blob is held.
+    Held,
+    /// Nobody waited any more.
+    Abandoned,
+    /// The whole did not match its digest.
+    Mismatched,
+    /// Anything else; the log has the reason.
+    Failed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LeaveLabel {
+    leave: Leave,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: Outcome,
+}
+
+/// What the engine counts. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Metrics {
+    pub(super) flights: Gauge,
+    pub(super) from_origin: Counter,
+    pub(super) from_peers: Counter,
+    pub(super) local: Counter,
+    origin_reads: Family<LeaveLabel, Counter>,
+    ended: Family<OutcomeLabel, Counter>,
+}
+
+impl Metrics {
+    /// Makes the counters and registers them; the registry adds the prefix `shoal_blob`.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register("flights", "Flights now", metrics.flights.clone());
+        let bytes = |registry: &mut Registry, name: &str, help: &str, counter: &Counter| {
+            registry.register_with_unit(name, help, Unit::Bytes, counter.clone());
+        };
+        bytes(registry, "from_origin", "Bytes that flights read from the origin", &metrics.from_origin);
+        bytes(registry, "from_peers", "Verified bytes that flights took from peers", &metrics.from_peers);
+        bytes(registry, "local", "Bytes given to readers out of held blobs", &metrics.local);
+        registry.register("origin_reads", "Reads of the origin, by whose leave", metrics.origin_reads.clone());
+        registry.register("flights_ended", "Flights that ended, by how", metrics.ended.clone());
+        metrics
+    }
+
+    pub(super) fn origin_read(&self, leave: Leave) {
+        self.origin_reads.get_or_create(&LeaveLabel { leave }).inc();
+    }
+
+    pub(super) fn end(&self, outcome: Outcome) {
+        self.ended.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// Bytes read from the origin, taken from peers, and given out of held blobs, since the start.
+    pub fn bytes(&self) -> (u64, u64, u64) {
+        (self.from_origin.get(), self.from_peers.get(), self.local.get())
+    }
+}

@@ -1,0 +1,26 @@
+//! Counters of the client of control.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// What the client counts. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Metrics {
+    pub(super) connected: Gauge,
+    pub(super) sessions: Counter,
+    pub(super) finds: Counter,
+    pub(super) finds_failed: Counter,
+}
+
+impl Metrics {
+    /// Makes the counters and registers them; the registry adds the prefix `shoal_control`.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register("connected", "1 while a session with control lives", metrics.connected.clone());
+        registry.register("sessions", "Sessions begun", metrics.sessions.clone());
+        registry.register("finds", "Blobs that control was asked for", metrics.finds.clone());
+        registry.register("finds_failed", "Blobs that control could not be asked for", metrics.finds_failed.clone());
+        metrics
+    }
+}

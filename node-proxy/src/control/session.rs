@@ -1,0 +1,222 @@
+//! The session: register, heartbeats, announcements; back come assignments.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_base::backoff::Backoff;
+use shoal_base::drain::Drain;
+use shoal_proto::ClusterId;
+use shoal_proto::control::v1 as wire;
+use shoal_proto::frame::Hello;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use wire::session_request::Message as Say;
+use wire::session_response::Message as Hear;
+
+use super::{Assigned, Client, Difference, Holding, Load, Node, Outbox, assignment};
+
+/// Blobs in one announcement: about 100 KiB.
+const BATCH: usize = 1000;
+/// Until control says how often it wants a heartbeat.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+impl Client {
+    /// Keeps a session with control until the drain is signalled. `differences` is what the store's changes become.
+    pub async fn run(
+        self: Arc<Self>,
+        node: Arc<dyn Node>,
+        mut differences: mpsc::Receiver<Difference>,
+        drain: Drain,
+    ) {
+        if self.channel.is_none() {
+            tracing::info!("no control is configured: this node has no peers and reads the origin");
+            // Nobody wants to know; the sender must not wait.
+            differences.close();
+            return drain.signalled().await;
+        }
+        let instance = rand::random();
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        let mut away = false;
+        loop {
+            let lived = tokio::select! {
+                lived = self.session(instance, node.as_ref(), &mut differences) => lived,
+                () = drain.signalled() => return,
+            };
+            self.session.store(None);
+            self.metrics.connected.set(0);
+            match lived {
+                Ok(()) => backoff.reset(),
+                Err(status) if !away => tracing::warn!(error = %status.message(), "control is away"),
+                Err(status) => tracing::debug!(error = %status.message(), "control is still away"),
+            }
+            away = true;
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next(rand::random())) => {}
+                () = drain.signalled() => return,
+            }
+        }
+    }
+
+    /// One session. Ok when it was assigned and ended later; an error when it did not come to that.
+    async fn session(
+        &self,
+        instance: u64,
+        node: &dyn Node,
+        differences: &mut mpsc::Receiver<Difference>,
+    ) -> Result<(), tonic::Status> {
+        let mut grpc = self.grpc().ok_or_else(|| tonic::Status::unavailable("no control is configured"))?;
+        let ip = self.ip().await.map_err(|error| tonic::Status::unavailable(format!("own address: {error}")))?;
+        let (out, stream) = mpsc::channel(16);
+        send(&out, Say::Register(self.register(instance, ip))).await?;
+        let calling = grpc.session(ReceiverStream::new(stream));
+        let mut news = tokio::time::timeout(Duration::from_secs(3), calling)
+            .await
+            .map_err(|_| tonic::Status::deadline_exceeded("control does not answer"))??
+            .into_inner();
+        // Differences from before are part of the full list that follows.
+        while differences.try_recv().is_ok() {}
+        let mut assigned = false;
+        let mut beat = tokio::time::interval(HEARTBEAT);
+        loop {
+            tokio::select! {
+                message = news.message() => {
+                    let ended = |status: tonic::Status| if assigned { Ok(()) } else { Err(status) };
+                    let message = match message {
+                        Ok(Some(message)) => message.message,
+                        Ok(None) => return ended(tonic::Status::unavailable("control ended the session")),
+                        Err(status) => {
+                            tracing::debug!(%status, "session ended");
+                            return ended(status);
+                        }
+                    };
+                    match message {
+                        Some(Hear::Assigned(to)) => {
+                            if to.heartbeat_ms > 0 {
+                                beat = tokio::time::interval(Duration::from_millis(u64::from(to.heartbeat_ms)));
+                            }
+                            self.assigned(to)?;
+                            if !std::mem::replace(&mut assigned, true) {
+                                self.announce_all(&out, node.holdings()).await?;
+                            }
+                        }
+                        Some(Hear::Fetch(order)) => {
+                            tracing::debug!(order = order.order_id, "fetch orders are not carried out by this version");
+                        }
+                        None => tracing::debug!("control said something that this version does not know"),
+                    }
+                }
+                difference = differences.recv(), if assigned => match difference {
+                    Some(difference) => self.announce(&out, node, difference, differences).await?,
+                    None => return Ok(()),
+                },
+                _ = beat.tick(), if assigned => send(&out, Say::Heartbeat(heartbeat(node.load()))).await?,
+            }
+        }
+    }
+
+    fn register(&self, instance: u64, ip: std::net::IpAddr) -> wire::Register {
+        let config = &self.config;
+        let role = if config.seed { wire::Role::Seed } else { wire::Role::Node };
+        wire::Register {
+            node_id: self.node.to_string(),
+            instance,
+            name: config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            facts: Some(wire::Facts {
+                ip: ip.to_string(),
+                idc: config.idc.clone(),
+                location: config.location.clone(),
+            }),
+            peer_port: u32::from(config.peer_port),
+            pinned_cluster: config.pinned.clone(),
+            role: role.into(),
+        }
+    }
+
+    fn assigned(&self, to: wire::Assigned) -> Result<(), tonic::Status> {
+        let invalid = |_| tonic::Status::internal("control names a cluster that is not an id");
+        let hello = if to.cluster_id.is_empty() {
+            None
+        } else {
+            let cluster: ClusterId = to.cluster_id.parse().map_err(invalid)?;
+            Some(Hello { cluster, node: self.node.clone(), epoch: to.epoch })
+        };
+        let cluster = to.cluster_name.as_str();
+        tracing::info!(cluster, epoch = to.epoch, reason = to.reason, "assigned");
+        if let Err(error) = assignment::save(&self.config.state_dir, hello.as_ref(), cluster) {
+            tracing::warn!(%error, "remember the assignment");
+        }
+        let alone = hello.is_none().then_some(to.reason);
+        self.membership.send_if_modified(|known| {
+            let moved = *known != hello;
+            *known = hello;
+            moved
+        });
+        if self.session.swap(Some(Arc::new(Assigned { session: to.session, alone }))).is_none() {
+            self.metrics.sessions.inc();
+        }
+        self.metrics.connected.set(1);
+        Ok(())
+    }
+
+    /// The full list, in batches: it replaces whatever control knew of this node.
+    async fn announce_all(&self, out: &Outbox<wire::SessionRequest>, all: Vec<Holding>) -> Result<(), tonic::Status> {
+        let mut held = all.into_iter().map(wire::Held::from).peekable();
+        let mut reset = true;
+        loop {
+            let batch: Vec<_> = held.by_ref().take(BATCH).collect();
+            let complete = held.peek().is_none();
+            send(out, Say::Announce(wire::Announce { reset, held: batch, dropped: Vec::new(), complete })).await?;
+            reset = false;
+            if complete {
+                return Ok(());
+            }
+        }
+    }
+
+    /// One difference, and those that wait behind it.
+    async fn announce(
+        &self,
+        out: &Outbox<wire::SessionRequest>,
+        node: &dyn Node,
+        first: Difference,
+        more: &mut mpsc::Receiver<Difference>,
+    ) -> Result<(), tonic::Status> {
+        let mut announce = wire::Announce::default();
+        let mut next = Some(first);
+        while let Some(difference) = next {
+            match difference {
+                Difference::Held(holding) => {
+                    announce.dropped.retain(|dropped| dropped.as_slice() != holding.digest.as_bytes());
+                    announce.held.push(holding.into());
+                }
+                Difference::Dropped(digest) => {
+                    announce.held.retain(|held| held.digest.as_slice() != digest.as_bytes());
+                    announce.dropped.push(digest.as_bytes().to_vec());
+                }
+                Difference::Everything => return self.announce_all(out, node.holdings()).await,
+            }
+            let full = announce.held.len() + announce.dropped.len() >= BATCH;
+            next = if full { None } else { more.try_recv().ok() };
+        }
+        send(out, Say::Announce(announce)).await
+    }
+}
+
+fn heartbeat(load: Load) -> wire::Heartbeat {
+    wire::Heartbeat {
+        uploads: load.uploads,
+        upload_slots: load.upload_slots,
+        flights: load.flights,
+        store_bytes: load.store_bytes,
+        bytes_from_origin: load.from_origin,
+        bytes_from_peers: load.from_peers,
+        bytes_to_peers: load.to_peers,
+        bytes_local: load.local,
+    }
+}
+
+async fn send(out: &Outbox<wire::SessionRequest>, message: Say) -> Result<(), tonic::Status> {
+    let gone = |_| tonic::Status::unavailable("the session's stream closed");
+    out.send(wire::SessionRequest { message: Some(message) }).await.map_err(gone)
+}

@@ -1,0 +1,158 @@
+//! Answers: headers and a body, or an error as OCI JSON.
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Response, StatusCode};
+
+use super::body::{Body, Source};
+use super::metrics::Metrics;
+use crate::blob::ReadError;
+use crate::origin::OriginError;
+
+/// Error codes of the OCI distribution spec 1.1, "Error Codes", and `UNAVAILABLE` for 502 and 503.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Code {
+    BlobUnknown,
+    ManifestUnknown,
+    ManifestInvalid,
+    DigestInvalid,
+    NameInvalid,
+    NameUnknown,
+    Denied,
+    Unauthorized,
+    Unsupported,
+    Unavailable,
+}
+
+impl Code {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::BlobUnknown => "BLOB_UNKNOWN",
+            Self::ManifestUnknown => "MANIFEST_UNKNOWN",
+            Self::ManifestInvalid => "MANIFEST_INVALID",
+            Self::DigestInvalid => "DIGEST_INVALID",
+            Self::NameInvalid => "NAME_INVALID",
+            Self::NameUnknown => "NAME_UNKNOWN",
+            Self::Denied => "DENIED",
+            Self::Unauthorized => "UNAUTHORIZED",
+            Self::Unsupported => "UNSUPPORTED",
+            Self::Unavailable => "UNAVAILABLE",
+        }
+    }
+}
+
+/// An error before the first byte.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    code: Code,
+    message: String,
+    headers: HeaderMap,
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, code: Code, message: impl Into<String>) -> Self {
+        let mut headers = HeaderMap::new();
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        }
+        Self { status, code, message: message.into(), headers }
+    }
+
+    /// 416 for content of `size` bytes.
+    pub(super) fn range(size: Option<u64>) -> Self {
+        let mut refusal = Self::new(StatusCode::RANGE_NOT_SATISFIABLE, Code::Unsupported, "the range lies outside");
+        if let Some(size) = size
+            && let Ok(value) = HeaderValue::try_from(format!("bytes */{size}"))
+        {
+            refusal.headers.insert(header::CONTENT_RANGE, value);
+        }
+        refusal
+    }
+
+    /// What the origin's word becomes for containerd, which goes on at the next host after any of these.
+    pub(super) fn origin(error: &OriginError, unknown: Code) -> Self {
+        let text = error.to_string();
+        match error {
+            OriginError::Unauthorized { challenges, .. } => {
+                let mut refusal = Self::new(StatusCode::UNAUTHORIZED, Code::Unauthorized, text);
+                for challenge in challenges {
+                    refusal.headers.append(header::WWW_AUTHENTICATE, challenge.clone());
+                }
+                refusal
+            }
+            OriginError::Denied { .. } => Self::new(StatusCode::FORBIDDEN, Code::Denied, text),
+            OriginError::NotFound { .. } => Self::new(StatusCode::NOT_FOUND, unknown, text),
+            OriginError::Range => Self::range(None),
+            // Never 429: containerd repeats it on us at once, five or six times.
+            OriginError::Busy { .. } | OriginError::Unreachable { .. } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, text)
+            }
+            OriginError::Refused { .. } => Self::new(StatusCode::FORBIDDEN, Code::Denied, text),
+            OriginError::Nonsense { .. } => Self::new(StatusCode::BAD_GATEWAY, Code::Unavailable, text),
+        }
+    }
+
+    pub(super) fn read(error: &ReadError, unknown: Code) -> Self {
+        match error {
+            ReadError::Mismatched(_) | ReadError::NotFound(_) => {
+                Self::new(StatusCode::NOT_FOUND, unknown, error.to_string())
+            }
+            ReadError::Origin(_, origin) => Self::origin(origin, unknown),
+            ReadError::Slow { .. } | ReadError::NotKept(..) | ReadError::Failed(..) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, error.to_string())
+            }
+        }
+    }
+}
+
+/// What a request is answered with.
+pub(super) struct Answer {
+    response: http::response::Builder,
+    status: StatusCode,
+    source: Source,
+}
+
+impl Answer {
+    /// `GET /v2/`. Source: OCI distribution spec, "Determining Support".
+    pub(super) fn ping() -> Self {
+        Self::json(StatusCode::OK, "{}".into(), HeaderMap::new())
+    }
+
+    fn json(status: StatusCode, text: String, mut headers: HeaderMap) -> Self {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert("docker-distribution-api-version", HeaderValue::from_static("registry/2.0"));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len() as u64));
+        let mut response = Response::builder().status(status);
+        if let Some(all) = response.headers_mut() {
+            *all = headers;
+        }
+        Self { response, status, source: Source::Text(text.into()) }
+    }
+
+    /// Content, or only its headers.
+    pub(super) fn content(status: StatusCode, headers: HeaderMap, source: Source) -> Self {
+        let mut response = Response::builder().status(status);
+        if let Some(all) = response.headers_mut() {
+            *all = headers;
+        }
+        Self { response, status, source }
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(super) fn into_response(self, span: tracing::Span, metrics: Metrics) -> Response<Body> {
+        let body = Body::new(self.source, span, metrics);
+        self.response.body(body).expect("every header was made from a checked value")
+    }
+}
+
+impl From<Refusal> for Answer {
+    fn from(refusal: Refusal) -> Self {
+        let error = serde_json::json!({
+            "errors": [{"code": refusal.code.word(), "message": refusal.message, "detail": null}]
+        });
+        Self::json(refusal.status, error.to_string(), refusal.headers)
+    }
+}

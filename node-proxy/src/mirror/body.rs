@@ -1,0 +1,124 @@
+//! Response bodies: bytes from the engine or from the origin, pulled only as fast as the client takes them.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt};
+use http_body::{Frame, SizeHint};
+
+use super::metrics::{From, Metrics};
+use crate::blob::{Reading, Sources};
+use crate::origin;
+
+/// Ends a connection after bytes have flown: hyper closes it, which is a FIN (I7).
+#[derive(Debug, thiserror::Error)]
+#[error("the body ended early: {0}")]
+pub(super) struct Cut(String);
+
+/// Where a body comes from.
+pub(super) enum Source {
+    Nothing,
+    Text(Bytes),
+    /// From the engine: the first bytes, which are in hand, and the rest.
+    Engine { first: Bytes, rest: Reading, length: u64 },
+    /// From the origin, past the store: the first bytes and the rest.
+    Pass { first: Bytes, rest: origin::Body, length: Option<u64> },
+}
+
+/// A response body.
+pub(super) struct Body {
+    parts: BoxStream<'static, Result<Bytes, Cut>>,
+    length: Option<u64>,
+}
+
+impl Body {
+    /// `span` is closed with the body, after the bytes of each source were recorded in it.
+    pub(super) fn new(source: Source, span: tracing::Span, metrics: Metrics) -> Self {
+        match source {
+            Source::Nothing => Self { parts: futures::stream::empty().boxed(), length: Some(0) },
+            Source::Text(text) => {
+                let length = Some(text.len() as u64);
+                Self { parts: futures::stream::iter([Ok(text)]).boxed(), length }
+            }
+            Source::Engine { first, rest, length } => {
+                let meter = Meter { span, metrics, counted: Sources::default() };
+                let state = (Some(first), rest, meter);
+                let parts = futures::stream::unfold(state, |(first, mut rest, mut meter)| async move {
+                    let part = match first {
+                        Some(first) => Some(Ok(first)),
+                        None => rest.next().await,
+                    };
+                    meter.count(rest.sources());
+                    match part? {
+                        Ok(bytes) => Some((Ok(bytes), (None, rest, meter))),
+                        Err(error) => {
+                            meter.span.in_scope(|| tracing::warn!(%error, "cut a body short"));
+                            Some((Err(Cut(error.to_string())), (None, rest, meter)))
+                        }
+                    }
+                });
+                Self { parts: parts.boxed(), length: Some(length) }
+            }
+            Source::Pass { first, rest, length } => {
+                let meter = Meter { span, metrics, counted: Sources::default() };
+                let state = (Some(first), rest, meter);
+                let parts = futures::stream::unfold(state, |(first, mut rest, mut meter)| async move {
+                    let part = match first {
+                        Some(first) => Some(Ok(first)),
+                        None => rest.next().await,
+                    };
+                    match part? {
+                        Ok(bytes) => {
+                            let origin = meter.counted.origin + bytes.len() as u64;
+                            meter.count(Sources { origin, ..meter.counted });
+                            Some((Ok(bytes), (None, rest, meter)))
+                        }
+                        Err(error) => {
+                            meter.span.in_scope(|| tracing::warn!(%error, "cut a body short"));
+                            Some((Err(Cut(error.to_string())), (None, rest, meter)))
+                        }
+                    }
+                });
+                Self { parts: parts.boxed(), length }
+            }
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        self.parts.poll_next_unpin(cx).map(|part| part.map(|part| part.map(Frame::data)))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// Counts what a body gave, by source, into metrics as it goes and into the span at its end.
+struct Meter {
+    span: tracing::Span,
+    metrics: Metrics,
+    counted: Sources,
+}
+
+impl Meter {
+    fn count(&mut self, now: Sources) {
+        let before = std::mem::replace(&mut self.counted, now);
+        self.metrics.gave(From::Origin, now.origin - before.origin);
+        self.metrics.gave(From::Peer, now.peers - before.peers);
+        self.metrics.gave(From::Local, now.local - before.local);
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.span.record("shoal.bytes.origin", self.counted.origin);
+        self.span.record("shoal.bytes.peer", self.counted.peers);
+        self.span.record("shoal.bytes.local", self.counted.local);
+    }
+}

@@ -1,0 +1,254 @@
+//! One parent at work in one fetch: wants go out, blocks come in and are checked.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use shoal_proto::frame::{Frame, Hello};
+use shoal_proto::{BlockIndex, Hash, PieceList};
+use tokio::sync::watch;
+use tokio::time::sleep_until;
+
+use super::fetch::Shared;
+use super::pick::Seat;
+use super::score::Score;
+use super::wire::{Connection, Loss, traceparent};
+use super::{Answer, Event, Parent};
+
+/// Blocks above this are hashed off the async threads, and may take longer than the silence to arrive.
+const LARGE_BLOCK: usize = 1 << 20;
+
+/// Why a stream ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// It has nothing for us that others do not bring, or control named it no more.
+    Left,
+    /// It has no slot; come back after.
+    Busy(Duration),
+    /// The flight takes no more.
+    Halted,
+    /// It can't be used.
+    Lost(Loss),
+}
+
+/// The state of one stream, for as long as it runs.
+pub(super) struct Stream {
+    pub(super) fetch: Arc<Shared>,
+    pub(super) parent: Parent,
+    pub(super) seat: Seat,
+    pub(super) score: Score,
+    /// Blocks still to come of each want, in order.
+    wants: VecDeque<u32>,
+    /// Bytes of checked blocks that were taken.
+    bytes: u64,
+    /// Since when the parent has owed the next block.
+    owing_since: Instant,
+}
+
+/// Gives the seat's blocks back to the others, however the stream ends.
+struct Seated(Arc<Shared>, Seat);
+
+impl Seated {
+    fn sit(fetch: &Arc<Shared>, seat: Seat) -> Self {
+        fetch.board.lock().join(seat);
+        fetch.swarm.metrics.streams.inc();
+        Self(fetch.clone(), seat)
+    }
+}
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        self.0.board.lock().leave(self.1);
+        self.0.swarm.metrics.streams.dec();
+        self.0.bump.send_replace(());
+    }
+}
+
+impl Stream {
+    pub(super) fn new(fetch: Arc<Shared>, parent: Parent, seat: Seat, score: Score) -> Self {
+        Self { fetch, parent, seat, score, wants: VecDeque::new(), bytes: 0, owing_since: Instant::now() }
+    }
+
+    /// Runs until the parent is of no more use, and says why, with what was learnt of the parent.
+    pub(super) async fn run(mut self) -> (Parent, Score, Ended) {
+        let ended = match self.drive().await {
+            Ok(ended) => ended,
+            Err(loss) => Ended::Lost(loss),
+        };
+        tracing::Span::current().record("bytes", self.bytes);
+        (self.parent, self.score, ended)
+    }
+
+    async fn drive(&mut self) -> Result<Ended, Loss> {
+        let fetch = self.fetch.clone();
+        let open = Frame::Open { digest: fetch.digest, traceparent: traceparent(&tracing::Span::current()) };
+        let (mut connection, size) = match fetch.swarm.open(&self.parent, &open, fetch.layout).await? {
+            Answer::Blob(connection, size) => (connection, size),
+            Answer::Busy(connection, after) => {
+                fetch.swarm.rest(self.parent.clone(), connection);
+                return Ok(Ended::Busy(after));
+            }
+        };
+        if size != fetch.layout.size() {
+            return Err(Loss::Protocol(format!("its blob has {size} bytes, not {}", fetch.layout.size())));
+        }
+        let seated = Seated::sit(&fetch, self.seat);
+        let ended = match self.serve(&mut connection).await {
+            // The codec refuses a block that is too long by its head.
+            Err(Loss::Oversize(why)) => {
+                let awaited = fetch.board.lock().awaited(self.seat);
+                Err(awaited.map_or(Loss::Oversize(why), Loss::Lied))
+            }
+            ended => ended,
+        };
+        // A connection that still owes us blocks is cheaper to drop than to drain.
+        let settled = fetch.board.lock().outstanding(self.seat) == 0;
+        drop(seated);
+        if settled && matches!(ended, Ok(Ended::Left | Ended::Busy(_)) | Err(Loss::Gone)) {
+            fetch.swarm.rest(self.parent.clone(), connection);
+        }
+        ended
+    }
+
+    async fn serve(&mut self, connection: &mut Connection) -> Result<Ended, Loss> {
+        let fetch = self.fetch.clone();
+        let config = &fetch.swarm.config;
+        let mut bump = fetch.bump.subscribe();
+        let mut me = fetch.swarm.me.clone();
+        let said = connection.said.clone();
+        let (mut heard, mut useful, mut buffered) = (Instant::now(), Instant::now(), 0);
+        loop {
+            self.top_up(connection).await?;
+            let owes = !self.wants.is_empty();
+            if owes {
+                useful = Instant::now();
+            } else if fetch.is_done() || fetch.board.lock().is_retired(self.seat) {
+                return Ok(Ended::Left);
+            } else if useful.elapsed() >= config.useless_after && fetch.spare() {
+                self.score.idle(Instant::now());
+                return Ok(Ended::Left);
+            } else {
+                heard = Instant::now();
+            }
+            let deadline =
+                if owes { heard.max(self.owing_since) + config.silence } else { heard + config.useless_after };
+            tokio::select! {
+                frame = connection.next() => {
+                    if let Some(ended) = self.take(frame?).await? {
+                        return Ok(ended);
+                    }
+                    (heard, buffered) = (Instant::now(), 0);
+                }
+                () = sleep_until(deadline.into()) => {
+                    let arrived = connection.buffered();
+                    if owes && (fetch.layout.block_size() as usize <= LARGE_BLOCK || arrived <= buffered) {
+                        return Err(Loss::Silent(config.silence));
+                    }
+                    (heard, buffered) = (Instant::now(), arrived);
+                }
+                _ = bump.changed() => {}
+                () = moved(&mut me, &said) => return Err(Loss::Unassigned),
+            }
+            if !self.wants.is_empty() && self.owing_since.elapsed() >= config.patience {
+                return Err(Loss::Waits(config.patience));
+            }
+        }
+    }
+
+    /// Keeps wants queued at the parent.
+    async fn top_up(&mut self, connection: &mut Connection) -> Result<(), Loss> {
+        while self.wants.len() < self.fetch.swarm.config.queue.max(1) {
+            let Some(run) = self.fetch.board.lock().ask(self.seat) else { break };
+            if self.wants.is_empty() {
+                self.owing_since = Instant::now();
+            }
+            self.wants.push_back(run.count);
+            connection.send(&Frame::Want(run)).await?;
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, frame: Frame) -> Result<Option<Ended>, Loss> {
+        match frame {
+            Frame::Block { block, bytes } => return self.take_block(block, bytes).await,
+            Frame::Have(runs) => self.fetch.board.lock().show(self.seat, &runs),
+            Frame::Wait => {}
+            Frame::Busy { retry_after_ms } => {
+                return Ok(Some(Ended::Busy(Duration::from_millis(retry_after_ms.into()))));
+            }
+            Frame::Gone => return Err(Loss::Gone),
+            Frame::Refused(refusal) => return Err(Loss::Refused(refusal)),
+            _ => return Err(Loss::Protocol("unexpected frame while it serves".into())),
+        }
+        Ok(None)
+    }
+
+    async fn take_block(&mut self, block: BlockIndex, bytes: Bytes) -> Result<Option<Ended>, Loss> {
+        let fetch = self.fetch.clone();
+        if fetch.board.lock().awaited(self.seat) != Some(block) {
+            return Err(Loss::Protocol(format!("block {block} was not the next one wanted")));
+        }
+        let arrived = Instant::now();
+        let len = bytes.len();
+        // Another author's list may have replaced the one that was known when the block was asked for; then nobody is
+        // to blame, and the block is asked for again.
+        let written = if let Some(expected) = fetch.ground.expected(block) {
+            if len != fetch.layout.block_len(block) || hash(bytes.clone()).await != expected {
+                return Err(Loss::Lied(block));
+            }
+            // Not in the `if`: the lock must be free while the block is written.
+            let first = fetch.board.lock().land(self.seat);
+            if first {
+                if self.bytes == 0 {
+                    let _ = fetch.events.send(Event::Serving { node: self.parent.node.clone() }).await;
+                }
+                if fetch.ground.accept(block, bytes, &self.parent.node).await.is_err() {
+                    return Ok(Some(Ended::Halted));
+                }
+                self.bytes += len as u64;
+                fetch.swarm.metrics.received.inc_by(len as u64);
+            } else {
+                fetch.swarm.metrics.spare.inc_by(len as u64);
+            }
+            first
+        } else {
+            fetch.board.lock().set_known(block, false);
+            false
+        };
+        self.score.served(len, arrived.saturating_duration_since(self.owing_since));
+        self.owing_since = Instant::now();
+        if let Some(left) = self.wants.front_mut() {
+            *left -= 1;
+            if *left == 0 {
+                self.wants.pop_front();
+            }
+        }
+        let mut board = fetch.board.lock();
+        board.set_rate(self.seat, self.score.rate());
+        board.settle(self.seat, written);
+        let done = board.is_done();
+        drop(board);
+        if done {
+            fetch.bump.send_replace(());
+            fetch.wake.notify_one();
+        }
+        Ok(None)
+    }
+}
+
+/// The hash of a block; a large one is hashed where it holds nobody up.
+async fn hash(bytes: Bytes) -> Hash {
+    if bytes.len() <= LARGE_BLOCK {
+        return PieceList::hash(&bytes);
+    }
+    tokio::task::spawn_blocking(move || PieceList::hash(&bytes)).await.expect("hashing does not panic")
+}
+
+/// Returns when this node is no more what it said to the parent.
+async fn moved(me: &mut watch::Receiver<Option<Hello>>, said: &Hello) {
+    if me.wait_for(|now| now.as_ref() != Some(said)).await.is_err() {
+        // Nobody is left who could move this node.
+        std::future::pending::<()>().await;
+    }
+}

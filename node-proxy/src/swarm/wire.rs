@@ -1,0 +1,179 @@
+//! One connection to a parent, from the hello on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures::StreamExt;
+use opentelemetry::trace::TraceContextExt;
+use shoal_proto::frame::{Frame, FrameCodec, FrameError, Hello, Refusal};
+use shoal_proto::{BlockIndex, ClusterId, Layout, NodeId};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
+use tokio_util::codec::FramedRead;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+use super::{Config, Parent};
+
+/// One read takes as much (SWARM: 64 KiB buffers halve the speed of a core).
+const READ_BUFFER: usize = 256 << 10;
+/// A buffer above this is given back while a connection rests in the pool.
+const RESTING_BUFFER: usize = 8 << 10;
+
+/// Why a parent can't be used now. All but `Unassigned` are the parent's, or the network's.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Loss {
+    #[error("connect: {0}")]
+    Connect(String),
+    #[error("the connection was closed")]
+    Closed,
+    #[error("{0}")]
+    Broken(String),
+    #[error("no frame for {0:?}")]
+    Silent(Duration),
+    #[error("only waits, no block for {0:?}")]
+    Waits(Duration),
+    #[error("it does not hold the blob")]
+    Gone,
+    #[error("it refuses us: {0:?}")]
+    Refused(Refusal),
+    #[error("it is a node of cluster {0}, not of ours")]
+    Cluster(ClusterId),
+    #[error("another node answers there: {0}")]
+    Node(NodeId),
+    #[error("{0}")]
+    Protocol(String),
+    #[error("{0}")]
+    Oversize(String),
+    #[error("block {0} does not match the piece list")]
+    Lied(BlockIndex),
+    #[error("this node has no cluster")]
+    Unassigned,
+}
+
+impl From<FrameError> for Loss {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::Io(..) => Self::Broken(error.to_string()),
+            FrameError::TooLong { .. } => Self::Oversize(error.to_string()),
+            other => Self::Protocol(other.to_string()),
+        }
+    }
+}
+
+/// A connection on which both hellos were said and are of one cluster (I3).
+#[derive(Debug)]
+pub(super) struct Connection {
+    reader: FramedRead<OwnedReadHalf, FrameCodec>,
+    writer: OwnedWriteHalf,
+    out: BytesMut,
+    silence: Duration,
+    /// What this node said of itself; when that has changed, the connection is of no use.
+    pub(super) said: Arc<Hello>,
+    /// Whether it served before.
+    pub(super) pooled: bool,
+}
+
+impl Connection {
+    /// Connects and says hello.
+    pub(super) async fn dial(parent: &Parent, me: Arc<Hello>, config: &Config) -> Result<Self, Loss> {
+        let stream = match timeout(config.connect_timeout, TcpStream::connect(parent.addr.0)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(Loss::Connect(error.to_string())),
+            Err(_) => return Err(Loss::Connect(format!("no answer within {:?}", config.connect_timeout))),
+        };
+        // Wants are small and must not wait for one another.
+        stream.set_nodelay(true).map_err(|error| Loss::Connect(error.to_string()))?;
+        let (read, write) = stream.into_split();
+        let reader = FramedRead::with_capacity(read, FrameCodec::default(), READ_BUFFER);
+        let silence = config.silence;
+        let mut this = Self { reader, writer: write, out: BytesMut::new(), silence, said: me, pooled: false };
+        let hello = Frame::Hello(Hello::clone(&this.said));
+        this.send(&hello).await?;
+        match this.next_in_time().await? {
+            Frame::Hello(theirs) if theirs.cluster != this.said.cluster => Err(Loss::Cluster(theirs.cluster)),
+            Frame::Hello(theirs) if theirs.node != parent.node => Err(Loss::Node(theirs.node)),
+            Frame::Hello(_) => Ok(this),
+            Frame::Refused(refusal) => Err(Loss::Refused(refusal)),
+            _ => Err(Loss::Protocol("the first frame is not a hello".into())),
+        }
+    }
+
+    /// Prepares for a blob: no block may be larger than its layout says.
+    pub(super) fn expect(&mut self, layout: Layout) {
+        self.reader.decoder_mut().most_block = layout.block_size() as usize;
+    }
+
+    /// Writes a small frame. Not cancel safe.
+    pub(super) async fn send(&mut self, frame: &Frame) -> Result<(), Loss> {
+        self.out.clear();
+        frame.encode(&mut self.out);
+        match timeout(self.silence, self.writer.write_all(&self.out)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Loss::Broken(error.to_string())),
+            Err(_) => Err(Loss::Silent(self.silence)),
+        }
+    }
+
+    /// The next frame, whenever it comes. Cancel safe.
+    pub(super) async fn next(&mut self) -> Result<Frame, Loss> {
+        match self.reader.next().await {
+            Some(Ok(frame)) => Ok(frame),
+            Some(Err(error)) => Err(error.into()),
+            None => Err(Loss::Closed),
+        }
+    }
+
+    /// The next frame, which must come before the parent counts as silent.
+    pub(super) async fn next_in_time(&mut self) -> Result<Frame, Loss> {
+        timeout(self.silence, self.next()).await.map_err(|_| Loss::Silent(self.silence))?
+    }
+
+    /// Bytes of a frame that is not whole yet.
+    pub(super) fn buffered(&self) -> usize {
+        self.reader.read_buffer().len()
+    }
+
+    /// Ends the blob, so that the connection may serve another. Nothing that was wanted may be outstanding.
+    pub(super) async fn close_blob(&mut self) -> Result<(), Loss> {
+        let silence = self.silence;
+        self.send(&Frame::Close).await?;
+        // What the parent said before it read our Close: growth, or that it has the blob no more.
+        let drained = async {
+            loop {
+                match self.next().await? {
+                    Frame::Closed => return Ok(()),
+                    Frame::Have(_) | Frame::Wait | Frame::Gone | Frame::Busy { .. } => {}
+                    _ => return Err(Loss::Protocol("unexpected frame after Close".into())),
+                }
+            }
+        };
+        timeout(silence, drained).await.map_err(|_| Loss::Silent(silence))??;
+        if !self.reader.read_buffer().is_empty() {
+            return Err(Loss::Protocol("bytes after Closed".into()));
+        }
+        if self.reader.read_buffer().capacity() > RESTING_BUFFER {
+            *self.reader.read_buffer_mut() = BytesMut::new();
+        }
+        self.pooled = true;
+        Ok(())
+    }
+
+    /// Whether the parent has said or done nothing since the blob was closed.
+    pub(super) fn is_quiet(&self) -> bool {
+        let mut byte = [0];
+        matches!(self.reader.get_ref().try_read(&mut byte), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+}
+
+/// The W3C `traceparent` of a span, empty when it is not traced.
+pub(super) fn traceparent(span: &tracing::Span) -> String {
+    let context = span.context();
+    let context = context.span().span_context().clone();
+    if !context.is_valid() {
+        return String::new();
+    }
+    format!("00-{}-{}-{:02x}", context.trace_id(), context.span_id(), context.trace_flags().to_u8())
+}

@@ -1,0 +1,7 @@
+//! Both ends of the peer protocol against each other, over TCP on loopback. Bytes are in memory.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod fetching;
+mod refusing;
+mod serving;
+mod support;
