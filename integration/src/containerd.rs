@@ -65,16 +65,13 @@ impl Containerd {
         let config = dir.join("config.toml");
         fs::write(&config, config_text(version, dir, runtime, &certs))?;
         let mut start = ns.command(&programs.containerd);
-        let path = std::env::join_paths(
-            [programs.bin.clone()].into_iter().chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
-        )?;
         // The lab's root stands where a real node has it: among the system's.
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", programs.bin.display());
         start.arg("--config").arg(&config).env("PATH", path).env("SSL_CERT_FILE", root_ca);
-        for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "NOTIFY_SOCKET"] {
-            start.env_remove(proxy);
-        }
         let mut daemon = Daemon::spawn(&format!("containerd of {}", ns.name), start, &dir.join("containerd.log"))?;
-        let up = eventually(Duration::from_secs(30), "containerd's CRI", || async { Cri::connect(&socket).await?.version().await });
+        let up = eventually(Duration::from_secs(30), "containerd's CRI", || async {
+            Cri::connect(&socket).await?.version().await
+        });
         if let Err(error) = up.await {
             daemon.check_running()?;
             return Err(error.context(format!("the end of {}:\n{}", daemon.log().display(), daemon.log_tail(10))));
@@ -105,7 +102,18 @@ impl Containerd {
         let endpoint = format!("unix://{}", self.socket.display());
         let mut crictl = command(
             &self.crictl,
-            ["--config", "/dev/null", "--timeout", "10m", "--image-endpoint", &endpoint, "--runtime-endpoint", &endpoint, "pull", image],
+            [
+                "--config",
+                "/dev/null",
+                "--timeout",
+                "10m",
+                "--image-endpoint",
+                &endpoint,
+                "--runtime-endpoint",
+                &endpoint,
+                "pull",
+                image,
+            ],
         );
         let output = tokio::task::spawn_blocking(move || output(&mut crictl)).await??;
         if !output.status.success() {
@@ -142,7 +150,11 @@ impl Containerd {
     /// Digests that the content store holds.
     pub fn held(&self) -> BTreeSet<String> {
         let Ok(entries) = fs::read_dir(&self.content) else { return BTreeSet::new() };
-        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).map(|hex| format!("sha256:{hex}")).collect()
+        entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .map(|hex| format!("sha256:{hex}"))
+            .collect()
     }
 }
 
@@ -235,7 +247,10 @@ mod tests {
 
     #[test]
     fn versions_of_all_kinds_of_builds_are_read() {
-        assert_eq!(parse_version("containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u1"), Some((1, 6)));
+        assert_eq!(
+            parse_version("containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u1"),
+            Some((1, 6))
+        );
         assert_eq!(parse_version("containerd github.com/containerd/containerd/v2 v2.3.4 abcdef"), Some((2, 3)));
         assert_eq!(parse_version("no version"), None);
     }

@@ -46,7 +46,8 @@ impl Cri {
     /// # Errors
     /// When CRI is not served (yet).
     pub async fn version(&mut self) -> Result<String> {
-        let answer = self.runtime.version(v1::VersionRequest::default()).await.context("ask for the version")?.into_inner();
+        let answer =
+            self.runtime.version(v1::VersionRequest::default()).await.context("ask for the version")?.into_inner();
         Ok(format!("{} {}", answer.runtime_name, answer.runtime_version))
     }
 
@@ -73,7 +74,13 @@ impl Cri {
     /// # Errors
     /// What containerd says.
     pub async fn list(&mut self) -> Result<Vec<v1::Image>> {
-        Ok(self.images.list_images(v1::ListImagesRequest { filter: None }).await.context("list images")?.into_inner().images)
+        Ok(self
+            .images
+            .list_images(v1::ListImagesRequest { filter: None })
+            .await
+            .context("list images")?
+            .into_inner()
+            .images)
     }
 
     /// Removes an image; its content goes at containerd's next collection.

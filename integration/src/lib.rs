@@ -8,16 +8,25 @@
 //! Everything is named after the run ([`run`]), and taken down when the run ends; what a crashed run left is found by that
 //! name and removed by the next ([`sweep`]).
 
+pub mod check;
 pub mod containerd;
+pub mod control;
 pub mod cri;
+pub mod demo;
+pub mod facts;
 pub mod http;
 pub mod image;
 pub mod net;
+pub mod node;
+pub mod otlp;
 pub mod process;
+pub mod progress;
 pub mod registry;
+pub mod report;
 pub mod run;
 pub mod sweep;
 pub mod tls;
 pub mod token;
-pub mod wait;
 pub mod tools;
+pub mod wait;
+pub mod world;

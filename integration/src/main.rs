@@ -1,7 +1,108 @@
-//! `lab`
-use anyhow::Result;
-fn main() -> Result<()> {
-    let tools = lab::tools::setup()?;
-    for line in tools.versions()? { println!("{line}"); }
-    Ok(())
+//! `lab`: the walk-through, its check, and what both need.
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use lab::{check, demo, facts::Facts, image::Plan, progress::Progress, report, sweep, tools, world::WorldPlan};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(Debug, Parser)]
+#[command(name = "lab", version, about = "Clusters of real nodes on one machine")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Get the programs that the lab runs, and print their versions.
+    Setup,
+    /// Run the walk-through: two clusters of two nodes pull one image. Needs root.
+    Demo {
+        /// Write the raw facts here.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Keep state and logs on disk.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Judge the facts of a walk-through.
+    Check {
+        /// What `lab demo --json` wrote.
+        file: PathBuf,
+    },
+    /// Remove what a crashed run left. Needs root; every run does this first.
+    Sweep,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "lab=info,warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    let work = run(Cli::parse().command);
+    let ended = tokio::select! {
+        ended = work => ended,
+        // Dropping the work takes everything down.
+        () = told_to_stop() => {
+            eprintln!("lab: taken down");
+            return ExitCode::from(130);
+        }
+    };
+    match ended {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Setup => {
+            let tools = tokio::task::spawn_blocking(tools::setup).await??;
+            tools.versions()?.iter().for_each(|line| println!("{line}"));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Demo { json, keep } => {
+            let plan = WorldPlan { keep, ..WorldPlan::two_clusters() };
+            let facts = demo::walk_through(&Plan::demo(), plan, &Progress::on_stderr()).await?;
+            println!("{}", report::text(&facts));
+            if let Some(file) = json {
+                let text = serde_json::to_string_pretty(&facts)?;
+                std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
+            }
+            Ok(judge(&facts))
+        }
+        Command::Check { file } => {
+            let text = std::fs::read(&file).with_context(|| format!("read {}", file.display()))?;
+            let facts: Facts = serde_json::from_slice(&text).with_context(|| format!("parse {}", file.display()))?;
+            Ok(judge(&facts))
+        }
+        Command::Sweep => {
+            sweep::sweep()?.iter().for_each(|line| println!("removed {line}"));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn judge(facts: &Facts) -> ExitCode {
+    let verdicts = check::judge(facts);
+    print!("{}", report::verdicts(&verdicts));
+    if verdicts.iter().all(|verdict| verdict.holds) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Ctrl-C, or the end of the terminal or of the machine.
+async fn told_to_stop() {
+    let wait = |kind| async move {
+        match signal(kind) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = wait(SignalKind::interrupt()) => {}
+        () = wait(SignalKind::terminate()) => {}
+        () = wait(SignalKind::hangup()) => {}
+    }
 }

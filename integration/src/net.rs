@@ -93,7 +93,9 @@ impl Net {
 
     fn add_namespace(&self, name: &str) -> Result<()> {
         run(&mut command("ip", ["netns", "add", name])).map(drop).with_context(|| {
-            format!("make the network namespace {name} (the lab needs root: run it with sudo, or in a privileged container)")
+            format!(
+                "make the network namespace {name} (the lab needs root: run it with sudo, or in a privileged container)"
+            )
         })
     }
 
@@ -105,16 +107,12 @@ impl Net {
         fs::write(etc.join("hosts"), hosts_file)?;
         // No name server: a name that is not in `hosts` fails at once instead of going out.
         fs::write(etc.join("resolv.conf"), "# the lab has no name server\n")?;
-        self.batch(None, &format!("link add eth0 netns {ns} type veth peer name {} netns {}\n", place.name, self.switch))?;
+        self.batch(
+            None,
+            &format!("link add eth0 netns {ns} type veth peer name {} netns {}\n", place.name, self.switch),
+        )?;
         self.batch(Some(&self.switch), &format!("link set {0} master br0\nlink set {0} up\n", place.name))?;
-        let settings = ["net.ipv4.tcp_congestion_control=cubic", "net.ipv6.conf.all.disable_ipv6=1"];
-        for setting in settings {
-            // A kernel without IPv6 has no such switch, and needs none.
-            let result = run(&mut command("ip", ["netns", "exec", &ns, "sysctl", "-qw", setting]));
-            if setting.contains("ipv4") {
-                result?;
-            }
-        }
+        settle(&ns)?;
         self.batch(
             Some(&ns),
             &format!("link set lo up\naddress add {}/16 dev eth0\nlink set eth0 up\n", place.address),
@@ -193,6 +191,17 @@ impl Drop for Net {
     }
 }
 
+/// Sets what a namespace must not take from the machine: congestion control that a shaped link suits (not bbr, the default of some
+/// kernels), and no IPv6, whose neighbour discovery speaks to everyone.
+fn settle(ns: &str) -> Result<()> {
+    let set = |setting: &str| run(&mut command("ip", ["netns", "exec", ns, "sysctl", "-qw", setting]));
+    // Some kernels let only the initial namespace choose cubic; reno backs off at losses too.
+    set("net.ipv4.tcp_congestion_control=cubic").or_else(|_| set("net.ipv4.tcp_congestion_control=reno"))?;
+    // A kernel without IPv6 has no such switch, and needs none.
+    let _ = set("net.ipv6.conf.all.disable_ipv6=1");
+    Ok(())
+}
+
 /// A token bucket for one direction of a link: 5 ms deep, so that the kernel's timer fills it in time, and never less than
 /// the biggest segment of 64 KiB; with a queue of 50 ms.
 fn shape(ns: &str, device: &str, bits: u64) -> Result<()> {
@@ -244,10 +253,11 @@ pub(crate) fn remove_namespace(full_name: &str) -> Result<()> {
 }
 
 impl Netns {
-    /// A command that runs inside.
+    /// A command that runs inside, with a clean environment: neither a proxy nor a setting of the caller's reaches it.
     pub fn command(&self, program: &Path) -> Command {
         let mut ip = Command::new("ip");
         ip.args(["netns", "exec", &self.full_name]).arg(program);
+        ip.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         ip
     }
 

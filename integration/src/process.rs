@@ -29,7 +29,8 @@ impl Daemon {
     /// # Errors
     /// When the log can't be opened or the program can't be started.
     pub fn spawn(name: &str, mut command: Command, log: &Path) -> Result<Self> {
-        let out = File::options().create(true).append(true).open(log).with_context(|| format!("open {}", log.display()))?;
+        let out =
+            File::options().create(true).append(true).open(log).with_context(|| format!("open {}", log.display()))?;
         let err = out.try_clone().context("share the log file")?;
         command.stdin(Stdio::null()).stdout(out).stderr(err);
         // Its own process group: Ctrl-C reaches the lab alone, which then ends everything in order.

@@ -103,4 +103,3 @@ impl Leaf {
         Ok(Arc::new(config))
     }
 }
-

@@ -130,7 +130,8 @@ async fn serve(stream: tokio::net::TcpStream, from: SocketAddr, tls: tokio_rustl
         Err(error) => return tracing::debug!(%from, %error, "token server: no TLS"),
     };
     let service = TowerToHyperService::new(router);
-    if let Err(error) = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
+    if let Err(error) = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await
+    {
         tracing::debug!(%from, %error, "token server: connection");
     }
 }
@@ -185,7 +186,9 @@ mod tests {
 
     #[test]
     fn a_scope_is_understood_encoded_or_not_and_push_is_never_given() {
-        for query in ["service=x&scope=repository%3Alab%2Fdemo%3Apull%2Cpush", "scope=repository:lab/demo:pull,push&a=b"] {
+        for query in
+            ["service=x&scope=repository%3Alab%2Fdemo%3Apull%2Cpush", "scope=repository:lab/demo:pull,push&a=b"]
+        {
             let scopes = asked_scopes(query);
             assert_eq!(scopes.len(), 1, "{query}");
             assert_eq!(scopes[0].name, "lab/demo");

@@ -88,7 +88,10 @@ impl Tools {
         let find = |file: &str| unpacked(file).with_context(|| format!("{file} is gone: run `make tools`"));
         let containerd = find("usr/bin/containerd")?;
         let bin = containerd.parent().context("containerd has no directory")?.to_owned();
-        Ok(Self { containerd: Programs { containerd, crictl: crictl(), bin }, registry: find("usr/bin/docker-registry")? })
+        Ok(Self {
+            containerd: Programs { containerd, crictl: crictl(), bin },
+            registry: find("usr/bin/docker-registry")?,
+        })
     }
 
     /// A line for each program with its version.
@@ -118,7 +121,9 @@ pub fn setup() -> Result<Tools> {
         return Ok(tools);
     }
     if find_program("apt-get").is_none() || find_program("dpkg").is_none() {
-        bail!("`lab setup` knows Debian and Ubuntu only (no apt-get here); README names the programs to put in place by hand");
+        bail!(
+            "`lab setup` knows Debian and Ubuntu only (no apt-get here); README names the programs to put in place by hand"
+        );
     }
     let wanted: Vec<&str> =
         INSTALLED.iter().filter(|(_, program)| find_program(program).is_none()).map(|(package, _)| *package).collect();
@@ -137,7 +142,8 @@ pub fn setup() -> Result<Tools> {
 }
 
 fn package_version(package: &str) -> String {
-    fs::read_to_string(tools_dir().join(format!("{package}.version"))).unwrap_or_else(|_| "(version not recorded)".into())
+    fs::read_to_string(tools_dir().join(format!("{package}.version")))
+        .unwrap_or_else(|_| "(version not recorded)".into())
 }
 
 fn build_crictl() -> Result<()> {
@@ -145,7 +151,11 @@ fn build_crictl() -> Result<()> {
     let module = checkout().join("integration/tools");
     println!("lab: building crictl with {} (a few minutes, once)", go.display());
     let unfinished = tools_dir().join("bin/crictl.new");
-    let mut build = command(&go, ["build", "-trimpath", "-o"]);
+    let pinned = fs::read_to_string(module.join("go.mod")).context("read the pinned module")?;
+    let version =
+        pinned.lines().find_map(|line| line.strip_prefix("require sigs.k8s.io/cri-tools ")).unwrap_or("unknown");
+    let flags = format!("-X sigs.k8s.io/cri-tools/pkg/version.Version={version}");
+    let mut build = command(&go, ["build", "-trimpath", "-ldflags", &flags, "-o"]);
     build.arg(&unfinished).arg("sigs.k8s.io/cri-tools/cmd/crictl").current_dir(&module);
     build.env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=readonly").env("GOTOOLCHAIN", "auto");
     // go.sum pins every module; the caches stay in the lab's own directory when there is no home to put them.

@@ -17,12 +17,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use shoal_base::drain::Drain;
 use shoal_proto::frame::{Frame, FrameError, Hello, Refusal};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use shoal_base::drain::Drain;
 
 use connection::{Connection, End};
 pub use metrics::Metrics;

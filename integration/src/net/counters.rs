@@ -49,7 +49,8 @@ fn pairs<'a>(nodes: &'a [(&'a str, Ipv4Addr)]) -> impl Iterator<Item = Pair<'a>>
 
 /// Reads the counters.
 pub(super) fn read(switch: &str, nodes: &[(&str, Ipv4Addr)]) -> Result<Vec<PairCount>> {
-    let text = run(&mut command("ip", ["netns", "exec", switch, "nft", "-j", "list", "counters", "table", "bridge", "lab"]))?;
+    let text =
+        run(&mut command("ip", ["netns", "exec", switch, "nft", "-j", "list", "counters", "table", "bridge", "lab"]))?;
     parse(&text, nodes)
 }
 

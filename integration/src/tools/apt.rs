@@ -59,7 +59,9 @@ fn download(package: &str, debs: &Path, options: &[String]) -> Result<PathBuf> {
     apt.args(options).args(["-q", "-o", "APT::Sandbox::User=root", "download", package]).current_dir(&dir);
     run(&mut apt)?;
     let mut files = fs::read_dir(&dir)?.flatten().map(|entry| entry.path());
-    files.find(|file| file.extension().is_some_and(|ext| ext == "deb")).with_context(|| format!("apt-get gave no {package}"))
+    files
+        .find(|file| file.extension().is_some_and(|ext| ext == "deb"))
+        .with_context(|| format!("apt-get gave no {package}"))
 }
 
 fn extract(file: &Path, root: &Path) -> Result<String> {

@@ -27,7 +27,8 @@ pub(super) fn obtain(tools: &Path) -> Result<PathBuf> {
     }
     println!("lab: no Go {}.{} or later here; unpacking Debian's below {}", OLDEST.0, OLDEST.1, root.display());
     let options = private_apt(&tools.join("apt"))?;
-    run(Command::new("apt-get").args(&options).args(["-q", "update"])).context("fetch the package lists of another release")?;
+    run(Command::new("apt-get").args(&options).args(["-q", "update"]))
+        .context("fetch the package lists of another release")?;
     // `golang-go` names the version; compiler and sources are packages of their own.
     let version = policy_version(&options)?;
     for package in [format!("golang-{version}-go"), format!("golang-{version}-src")] {

@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
+use shoal_base::drain::Drain;
 use shoal_proto::frame::{Frame, Hello, Refusal, Run};
 use shoal_proto::{BlockIndex, BlockSet, Digest, Layout};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
-use shoal_base::drain::Drain;
 use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 

@@ -1,0 +1,132 @@
+//! The control service and `shoalctl`.
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use http::StatusCode;
+
+use crate::{
+    http::Client,
+    net::Netns,
+    process::{Daemon, output},
+    tools::ShoalPrograms,
+    wait::eventually,
+};
+
+const GRPC_PORT: u16 = 6080;
+const REST_PORT: u16 = 6081;
+
+/// A running `shoal-control`.
+pub struct Control {
+    daemon: Daemon,
+    programs: ShoalPrograms,
+    config: PathBuf,
+    rest: Client,
+    ns: Netns,
+}
+
+impl Control {
+    /// Starts it in the namespace and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub async fn start(programs: &ShoalPrograms, ns: &Netns, dir: &Path) -> Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+        let config = dir.join("shoal-control.toml");
+        fs::write(
+            &config,
+            format!(
+                "state_dir = \"{}\"\n[grpc]\nlisten = \"0.0.0.0:{GRPC_PORT}\"\n[rest]\nlisten = \"{}:{REST_PORT}\"\n\
+                 [telemetry]\nlog = \"info\"\nlog_format = \"json\"\notlp_endpoint = \"http://{1}:{}\"\n",
+                dir.join("state").display(),
+                ns.address,
+                crate::otlp::PORT
+            ),
+        )?;
+        let daemon = spawn(programs, &config, ns, &dir.join("shoal-control.log"))?;
+        let rest = Client::plain(ns, SocketAddr::new(ns.address.into(), REST_PORT));
+        let mut control = Self { daemon, programs: programs.clone(), config, rest, ns: ns.clone() };
+        control.wait_ready().await?;
+        Ok(control)
+    }
+
+    async fn wait_ready(&mut self) -> Result<()> {
+        let up = eventually(Duration::from_secs(20), "shoal-control to be ready", || async {
+            let answer = self.rest.get("/readyz").await?;
+            if answer.status != StatusCode::OK {
+                bail!("/readyz says {}: {}", answer.status, String::from_utf8_lossy(&answer.body));
+            }
+            Ok(())
+        })
+        .await;
+        if up.is_err() {
+            self.daemon.check_running()?;
+        }
+        up.with_context(|| format!("the end of {}:\n{}", self.daemon.log().display(), self.daemon.log_tail(10)))
+    }
+
+    /// Kills it and starts it again on the same state.
+    ///
+    /// # Errors
+    /// When it does not come up again.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.daemon.kill();
+        self.daemon = spawn(&self.programs, &self.config, &self.ns, self.daemon.log())?;
+        self.wait_ready().await
+    }
+
+    /// Its REST endpoint.
+    pub fn rest(&self) -> &Client {
+        &self.rest
+    }
+
+    /// Runs `shoalctl` with the arguments and gives what it printed.
+    ///
+    /// # Errors
+    /// When it fails: what it said.
+    pub async fn ctl(&self, args: &[&str]) -> Result<String> {
+        let mut command = self.ns.command(&self.programs.ctl);
+        command.arg("--server").arg(format!("http://{}:{REST_PORT}", self.ns.address)).args(args);
+        let output = tokio::task::spawn_blocking(move || output(&mut command)).await??;
+        if !output.status.success() {
+            bail!("shoalctl {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs `shoalctl … --output json` and parses the answer.
+    ///
+    /// # Errors
+    /// As [`Control::ctl`], or when the answer is no JSON.
+    pub async fn ctl_json(&self, args: &[&str]) -> Result<serde_json::Value> {
+        let text = self.ctl(&[args, &["--output", "json"]].concat()).await?;
+        serde_json::from_str(&text).with_context(|| format!("parse the answer of shoalctl {}", args.join(" ")))
+    }
+
+    /// Live nodes and their clusters' names, by node name.
+    ///
+    /// # Errors
+    /// As [`Control::ctl`].
+    pub async fn node_clusters(&self) -> Result<std::collections::BTreeMap<String, Option<String>>> {
+        let shown = self.ctl_json(&["node", "list"]).await?;
+        let list = shown.as_array().or_else(|| shown["nodes"].as_array()).context("no list of nodes")?;
+        list.iter()
+            .map(|node| {
+                let name = node["name"].as_str().context("a node without a name")?.to_owned();
+                let cluster = &node["cluster"];
+                let cluster = cluster.as_str().or_else(|| cluster["name"].as_str()).map(str::to_owned);
+                Ok((name, cluster.filter(|name| !name.is_empty())))
+            })
+            .collect()
+    }
+}
+
+fn spawn(programs: &ShoalPrograms, config: &Path, ns: &Netns, log: &Path) -> Result<Daemon> {
+    let mut command = ns.command(&programs.control);
+    command.arg("serve").arg("--config").arg(config);
+    Daemon::spawn("shoal-control", command, log)
+}

@@ -1,0 +1,295 @@
+//! One node: a namespace with its own containerd and its own `shoal-node`.
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result, bail};
+use http::StatusCode;
+
+use crate::{
+    containerd::{Containerd, Programs},
+    http::Client,
+    image::Image,
+    net::Netns,
+    process::{Daemon, run},
+    registry,
+    wait::eventually,
+};
+
+const ADMIN_PORT: u16 = 5082;
+
+/// How a node is set up.
+#[derive(Debug, Clone)]
+pub struct NodePlan {
+    /// Short name: `a1`.
+    pub name: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its IDC; empty for none.
+    pub idc: String,
+    /// More settings of `shoal-node`, `key.path` to value in TOML's form.
+    pub settings: BTreeMap<String, String>,
+}
+
+/// What a node needs of the world around it.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// `shoal-node`; `None` leaves containerd alone with the origin.
+    pub shoal_node: Option<PathBuf>,
+    /// containerd and crictl.
+    pub programs: Programs,
+    /// The lab's root certificate.
+    pub root_ca: PathBuf,
+    /// Address of control's gRPC and of the trace receiver.
+    pub control: Ipv4Addr,
+}
+
+/// A running node.
+pub struct Node {
+    /// Its namespace.
+    pub ns: Netns,
+    /// Its containerd.
+    pub containerd: Containerd,
+    shoal: Option<ShoalNode>,
+}
+
+/// A running `shoal-node`.
+pub struct ShoalNode {
+    daemon: Daemon,
+    program: PathBuf,
+    config: PathBuf,
+    /// Where it keeps its state.
+    pub state: PathBuf,
+    admin: Client,
+    ns: Netns,
+}
+
+/// How long one pull took and when.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PullTiming {
+    /// containerd's first HEAD, seconds since the epoch.
+    pub first_head: f64,
+    /// The last commit of a blob in its content store, seconds since the epoch.
+    pub last_commit: f64,
+}
+
+impl PullTiming {
+    /// From the first HEAD to the last commit, in seconds.
+    pub fn seconds(&self) -> f64 {
+        self.last_commit - self.first_head
+    }
+}
+
+impl Node {
+    /// Starts `shoal-node`, then containerd, and waits for both.
+    ///
+    /// # Errors
+    /// When either can't be started.
+    pub async fn start(plan: &NodePlan, ns: Netns, dir: &Path, runtime: &Path, around: &Surroundings) -> Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+        let mut hosts_toml = None;
+        let mut shoal = None;
+        if let Some(program) = &around.shoal_node {
+            let config = dir.join("shoal-node.toml");
+            let state = dir.join("shoal");
+            fs::write(&config, config_text(plan, &state, around)?)?;
+            hosts_toml = Some(run(Command::new(program).args(["hosts-toml", "--registry", registry::HOST]))?);
+            shoal = Some(ShoalNode::start(program, &config, &state, &ns, dir).await?);
+        }
+        let containerd =
+            Containerd::start(&around.programs, &ns, dir, runtime, &around.root_ca, hosts_toml.as_deref()).await?;
+        Ok(Self { ns, containerd, shoal })
+    }
+
+    /// Its `shoal-node`.
+    ///
+    /// # Errors
+    /// When the lab was started without.
+    pub fn shoal(&mut self) -> Result<&mut ShoalNode> {
+        self.shoal.as_mut().context("this lab runs without shoal-node")
+    }
+
+    /// Pulls `repository:tag` with `crictl`, checks that containerd has every blob, and tells how long it took.
+    ///
+    /// # Errors
+    /// When the pull fails, or a blob is missing afterwards.
+    pub async fn pull(&self, repository: &str, tag: &str, image: &Image) -> Result<PullTiming> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+        self.containerd
+            .crictl_pull(&format!("{}/{repository}:{tag}", registry::HOST))
+            .await
+            .with_context(|| format!("pull on {}", self.ns.name))?;
+        Ok(PullTiming {
+            first_head: self.containerd.first_head(repository, since)?,
+            last_commit: self.containerd.last_commit(image.blobs().map(|blob| blob.digest.as_str()))?,
+        })
+    }
+}
+
+impl ShoalNode {
+    async fn start(program: &Path, config: &Path, state: &Path, ns: &Netns, dir: &Path) -> Result<Self> {
+        let admin = Client::plain(ns, SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), ADMIN_PORT));
+        let daemon = Self::spawn(program, config, ns, &dir.join("shoal-node.log"))?;
+        let mut node = Self {
+            daemon,
+            program: program.to_owned(),
+            config: config.to_owned(),
+            state: state.to_owned(),
+            admin,
+            ns: ns.clone(),
+        };
+        node.wait_ready().await?;
+        Ok(node)
+    }
+
+    fn spawn(program: &Path, config: &Path, ns: &Netns, log: &Path) -> Result<Daemon> {
+        let mut command = ns.command(program);
+        command.arg("run").arg("--config").arg(config);
+        Daemon::spawn(&format!("shoal-node of {}", ns.name), command, log)
+    }
+
+    async fn wait_ready(&mut self) -> Result<()> {
+        let up = eventually(Duration::from_secs(20), "shoal-node to be ready", || async {
+            let answer = self.admin.get("/readyz").await?;
+            if answer.status != StatusCode::OK {
+                bail!("/readyz says {}: {}", answer.status, String::from_utf8_lossy(&answer.body));
+            }
+            Ok(())
+        })
+        .await;
+        if up.is_err() {
+            self.daemon.check_running()?;
+        }
+        up.with_context(|| format!("the end of {}:\n{}", self.daemon.log().display(), self.daemon.log_tail(10)))
+    }
+
+    /// Ends it by SIGTERM, or at once, and starts it again on the same state.
+    ///
+    /// # Errors
+    /// When it does not come up again.
+    pub async fn restart(&mut self, gently: bool) -> Result<()> {
+        if gently {
+            self.daemon.stop(Duration::from_secs(40));
+        } else {
+            self.daemon.kill();
+        }
+        self.daemon = Self::spawn(&self.program, &self.config, &self.ns, self.daemon.log())?;
+        self.wait_ready().await
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.daemon.pid()
+    }
+
+    /// Its log file.
+    pub fn log(&self) -> &Path {
+        self.daemon.log()
+    }
+
+    /// Its admin endpoint.
+    pub fn admin(&self) -> &Client {
+        &self.admin
+    }
+
+    /// Bytes given to containerd so far, by source (`origin`, `peer`, `local`).
+    ///
+    /// # Errors
+    /// When the metrics can't be read.
+    pub async fn bytes_by_source(&self) -> Result<BTreeMap<String, u64>> {
+        let text = self.admin.get_text("/metrics").await?;
+        Ok(labelled(&text, "shoal_mirror_bytes_total", "source"))
+    }
+}
+
+/// Values of a metric by one label, in Prometheus' or OpenMetrics' text.
+pub fn labelled(text: &str, metric: &str, label: &str) -> BTreeMap<String, u64> {
+    let start = format!("{metric}{{");
+    let key = format!("{label}=\"");
+    let samples = text.lines().filter_map(|line| line.strip_prefix(&start)?.split_once('}'));
+    let mut by_label = BTreeMap::new();
+    for (labels, value) in samples {
+        let Some((_, rest)) = labels.split_once(&key) else { continue };
+        let name = rest.split('"').next().unwrap_or_default();
+        let value: f64 = value.split_whitespace().next().and_then(|text| text.parse().ok()).unwrap_or(0.0);
+        *by_label.entry(name.to_owned()).or_default() += value as u64;
+    }
+    by_label
+}
+
+/// The daemon's settings: all of them, so that a default that changes shows.
+fn config_text(plan: &NodePlan, state: &Path, around: &Surroundings) -> Result<String> {
+    let mut table = toml::toml! {
+        [mirror]
+        listen = "127.0.0.1:5080"
+        [peer]
+        listen = "0.0.0.0:5081"
+        allow = ["10.77.0.0/16"]
+        [telemetry]
+        log = "info"
+        log_format = "json"
+    };
+    let control = around.control;
+    let origin = format!("origin.registry.\"{}\"", registry::HOST);
+    let mut set = |key: &str, value: toml::Value| put(&mut table, key, value);
+    set("state_dir", state.display().to_string().into())?;
+    set("node.name", plan.name.clone().into())?;
+    set("node.idc", plan.idc.clone().into())?;
+    set("control.endpoint", format!("http://{control}:6080").into())?;
+    set("admin.listen", format!("127.0.0.1:{ADMIN_PORT}").into())?;
+    set(&format!("{origin}.ca"), vec![around.root_ca.display().to_string()].into())?;
+    set("telemetry.otlp_endpoint", format!("http://{control}:{}", crate::otlp::PORT).into())?;
+    for (key, value) in &plan.settings {
+        let parsed: toml::Table = format!("v = {value}").parse().with_context(|| format!("setting {key} = {value}"))?;
+        set(key, parsed["v"].clone())?;
+    }
+    Ok(table.to_string())
+}
+
+/// Sets a dotted key, whose quoted parts may hold dots.
+fn put(table: &mut toml::Table, key: &str, value: toml::Value) -> Result<()> {
+    let nested: toml::Table = format!("{key} = 0").parse().with_context(|| format!("setting {key}"))?;
+    let mut names = Vec::new();
+    let mut at = &toml::Value::Table(nested);
+    while let toml::Value::Table(inner) = at {
+        let (name, next) = inner.iter().next().with_context(|| format!("setting {key}"))?;
+        names.push(name.clone());
+        at = next;
+    }
+    let last = names.pop().with_context(|| format!("setting {key}"))?;
+    let mut here = table;
+    for name in names {
+        let next = here.entry(name).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        here = next.as_table_mut().with_context(|| format!("setting {key} lies below a value"))?;
+    }
+    here.insert(last, value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_read_by_source_from_the_metrics_page() {
+        let text = "# TYPE shoal_mirror_bytes counter\nshoal_mirror_bytes_total{source=\"origin\"} 12\n\
+                    shoal_mirror_bytes_total{source=\"peer\"} 1.5e3\nshoal_other_total{source=\"peer\"} 9\n";
+        let found = labelled(text, "shoal_mirror_bytes_total", "source");
+        assert_eq!(found, [("origin".to_owned(), 12), ("peer".to_owned(), 1500)].into());
+    }
+
+    #[test]
+    fn settings_reach_nested_keys_with_dots_in_them() {
+        let mut table = toml::Table::new();
+        put(&mut table, "origin.registry.\"r.test\".ca", vec!["x".to_owned()].into()).unwrap();
+        put(&mut table, "store.quota", "300MiB".into()).unwrap();
+        let wanted: toml::Table =
+            "[origin.registry.\"r.test\"]\nca = [\"x\"]\n[store]\nquota = \"300MiB\"".parse().unwrap();
+        assert_eq!(table, wanted);
+    }
+}

@@ -1,0 +1,212 @@
+//! A whole lab: network, origin, control and nodes, put up in order and taken down in the reverse of it.
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    control::Control,
+    net::{Net, Place},
+    node::{Node, NodePlan, Surroundings},
+    otlp::{self, Receiver},
+    registry::{self, Registry},
+    run::RunDirs,
+    sweep::sweep,
+    tls::Authority,
+    tools::{ShoalPrograms, Tools},
+    wait::eventually,
+};
+
+const REGISTRY_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+const CONTROL_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 3);
+
+/// 100 Mbit/s: what the figures of the demo are taken at.
+pub const ORIGIN_RATE: u64 = 100_000_000;
+
+/// A lab to be.
+#[derive(Debug, Clone)]
+pub struct WorldPlan {
+    /// The nodes.
+    pub nodes: Vec<NodePlan>,
+    /// Rate of the origin's link, bits per second.
+    pub origin_rate: Option<u64>,
+    /// Whether Shoal runs; without it, containerd pulls from the origin itself.
+    pub shoal: bool,
+    /// Whether state and logs stay on disk.
+    pub keep: bool,
+}
+
+impl WorldPlan {
+    /// Two clusters of two nodes: `a1`, `a2` without an IDC, `b1`, `b2` in the IDC `cluster-2`.
+    pub fn two_clusters() -> Self {
+        let node = |cluster: u8, name: &str, number: u8, idc: &str| NodePlan {
+            name: format!("{name}{number}"),
+            address: Ipv4Addr::new(10, 77, cluster, number),
+            idc: idc.to_owned(),
+            settings: BTreeMap::new(),
+        };
+        Self {
+            nodes: vec![
+                node(1, "a", 1, ""),
+                node(1, "a", 2, ""),
+                node(2, "b", 1, "cluster-2"),
+                node(2, "b", 2, "cluster-2"),
+            ],
+            origin_rate: Some(ORIGIN_RATE),
+            shoal: true,
+            keep: false,
+        }
+    }
+
+    /// The first `count` nodes only.
+    #[must_use]
+    pub fn only(mut self, count: usize) -> Self {
+        self.nodes.truncate(count);
+        self
+    }
+
+    /// A setting of every `shoal-node`, its value in TOML's form.
+    #[must_use]
+    pub fn with_setting(mut self, key: &str, value: &str) -> Self {
+        for node in &mut self.nodes {
+            node.settings.insert(key.to_owned(), value.to_owned());
+        }
+        self
+    }
+}
+
+/// A running lab. Fields are dropped from the first to the last: daemons before the network they stand in.
+pub struct World {
+    nodes: BTreeMap<String, Node>,
+    control: Option<Control>,
+    receiver: Receiver,
+    /// The origin.
+    pub registry: Registry,
+    /// The network.
+    pub net: Net,
+    /// Where everything is.
+    pub dirs: RunDirs,
+    plan: WorldPlan,
+    around: Surroundings,
+}
+
+impl World {
+    /// Removes leftovers of dead runs, then starts network, origin and control. Nodes come by [`World::start_nodes`], when
+    /// clusters are made.
+    ///
+    /// # Errors
+    /// When something is missing or can't be started; what was started is taken down.
+    pub async fn start(plan: WorldPlan) -> Result<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            bail!("the lab makes network namespaces and needs root: run it with sudo, or `make demo` and `make test`");
+        }
+        let tools = Tools::locate()?;
+        let programs = if plan.shoal { Some(ShoalPrograms::locate()?) } else { None };
+        for line in sweep().context("remove what a crashed run left")? {
+            tracing::info!(removed = line, "left by a crashed run");
+        }
+        let mut dirs = RunDirs::create()?;
+        if plan.keep {
+            dirs.keep();
+        }
+        let net = Net::build(&dirs.id, places(&plan), &[(REGISTRY_ADDRESS, registry::HOST)])?;
+        let authority = Authority::create(&dirs.state)?;
+        let receiver = Receiver::spawn(net.namespace("control")?.bind(otlp::PORT)?);
+        let registry =
+            Registry::start(&tools.registry, &net.namespace("registry")?, &dirs.state.join("registry"), &authority)
+                .await?;
+        let mut control = None;
+        if let Some(programs) = &programs {
+            control = Some(Control::start(programs, &net.namespace("control")?, &dirs.state.join("control")).await?);
+        }
+        let around = Surroundings {
+            shoal_node: programs.map(|programs| programs.node),
+            programs: tools.containerd,
+            root_ca: authority.root_file,
+            control: CONTROL_ADDRESS,
+        };
+        Ok(Self { nodes: BTreeMap::new(), control, receiver, registry, net, dirs, plan, around })
+    }
+
+    /// Starts every node of the plan, and waits until control knows them all.
+    ///
+    /// # Errors
+    /// When one can't be started, or does not register.
+    pub async fn start_nodes(&mut self) -> Result<()> {
+        let start = |plan: NodePlan| {
+            let ns = self.net.namespace(&plan.name);
+            let (dir, runtime) = (self.dirs.state.join(&plan.name), self.dirs.runtime.join(&plan.name));
+            let around = self.around.clone();
+            async move {
+                let node = Node::start(&plan, ns?, &dir, &runtime, &around).await;
+                Ok::<_, anyhow::Error>((
+                    plan.name.clone(),
+                    node.with_context(|| format!("start the node {}", plan.name))?,
+                ))
+            }
+        };
+        let started = futures::future::try_join_all(self.plan.nodes.clone().into_iter().map(start)).await?;
+        self.nodes.extend(started);
+        let Some(control) = &self.control else { return Ok(()) };
+        let wanted = self.nodes.len();
+        eventually(Duration::from_secs(15), "every node at control", || async {
+            let known = control.node_clusters().await?;
+            if known.len() < wanted {
+                bail!("control knows {known:?}");
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// A node.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn node(&mut self, name: &str) -> Result<&mut Node> {
+        self.nodes.get_mut(name).with_context(|| format!("no node {name}"))
+    }
+
+    /// All nodes by name.
+    pub fn nodes(&self) -> &BTreeMap<String, Node> {
+        &self.nodes
+    }
+
+    /// The control service.
+    ///
+    /// # Errors
+    /// When the lab runs without Shoal.
+    pub fn control(&mut self) -> Result<&mut Control> {
+        self.control.as_mut().context("this lab runs without Shoal")
+    }
+
+    /// Spans received so far.
+    pub fn spans(&self) -> &otlp::Spans {
+        self.receiver.spans()
+    }
+
+    /// The node that has an address.
+    pub fn name_of(&self, address: IpAddr) -> Option<String> {
+        self.plan.nodes.iter().find(|node| IpAddr::V4(node.address) == address).map(|node| node.name.clone())
+    }
+
+    /// What was asked for.
+    pub fn plan(&self) -> &WorldPlan {
+        &self.plan
+    }
+}
+
+fn places(plan: &WorldPlan) -> Vec<Place> {
+    let outside = [("registry", REGISTRY_ADDRESS, plan.origin_rate), ("control", CONTROL_ADDRESS, None)];
+    let outside = outside.map(|(name, address, rate)| Place { name: name.to_owned(), address, rate, counted: false });
+    let nodes = plan.nodes.iter().map(|node| Place {
+        name: node.name.clone(),
+        address: node.address,
+        rate: None,
+        counted: true,
+    });
+    outside.into_iter().chain(nodes).collect()
+}
