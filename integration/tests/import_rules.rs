@@ -141,7 +141,8 @@ fn no_file_names_the_host_of_a_package_registry() {
     // Where packages come from is the machine's own setting. Written in two halves, so that this file names none.
     let hosts = [
         ("crates", ".io"),
-        ("golang", ".org"),
+        ("proxy.golang", ".org"),
+        ("sum.golang", ".org"),
         ("npmjs", ".org"),
         ("npmjs", ".com"),
         ("pypi", ".org"),
