@@ -1,4 +1,4 @@
-use crate::store::Cluster;
+use crate::clusters::Cluster;
 
 use super::*;
 
@@ -19,7 +19,16 @@ impl Seen {
 
 fn cluster(id: &str, seq: u64, default: bool, idc: &str) -> Cluster {
     let (location, cidrs) = (String::new(), Vec::new());
-    Cluster { id: id.parse().unwrap(), seq, version: 1, name: id.to_uppercase(), default, idc: idc.into(), location, cidrs }
+    Cluster {
+        id: id.parse().unwrap(),
+        seq,
+        version: 1,
+        name: id.to_uppercase(),
+        default,
+        idc: idc.into(),
+        location,
+        cidrs,
+    }
 }
 
 fn set(idc: &str) -> Arc<ClusterSet> {

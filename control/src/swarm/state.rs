@@ -10,7 +10,9 @@ use shoal_proto::{ClusterId, Digest, NodeId};
 
 use super::blob::{Around, Blob, Finder, Node, pause};
 use super::candidates::Dice;
-use super::event::{Announced, Ask, At, Cause, Effect, Event, FinderId, Member, Meta, Notice, Say, Stop, Tell, Trouble};
+use super::event::{
+    Announced, Ask, At, Cause, Effect, Event, FinderId, Member, Meta, Notice, Say, Stop, Tell, Trouble,
+};
 use super::permit::Permit;
 
 #[cfg(test)]

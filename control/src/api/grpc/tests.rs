@@ -15,9 +15,9 @@ use wire::session_request::Message as Up;
 use wire::session_response::Message as Down;
 
 use super::*;
+use crate::clusters::Cluster;
 use crate::clusters::ClusterSet;
 use crate::nodes;
-use crate::store::Cluster;
 use crate::swarm;
 
 const BOUND: Duration = Duration::from_secs(10);
@@ -90,7 +90,8 @@ async fn open(
     addr: SocketAddr,
     register: wire::Register,
 ) -> Result<(ControlClient<Channel>, mpsc::Sender<wire::SessionRequest>, Streaming<wire::SessionResponse>), Status> {
-    let mut grpc = ControlClient::connect(format!("http://{addr}")).await.map_err(|e| Status::unavailable(e.to_string()))?;
+    let mut grpc =
+        ControlClient::connect(format!("http://{addr}")).await.map_err(|e| Status::unavailable(e.to_string()))?;
     let (up, stream) = mpsc::channel(16);
     up.send(wire::SessionRequest { message: Some(Up::Register(register)) }).await.unwrap();
     let down = grpc.session(ReceiverStream::new(stream)).await?.into_inner();

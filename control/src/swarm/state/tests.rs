@@ -167,7 +167,10 @@ fn i6_one_of_many_finders_reads_the_origin_and_the_others_follow_it() {
     bench.tell(a, Tell::Done(Meta { root, ..meta(0) }));
     bench.wait(ms(100));
     let said = bench.take(c);
-    assert!(said.iter().any(|say| matches!(say, Say::Sealed { author, meta } if author.as_str() == "a" && meta.root == root)));
+    assert!(
+        said.iter()
+            .any(|say| matches!(say, Say::Sealed { author, meta } if author.as_str() == "a" && meta.root == root))
+    );
     assert!(last_parents(&said).unwrap()[0].complete);
     assert_eq!(bench.state.counts(), Counts { blobs: 1, finders: 3, permits: 0, holdings: 1 });
     assert!(bench.notices.iter().all(|notice| matches!(notice, Notice::Granted { .. })), "{:?}", bench.notices);

@@ -200,7 +200,10 @@ impl World {
         let mut said = std::mem::take(&mut self.bench.said);
         self.streams.retain_mut(|stream| {
             for say in said.remove(&stream.id).unwrap_or_default() {
-                assert!(!stream.done || say.is_last() || say == Say::Stop(Stop::Revoked), "{say:?} to one that is done");
+                assert!(
+                    !stream.done || say.is_last() || say == Say::Stop(Stop::Revoked),
+                    "{say:?} to one that is done"
+                );
                 match say {
                     Say::Parents(parents) => {
                         assert!(parents.len() <= 16);
