@@ -66,7 +66,7 @@ impl App {
                 me: me.clone(),
                 store: Arc::clone(&store) as Arc<dyn Store>,
                 upstream: Arc::clone(&origin) as Arc<dyn blob::Upstream>,
-                peers: swarm as Arc<dyn blob::Peers>,
+                peers: Arc::new(swarm) as Arc<dyn blob::Peers>,
                 source: Arc::clone(&control) as Arc<dyn swarm::ParentSource>,
                 metrics: counted.clone(),
             },
@@ -83,7 +83,8 @@ impl App {
             control: Arc::clone(&control),
             metrics: counted,
         });
-        let admin = admin::router(Arc::new(registry), facts::ready(Arc::clone(&node)), facts::debug(Arc::clone(&node)));
+        let (ready, debug) = (facts::ready(Arc::clone(&node)), facts::debug(Arc::clone(&node)));
+        let admin = admin::router(admin::Config::default(), Arc::new(registry), ready, debug);
 
         let bind = |key: &'static str, addr| listen::bind(addr).with_context(|| format!("{key}: listen on {addr}"));
         let mirror = (mirror, bind("mirror.listen", config.mirror_listen)?);

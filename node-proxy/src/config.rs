@@ -392,6 +392,29 @@ fn endpoint(text: &str) -> Result<Uri, String> {
     }
 }
 
+fn origin_config(raw: &RawOrigin, faults: &mut Faults) -> origin::Config {
+    let mut registries = BTreeMap::new();
+    for (name, raw) in &raw.registry {
+        let key = |leaf: &str| format!("origin.registry.\"{name}\".{leaf}");
+        let optional = |text: &str| (!text.trim().is_empty()).then(|| text.trim().to_owned());
+        let Some(registry) = faults.take(&format!("origin.registry.\"{name}\""), name.parse::<Registry>()) else {
+            continue;
+        };
+        let endpoint = optional(&raw.endpoint).and_then(|text| faults.take(&key("endpoint"), text.parse()));
+        let proxy = optional(&raw.proxy).and_then(|text| faults.take(&key("proxy"), text.parse::<Uri>()));
+        let allow_addresses = networks(&key("allow_addresses"), &raw.allow_addresses, faults);
+        let (ca, plain_http) = (raw.ca.clone(), raw.plain_http);
+        registries.insert(registry, origin::RegistryConfig { endpoint, ca, proxy, plain_http, allow_addresses });
+    }
+    origin::Config {
+        registries,
+        connect_timeout: raw.connect_timeout.into(),
+        headers_timeout: raw.headers_timeout.into(),
+        body_idle_timeout: raw.body_timeout.into(),
+        ..origin::Config::default()
+    }
+}
+
 fn registries(key: &str, texts: &[String], faults: &mut Faults) -> Vec<Registry> {
     let parsed = texts.iter().enumerate().map(|(at, text)| (at, text.parse::<Registry>()));
     parsed.filter_map(|(at, registry)| faults.take(&format!("{key}[{at}]"), registry)).collect()

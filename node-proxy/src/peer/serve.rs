@@ -10,7 +10,7 @@ use shoal_proto::frame::{Frame, Hello, Refusal, Run};
 use shoal_proto::{BlockIndex, BlockSet, Digest, Layout};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
-use tokio_util::sync::CancellationToken;
+use shoal_base::drain::Drain;
 use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
@@ -54,7 +54,7 @@ impl Drop for Upload {
 struct Serving<'a> {
     peer: &'a Peer,
     connection: &'a mut Connection,
-    drain: &'a CancellationToken,
+    drain: &'a Drain,
     offer: Arc<dyn Offer>,
     layout: Layout,
     wants: VecDeque<Run>,
@@ -74,7 +74,7 @@ impl Peer {
         child: &Hello,
         digest: Digest,
         traceparent: &str,
-        drain: &CancellationToken,
+        drain: &Drain,
     ) -> Result<Done, End> {
         let Ok(_slot) = self.slots.try_acquire() else {
             self.metrics.opened(Answer::Busy);
@@ -174,7 +174,7 @@ impl Serving<'_> {
                         return Err(End::Idle);
                     }
                 }
-                () = self.drain.cancelled(), if wanted.is_none() => return Err(End::Refuse(Refusal::Draining)),
+                () = self.drain.signalled(), if wanted.is_none() => return Err(End::Refuse(Refusal::Draining)),
             }
         }
     }

@@ -45,31 +45,31 @@ impl Metrics {
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
-        registry.register("shoal_store_held_bytes", "Bytes of held blobs", self.held_bytes.clone());
-        registry.register("shoal_store_held_blobs", "Held blobs", self.held_blobs.clone());
+        registry.register("held_bytes", "Bytes of held blobs", self.held_bytes.clone());
+        registry.register("held_blobs", "Held blobs", self.held_blobs.clone());
         registry.register(
-            "shoal_store_partial_bytes",
+            "partial_bytes",
             "Bytes of partial blobs, counted whole from their start on",
             self.partial_bytes.clone(),
         );
         registry.register(
-            "shoal_store_quota_bytes",
+            "quota_bytes",
             "Bound on held and partial bytes together, 0 for none",
             self.quota_bytes.clone(),
         );
-        registry.register("shoal_store_evictions", "Blobs that went to make room", self.evictions.clone());
+        registry.register("evictions", "Blobs that went to make room", self.evictions.clone());
         registry.register(
-            "shoal_store_evicted_bytes",
+            "evicted_bytes",
             "Bytes of blobs that went to make room",
             self.evicted_bytes.clone(),
         );
         registry.register(
-            "shoal_store_write_seconds",
+            "write_seconds",
             "Time to hand one block to the file system",
             self.write_seconds.clone(),
         );
         registry.register(
-            "shoal_store_sync_seconds",
+            "sync_seconds",
             "Time to bring a blob's bytes to the disk",
             self.sync_seconds.clone(),
         );
