@@ -17,12 +17,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use shoal_base::drain::Drain;
 use shoal_proto::frame::{Frame, FrameError, Hello, Refusal};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use connection::{Connection, End};
 pub use metrics::Metrics;
@@ -116,12 +116,13 @@ impl Peer {
         Load { uploads, slots, connections }
     }
 
-    /// Serves until `drain` is cancelled; then lets what is being served go on for `drain_timeout`.
-    pub async fn run(self: Arc<Self>, listener: TcpListener, drain: CancellationToken) {
+    /// Serves until `drain` is signalled; then lets what is being served go on for `drain_timeout`.
+    pub async fn run(self: Arc<Self>, listener: TcpListener, drain: Drain) {
+        let _working = drain.guard();
         let (mut children, mut strangers) = (JoinSet::new(), JoinSet::new());
         loop {
             tokio::select! {
-                () = drain.cancelled() => break,
+                () = drain.signalled() => break,
                 Some(_) = children.join_next() => {}
                 Some(_) = strangers.join_next() => {}
                 accepted = listener.accept() => match accepted {
@@ -160,7 +161,7 @@ impl Peer {
     }
 
     /// One connection, to its end.
-    async fn child(self: Arc<Self>, stream: TcpStream, from: IpAddr, drain: CancellationToken) {
+    async fn child(self: Arc<Self>, stream: TcpStream, from: IpAddr, drain: Drain) {
         let _count = Counted::one(&self.metrics);
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%from, %error, "set nodelay");
@@ -180,7 +181,7 @@ impl Peer {
         }
     }
 
-    async fn talk(&self, connection: &mut Connection, drain: &CancellationToken) -> End {
+    async fn talk(&self, connection: &mut Connection, drain: &Drain) -> End {
         let theirs = match timeout(self.config.hello_timeout, connection.next()).await {
             Err(_) => return End::NoHello,
             Ok(Ok(Frame::Hello(hello))) => hello,
@@ -212,7 +213,7 @@ impl Peer {
     }
 
     /// One blob after another, after the hellos.
-    async fn session(&self, connection: &mut Connection, child: &Hello, drain: &CancellationToken) -> End {
+    async fn session(&self, connection: &mut Connection, child: &Hello, drain: &Drain) -> End {
         // After `Gone` or `Busy` the child's wants for that blob may still be on their way: they are void.
         let mut void = false;
         loop {
@@ -223,7 +224,7 @@ impl Peer {
                     Ok(Err(end)) => return end,
                     Err(_) => return End::Idle,
                 },
-                () = drain.cancelled() => return End::Refuse(Refusal::Draining),
+                () = drain.signalled() => return End::Refuse(Refusal::Draining),
             };
             let done = match frame {
                 Frame::Open { digest, traceparent } => self.serve(connection, child, digest, &traceparent, drain).await,

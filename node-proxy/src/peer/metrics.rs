@@ -61,7 +61,7 @@ impl From<Refusal> for Reason {
 
 impl Metrics {
     /// Registers all of them.
-    pub fn register(registry: &mut Registry) -> Self {
+    pub fn new(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         let (m, at) = (&metrics, registry);
         at.register("shoal_peer_served_bytes", "Bytes of blocks written to children", m.served.clone());

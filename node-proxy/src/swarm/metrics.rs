@@ -50,7 +50,7 @@ pub(super) enum Source {
 
 impl Metrics {
     /// Registers all of them.
-    pub fn register(registry: &mut Registry) -> Self {
+    pub fn new(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         let (m, at) = (&metrics, registry);
         at.register("shoal_swarm_received_bytes", "Bytes of checked blocks from parents", m.received.clone());
