@@ -1,1 +1,22 @@
-//! placeholder
+//! The lab: clusters of real nodes on one machine.
+//!
+//! Each node is a network namespace with its own containerd and its own `shoal-node`; one more holds the control service, one
+//! the origin (`docker-registry` behind a token server, on a shaped link), one the switch between them. Nothing is mocked.
+//! The lab judges the daemons from outside: by the origin's access log, by counters in the kernel, by containerd's own log and
+//! content store, by exported traces. It imports neither daemon, only their wire contracts.
+//!
+//! Everything is named after the run ([`run`]), and taken down when the run ends; what a crashed run left is found by that
+//! name and removed by the next ([`sweep`]).
+
+pub mod containerd;
+pub mod cri;
+pub mod http;
+pub mod image;
+pub mod net;
+pub mod process;
+pub mod registry;
+pub mod run;
+pub mod sweep;
+pub mod tls;
+pub mod token;
+pub mod wait;

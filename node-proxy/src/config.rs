@@ -5,12 +5,18 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
+use http::Uri;
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use shoal_base::config::Faults;
 use shoal_base::telemetry::TelemetryConfig;
 use shoal_base::units::{ByteSize, Span};
+
+use crate::origin::Registry;
+use crate::{blob, control, mirror, origin, peer, store, swarm};
 
 /// Settings of `shoal-node`. Every key has a default; a node without `control.endpoint` reads the origin only.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -249,8 +255,173 @@ impl Default for RawSwarm {
     }
 }
 
+/// What [`Raw`] means. Every value was checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where state is kept.
+    pub state_dir: PathBuf,
+    /// How long running work has after SIGTERM.
+    pub grace: Duration,
+    /// Where containerd connects.
+    pub mirror_listen: SocketAddr,
+    /// Where peers connect.
+    pub peer_listen: SocketAddr,
+    /// Where operators connect.
+    pub admin_listen: SocketAddr,
+    /// Logs and traces.
+    pub telemetry: TelemetryConfig,
+    pub(crate) mirror: mirror::Config,
+    pub(crate) blob: blob::Config,
+    pub(crate) store: store::Config,
+    pub(crate) origin: origin::Config,
+    pub(crate) swarm: swarm::Config,
+    pub(crate) peer: peer::Config,
+    pub(crate) control: control::Config,
+}
+
+impl TryFrom<Raw> for Config {
+    type Error = Faults;
+
+    fn try_from(raw: Raw) -> Result<Self, Faults> {
+        let mut faults = Faults::default();
+        let node = &raw.node;
+        if node.idc.contains('|') {
+            faults.push("node.idc", "names one data centre, so it may hold no bar");
+        }
+        if !node.location.is_empty() && node.location.split('|').any(|part| part.trim().is_empty()) {
+            faults.push("node.location", "has an empty element");
+        }
+        let optional = |text: &String| Some(text.trim()).filter(|text| !text.is_empty()).map(str::to_owned);
+        let advertise = optional(&node.advertise)
+            .and_then(|text| faults.take("node.advertise", text.parse().map_err(|_| format!("{text:?} is not an IP address"))));
+        let endpoint = optional(&raw.control.endpoint).and_then(|text| faults.take("control.endpoint", endpoint(&text)));
+        let default_registry =
+            optional(&raw.mirror.default_registry).and_then(|text| faults.take("mirror.default_registry", text.parse()));
+        if raw.peer.listen.port() == 0 {
+            faults.push("peer.listen", "needs a port that peers can be told");
+        }
+        for (key, value) in [
+            ("mirror.max_connections", raw.mirror.max_connections),
+            ("peer.max_connections", raw.peer.max_connections),
+            ("swarm.streams", raw.swarm.streams),
+        ] {
+            if value == 0 {
+                faults.push(key, "must be at least 1");
+            }
+        }
+        for (key, value) in [
+            ("mirror.first_byte_budget", raw.mirror.first_byte_budget),
+            ("mirror.origin_byte_budget", raw.mirror.origin_byte_budget),
+            ("swarm.silence", raw.swarm.silence),
+            ("origin.connect_timeout", raw.origin.connect_timeout),
+            ("origin.headers_timeout", raw.origin.headers_timeout),
+            ("origin.body_timeout", raw.origin.body_timeout),
+        ] {
+            if value.is_zero() {
+                faults.push(key, "must be above 0");
+            }
+        }
+        // containerd gives up at 30 s.
+        if raw.mirror.origin_byte_budget.as_duration() >= Duration::from_secs(30) {
+            faults.push("mirror.origin_byte_budget", "must be below 30s, when containerd gives up");
+        }
+        let config = Self {
+            grace: raw.grace.into(),
+            mirror_listen: raw.mirror.listen,
+            peer_listen: raw.peer.listen,
+            admin_listen: raw.admin.listen,
+            mirror: mirror::Config {
+                default_registry,
+                allow: registries("mirror.allow", &raw.mirror.allow, &mut faults),
+                deny: registries("mirror.deny", &raw.mirror.deny, &mut faults),
+                max_connections: raw.mirror.max_connections as usize,
+            },
+            blob: blob::Config {
+                first_byte_budget: raw.mirror.first_byte_budget.into(),
+                origin_byte_budget: raw.mirror.origin_byte_budget.into(),
+                look_ahead: raw.mirror.look_ahead as usize,
+                ..blob::Config::default()
+            },
+            store: store::Config {
+                dir: raw.state_dir.join("store"),
+                quota: raw.store.quota.as_u64(),
+                reserve: raw.store.reserve.as_u64(),
+                boot_id: None,
+            },
+            origin: origin_config(&raw.origin, &mut faults),
+            swarm: swarm::Config {
+                streams: raw.swarm.streams as usize,
+                silence: raw.swarm.silence.into(),
+                ..swarm::Config::default()
+            },
+            peer: peer::Config {
+                allow: networks("peer.allow", &raw.peer.allow, &mut faults),
+                upload_slots: raw.peer.upload_slots,
+                max_connections: raw.peer.max_connections as usize,
+                ..peer::Config::default()
+            },
+            control: control::Config {
+                endpoint,
+                state_dir: raw.state_dir.clone(),
+                name: optional(&node.name).unwrap_or_else(host_name),
+                advertise,
+                idc: node.idc.trim().to_owned(),
+                location: node.location.trim().to_owned(),
+                pinned: node.cluster.trim().to_owned(),
+                seed: node.role == RawRole::Seed,
+                peer_port: raw.peer.listen.port(),
+            },
+            telemetry: raw.telemetry,
+            state_dir: raw.state_dir,
+        };
+        faults.into_result(config)
+    }
+}
+
+fn host_name() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    name.unwrap_or_else(|| "unnamed".to_owned())
+}
+
+fn endpoint(text: &str) -> Result<Uri, String> {
+    let uri: Uri = text.parse().map_err(|error| format!("{text:?}: {error}"))?;
+    match (uri.scheme_str(), uri.host()) {
+        (Some("http"), Some(_)) => Ok(uri),
+        (Some("https"), _) => Err("TLS towards control comes with identity; use http://".into()),
+        _ => Err(format!("{text:?} is not http://host:port")),
+    }
+}
+
+fn origin_config(raw: &RawOrigin, faults: &mut Faults) -> origin::Config {
+    let mut registries = BTreeMap::new();
+    for (name, raw) in &raw.registry {
+        let key = |leaf: &str| format!("origin.registry.\"{name}\".{leaf}");
+        let optional = |text: &str| (!text.trim().is_empty()).then(|| text.trim().to_owned());
+        let Some(registry) = faults.take(&format!("origin.registry.\"{name}\""), name.parse::<Registry>()) else {
+            continue;
+        };
+        let endpoint = optional(&raw.endpoint).and_then(|text| faults.take(&key("endpoint"), text.parse()));
+        let proxy = optional(&raw.proxy).and_then(|text| faults.take(&key("proxy"), text.parse::<Uri>()));
+        let allow_addresses = networks(&key("allow_addresses"), &raw.allow_addresses, faults);
+        let (ca, plain_http) = (raw.ca.clone(), raw.plain_http);
+        registries.insert(registry, origin::RegistryConfig { endpoint, ca, proxy, plain_http, allow_addresses });
+    }
+    origin::Config {
+        registries,
+        connect_timeout: raw.connect_timeout.into(),
+        headers_timeout: raw.headers_timeout.into(),
+        body_idle_timeout: raw.body_timeout.into(),
+        ..origin::Config::default()
+    }
+}
+
+fn registries(key: &str, texts: &[String], faults: &mut Faults) -> Vec<Registry> {
+    let parsed = texts.iter().enumerate().map(|(at, text)| (at, text.parse::<Registry>()));
+    parsed.filter_map(|(at, registry)| faults.take(&format!("{key}[{at}]"), registry)).collect()
+}
+
 /// Parses a list of networks; a bad one is a fault under `key[index]`.
-pub(crate) fn networks(key: &str, texts: &[String], faults: &mut shoal_base::config::Faults) -> Vec<IpNet> {
+fn networks(key: &str, texts: &[String], faults: &mut Faults) -> Vec<IpNet> {
     let mut networks = Vec::new();
     for (at, text) in texts.iter().enumerate() {
         let parsed = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));

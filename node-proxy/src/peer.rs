@@ -108,7 +108,12 @@ impl Peer {
         Arc::new(Self { config, me, offers, metrics, slots })
     }
 
-    /// How busy it is now.
+    /// Bytes of blocks written to children since the start.
+    pub fn served_bytes(&self) -> u64 {
+        self.metrics.served_bytes()
+    }
+
+    /// How busy this node is with children.
     pub fn load(&self) -> Load {
         let slots = self.config.upload_slots;
         let uploads = slots.saturating_sub(u32::try_from(self.slots.available_permits()).unwrap_or(slots));

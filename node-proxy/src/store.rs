@@ -10,10 +10,50 @@
 //!
 //! The interface is here; [`Disk`] and [`Memory`] implement it and pass the same suite.
 
+mod disk;
+mod evict;
+mod files;
+mod ledger;
+mod memory;
+mod metrics;
+mod places;
+mod sidecar;
+#[cfg(test)]
+mod suite;
+mod walk;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use shoal_proto::{BlockIndex, BlockSet, Digest, Hash, Layout, NodeId, PieceList};
+use tokio::sync::broadcast;
+
+pub use disk::Disk;
+pub use memory::Memory;
+
+/// Where the store is and how much it may take.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The directory, made when it is not there. Nothing else may live in it.
+    pub dir: PathBuf,
+    /// Bytes that held and partial blobs may take together; 0 for no bound.
+    pub quota: u64,
+    /// Bytes of the file system that are left free for others; 0 for none.
+    pub reserve: u64,
+    /// What the machine's boot is recognised by; `None` reads `/proc/sys/kernel/random/boot_id`. Tests give another
+    /// one to stand behind a power cut.
+    pub boot_id: Option<String>,
+}
+
+/// What [`Store::changes`] tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// The blob is held from now on.
+    Held(Digest),
+    /// The blob was held, and is not any more: evicted, removed or lost.
+    Dropped(Digest),
+}
 
 /// What is known of a held blob without touching its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +131,14 @@ pub enum StoreError {
     Damaged(String),
 }
 
+impl StoreError {
+    /// A call that the partial blob can't follow: the caller's fault.
+    fn refused(digest: &Digest, why: impl Into<String>) -> Self {
+        let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, why.into());
+        Self::Io { action: "write the partial blob", path: digest.hex().into(), source }
+    }
+}
+
 /// Blobs on this node. All methods may be called from many tasks.
 #[async_trait::async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -126,6 +174,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Bytes on disk now.
     fn usage(&self) -> Usage;
+
+    /// What becomes held and what stops being held from now on, in order. Subscribe before [`Store::list`], so that
+    /// nothing is missed; a receiver that lagged lists again.
+    fn changes(&self) -> broadcast::Receiver<Change>;
 
     /// Whether a byte can be written, fsynced and read back now: the truth behind `/readyz`.
     ///

@@ -90,6 +90,11 @@ struct HostsToml {
     dial_timeout: Option<shoal_base::units::Span>,
 }
 
+/// Two threads are plenty: hashing and disk run on tokio's blocking threads. The node belongs to its workload.
+const WORKERS: usize = 2;
+/// Each costs a stack while it lives, and a few saturate a disk.
+const BLOCKING: usize = 32;
+
 /// Runs what was asked for. Exit codes: 0 well, 1 failed, 2 refused input.
 pub fn main(cli: Cli) -> ExitCode {
     match cli.command {
@@ -136,10 +141,9 @@ fn hosts_toml(args: &HostsToml) -> ExitCode {
 }
 
 fn run(config: Config) -> ExitCode {
-    // Two threads are plenty: hashing and disk run on tokio's blocking threads. The node belongs to its workload.
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.workers)
-        .max_blocking_threads(64)
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING)
         .thread_keep_alive(std::time::Duration::from_secs(5))
         .enable_all()
         .build();

@@ -5,13 +5,23 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::stream::BoxStream;
-use shoal_proto::{Digest, Hash, Layout, PieceList};
+use futures::stream::{BoxStream, StreamExt};
+use http::HeaderValue;
+use shoal_proto::{Digest, Hash, Kind, Layout, PieceList};
 use tokio::sync::{mpsc, watch};
 
 use super::Want;
 use crate::origin::OriginError;
-use crate::swarm::{Event, Ground, ListError, Parent};
+use crate::origin::{As, ByteRange, Origin};
+use crate::swarm::{Event, Ground, ListError, Parent, Swarm};
+
+/// What a registry may answer a manifest's digest with. Without them some answer with a converted schema 1.
+const MANIFESTS: [&str; 4] = [
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+];
 
 /// The start of a body from the origin.
 pub struct Incoming {
@@ -50,4 +60,46 @@ pub trait Peers: Send + Sync + 'static {
         root: Hash,
         parents: Arc<[Parent]>,
     ) -> Result<PieceList, ListError>;
+}
+
+#[async_trait::async_trait]
+impl Upstream for Origin {
+    async fn read(&self, want: &Want, range: Option<Range<u64>>) -> Result<Incoming, OriginError> {
+        let asked = range.clone().map(|range| ByteRange::From(range.start, Some(range.end - 1)));
+        let accept = match want.kind {
+            Kind::Blob => Vec::new(),
+            Kind::Manifest => MANIFESTS.iter().copied().map(HeaderValue::from_static).collect(),
+        };
+        let body = self.get(&want.target, want.kind, &want.digest, asked, &accept, As::Anonymous).await?;
+        let registry = || want.target.registry.to_string();
+        if range.as_ref().is_some_and(|range| range.start != body.start || !body.partial) {
+            return Err(OriginError::Nonsense { registry: registry(), why: "another range than was asked for".into() });
+        }
+        let (size, media_type) = (body.size, body.media_type.clone());
+        let stream = futures::stream::unfold(body, |mut body| async move { Some((body.next().await?, body)) });
+        Ok(Incoming { size, media_type, stream: stream.boxed() })
+    }
+}
+
+#[async_trait::async_trait]
+impl Peers for Arc<Swarm> {
+    async fn fetch(
+        &self,
+        ground: Arc<dyn Ground>,
+        parents: watch::Receiver<Arc<[Parent]>>,
+        events: mpsc::Sender<Event>,
+    ) {
+        // A halt was the ground's own word.
+        let _ = Swarm::fetch(self, ground, parents, events).await;
+    }
+
+    async fn fetch_list(
+        &self,
+        digest: Digest,
+        layout: Layout,
+        root: Hash,
+        parents: Arc<[Parent]>,
+    ) -> Result<PieceList, ListError> {
+        Swarm::fetch_list(self, digest, layout, root, &parents).await
+    }
 }

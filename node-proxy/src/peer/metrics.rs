@@ -61,14 +61,14 @@ impl From<Refusal> for Reason {
 
 impl Metrics {
     /// Registers all of them.
-    pub fn new(registry: &mut Registry) -> Self {
+    pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         let (m, at) = (&metrics, registry);
-        at.register("shoal_peer_served_bytes", "Bytes of blocks written to children", m.served.clone());
-        at.register("shoal_peer_open_connections", "Connections of children", m.connections.clone());
-        at.register("shoal_peer_active_uploads", "Blobs being served now", m.uploads.clone());
-        at.register("shoal_peer_opens", "Blobs asked for by children, by answer", m.opens.clone());
-        at.register("shoal_peer_refused_connections", "Connections refused, by reason", m.refused.clone());
+        at.register("served_bytes", "Bytes of blocks written to children", m.served.clone());
+        at.register("open_connections", "Connections of children", m.connections.clone());
+        at.register("active_uploads", "Blobs being served now", m.uploads.clone());
+        at.register("opens", "Blobs asked for by children, by answer", m.opens.clone());
+        at.register("refused_connections", "Connections refused, by reason", m.refused.clone());
         metrics
     }
 

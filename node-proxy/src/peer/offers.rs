@@ -4,7 +4,7 @@ use bytes::Bytes;
 use shoal_proto::{BlockIndex, BlockSet, Digest, Layout, PieceList};
 use tokio::sync::watch;
 
-use crate::blob::ReadError;
+use crate::blob::{self, Engine, ReadError};
 
 /// What this node can serve. The engine implements it; a test's is in memory.
 #[async_trait::async_trait]
@@ -45,4 +45,46 @@ pub trait Offer: Send + Sync {
     /// # Errors
     /// [`ReadError`]: it can't be read any more.
     async fn read_block(&self, block: BlockIndex) -> Result<Bytes, ReadError>;
+}
+
+#[async_trait::async_trait]
+impl Offers for Engine {
+    async fn offer(&self, digest: &Digest) -> Option<Arc<dyn Offer>> {
+        Self::offer(self, digest).await.map(|offer| Arc::new(offer) as Arc<dyn Offer>)
+    }
+}
+
+#[async_trait::async_trait]
+impl Offer for blob::Offer {
+    fn layout(&self) -> Layout {
+        Self::layout(self)
+    }
+
+    fn media_type(&self) -> &str {
+        Self::media_type(self)
+    }
+
+    fn is_whole(&self) -> bool {
+        Self::is_whole(self)
+    }
+
+    async fn list(&self) -> Result<PieceList, ReadError> {
+        Self::list(self).await
+    }
+
+    fn have(&self) -> BlockSet {
+        Self::have(self)
+    }
+
+    fn changed(&self) -> watch::Receiver<u64> {
+        Self::changed(self)
+    }
+
+    fn is_over(&self) -> bool {
+        Self::is_over(self)
+    }
+
+    async fn read_block(&self, block: BlockIndex) -> Result<Bytes, ReadError> {
+        Self::read_block(self, block).await
+    }
 }

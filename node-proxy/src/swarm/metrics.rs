@@ -50,15 +50,15 @@ pub(super) enum Source {
 
 impl Metrics {
     /// Registers all of them.
-    pub fn new(registry: &mut Registry) -> Self {
+    pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         let (m, at) = (&metrics, registry);
-        at.register("shoal_swarm_received_bytes", "Bytes of checked blocks from parents", m.received.clone());
-        at.register("shoal_swarm_spare_bytes", "Bytes of blocks that came a second time", m.spare.clone());
-        at.register("shoal_swarm_refused_blocks", "Blocks with a wrong hash or length", m.refused.clone());
-        at.register("shoal_swarm_lost_parents", "Parents lost while they were used, by reason", m.lost.clone());
-        at.register("shoal_swarm_active_streams", "Parents in use now", m.streams.clone());
-        at.register("shoal_swarm_connections", "Connections to parents taken into use", m.connections.clone());
+        at.register("received_bytes", "Bytes of checked blocks from parents", m.received.clone());
+        at.register("spare_bytes", "Bytes of blocks that came a second time", m.spare.clone());
+        at.register("refused_blocks", "Blocks with a wrong hash or length", m.refused.clone());
+        at.register("lost_parents", "Parents lost while they were used, by reason", m.lost.clone());
+        at.register("active_streams", "Parents in use now", m.streams.clone());
+        at.register("connections", "Connections to parents taken into use", m.connections.clone());
         metrics
     }
 

@@ -1,0 +1,146 @@
+//! `shoal.control.v1` for nodes.
+//!
+//! Owns the streams: their checks, their bounds, and the translation between the wire and the rooms. Every bad field
+//! of a first message is named in INVALID_ARGUMENT. The source of truth is `proto/shoal/control/v1/control.proto`.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use ipnet::IpNet;
+use shoal_base::drain::Drain;
+use shoal_proto::control::v1 as wire;
+use shoal_proto::control::v1::control_server::{Control, ControlServer};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::nodes::Nodes;
+use crate::swarm::Swarm;
+
+mod find;
+mod parse;
+mod session;
+
+/// A thousand holdings of 100 bytes and a whole piece list (256 KiB) fit; nothing larger is sent.
+const LARGEST_MESSAGE: usize = 1 << 20;
+/// Flights of one node at a time; also the bound on what one connection can make control keep.
+const MOST_STREAMS: u32 = 4096;
+/// A dead node is noticed within three seconds on either side.
+const KEEPALIVE: Duration = Duration::from_secs(1);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// For the first message of a stream; nothing is kept for a stream before it.
+const FIRST_MESSAGE: Duration = Duration::from_secs(5);
+
+/// How nodes reach control.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// Networks that nodes may connect from. Empty: all.
+    pub allow: Vec<IpNet>,
+}
+
+/// The service, to be put into a tonic server.
+pub fn server(nodes: Arc<Nodes>, swarm: Arc<Swarm>, drain: Drain) -> ControlServer<impl Control> {
+    ControlServer::new(Streams { nodes, swarm, drain })
+        .max_decoding_message_size(LARGEST_MESSAGE)
+        .max_encoding_message_size(LARGEST_MESSAGE)
+}
+
+/// Serves nodes until drained; then streams end, and nodes come back with back-off.
+///
+/// # Errors
+/// What the system says of the listener.
+pub async fn run(
+    listener: TcpListener,
+    config: Config,
+    nodes: Arc<Nodes>,
+    swarm: Arc<Swarm>,
+    drain: Drain,
+) -> io::Result<()> {
+    let Config { allow } = config;
+    let incoming = TcpListenerStream::new(listener).filter_map(move |socket| {
+        let socket = socket.and_then(|socket| Ok((socket.peer_addr()?, socket)));
+        let answer = match socket {
+            Ok((from, socket)) if admits(&allow, from.ip()) => {
+                // Words are small and are waited for.
+                let _ = socket.set_nodelay(true);
+                Some(Ok::<_, io::Error>(socket))
+            }
+            Ok((from, _)) => {
+                tracing::debug!(%from, "refused a connection from a network that is not listed");
+                None
+            }
+            Err(error) => {
+                // A connection that was gone before it was taken, or no file descriptor left.
+                tracing::debug!(%error, "accept a connection");
+                None
+            }
+        };
+        std::future::ready(answer)
+    });
+    tonic::transport::Server::builder()
+        .max_concurrent_streams(MOST_STREAMS)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_max_header_list_size(16 << 10)
+        .add_service(server(nodes, swarm, drain.clone()))
+        .serve_with_incoming_shutdown(incoming, async move { drain.signalled().await })
+        .await
+        .map_err(io::Error::other)
+}
+
+fn admits(allow: &[IpNet], from: IpAddr) -> bool {
+    let from = from.to_canonical();
+    allow.is_empty() || allow.iter().any(|network| network.contains(&from))
+}
+
+struct Streams {
+    nodes: Arc<Nodes>,
+    swarm: Arc<Swarm>,
+    drain: Drain,
+}
+
+#[tonic::async_trait]
+impl Control for Streams {
+    type SessionStream = BoxStream<'static, Result<wire::SessionResponse, Status>>;
+    type FindStream = BoxStream<'static, Result<wire::FindResponse, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<wire::SessionRequest>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let mut requests = request.into_inner();
+        let Some(wire::session_request::Message::Register(register)) = first(&mut requests).await?.message else {
+            return Err(Status::invalid_argument("the first message must be register"));
+        };
+        let joined = self.nodes.register(parse::register(register)?);
+        let (nodes, swarm, drain) = (Arc::clone(&self.nodes), Arc::clone(&self.swarm), self.drain.clone());
+        Ok(Response::new(session::serve(nodes, swarm, drain, joined, requests)))
+    }
+
+    async fn find(&self, request: Request<Streaming<wire::FindRequest>>) -> Result<Response<Self::FindStream>, Status> {
+        let span = tracing::info_span!("find", digest = tracing::field::Empty, node = tracing::field::Empty);
+        shoal_base::telemetry::extract_grpc(&span, request.metadata());
+        let mut requests = request.into_inner();
+        let Some(wire::find_request::Message::Start(start)) = first(&mut requests).await?.message else {
+            return Err(Status::invalid_argument("the first message must be start"));
+        };
+        let (session, ask) = parse::start(start)?;
+        span.record("digest", tracing::field::display(ask.digest));
+        let Some(node) = self.nodes.node_of(&session) else {
+            return Ok(Response::new(find::unknown_session()));
+        };
+        span.record("node", node.as_str());
+        Ok(Response::new(find::serve(Arc::clone(&self.swarm), self.drain.clone(), node, ask, requests, span)))
+    }
+}
+
+async fn first<T>(requests: &mut Streaming<T>) -> Result<T, Status> {
+    match tokio::time::timeout(FIRST_MESSAGE, requests.message()).await {
+        Ok(message) => message?.ok_or_else(|| Status::invalid_argument("the stream ended before its first message")),
+        Err(_) => Err(Status::deadline_exceeded("no first message within 5 s")),
+    }
+}

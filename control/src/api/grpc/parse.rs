@@ -1,0 +1,184 @@
+//! From the wire to the rooms. Whatever is wrong is named by field; nothing is taken half.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use shoal_proto::control::v1 as wire;
+use shoal_proto::{Digest, Hash, NodeId};
+use tonic::Status;
+
+use crate::clusters::Facts;
+use crate::nodes::{Load, Registration, Role};
+use crate::swarm::{Announced, Ask, Meta, Tell, Trouble};
+
+/// Names, versions, repositories: longer ones are mistakes.
+const LONGEST_TEXT: usize = 1024;
+/// Layout's bound.
+const MOST_BLOCKS: u32 = 8192;
+
+/// Gathers what is wrong, so that one answer names all of it.
+#[derive(Default)]
+struct Faults(Vec<String>);
+
+impl Faults {
+    fn add(&mut self, field: &str, why: impl Display) {
+        self.0.push(format!("{field}: {why}"));
+    }
+
+    fn text(&mut self, field: &str, text: &str) {
+        if text.len() > LONGEST_TEXT {
+            self.add(field, format_args!("longer than {LONGEST_TEXT} bytes"));
+        }
+    }
+
+    /// Everything in `parts` was fine, unless a fault was added.
+    fn or<T>(self, parts: Option<T>) -> Result<T, Status> {
+        match parts {
+            Some(parts) if self.0.is_empty() => Ok(parts),
+            _ => Err(Status::invalid_argument(self.0.join("; "))),
+        }
+    }
+}
+
+pub(super) fn register(register: wire::Register) -> Result<Registration, Status> {
+    let wire::Register { node_id, instance, name, version, facts, peer_port, pinned_cluster, role } = register;
+    let mut faults = Faults::default();
+    let node = node_id.parse::<NodeId>().map_err(|error| faults.add("node_id", error)).ok();
+    for (field, text) in [("name", &name), ("version", &version), ("pinned_cluster", &pinned_cluster)] {
+        faults.text(field, text);
+    }
+    let wire::Facts { ip, idc, location } = facts.unwrap_or_default();
+    let facts = Facts::parse(&ip, &idc, &location);
+    if let Err(bad) = &facts {
+        bad.iter().for_each(|fact| faults.add(&format!("facts.{}", fact.field), &fact.reason));
+    }
+    let peer_port = u16::try_from(peer_port).ok().filter(|port| *port > 0);
+    if peer_port.is_none() {
+        faults.add("peer_port", "a port is between 1 and 65535");
+    }
+    let role = match wire::Role::try_from(role) {
+        Ok(wire::Role::Node) => Some(Role::Node),
+        Ok(wire::Role::Seed) => Some(Role::Seed),
+        Ok(wire::Role::Unspecified) | Err(_) => None,
+    };
+    if role.is_none() {
+        faults.add("role", "node or seed");
+    }
+    let pin = Some(pinned_cluster).filter(|pin| !pin.trim().is_empty());
+    let parts = node.zip(facts.ok()).zip(peer_port.zip(role));
+    let ((node, facts), (peer_port, role)) = faults.or(parts)?;
+    Ok(Registration { node, instance, name, version, facts, peer_port, pin, role })
+}
+
+pub(super) fn load(heartbeat: &wire::Heartbeat) -> Load {
+    Load {
+        uploads: heartbeat.uploads,
+        upload_slots: heartbeat.upload_slots,
+        flights: heartbeat.flights,
+        store_bytes: heartbeat.store_bytes,
+        bytes_from_origin: heartbeat.bytes_from_origin,
+        bytes_from_peers: heartbeat.bytes_from_peers,
+        bytes_to_peers: heartbeat.bytes_to_peers,
+        bytes_local: heartbeat.bytes_local,
+    }
+}
+
+pub(super) fn announce(announce: wire::Announce) -> Result<Announced, Status> {
+    let wire::Announce { reset, held, dropped, complete } = announce;
+    let digest = |bytes: &Vec<u8>| {
+        Digest::try_from(bytes.as_slice()).map_err(|_| Status::invalid_argument("dropped: a digest has 32 bytes"))
+    };
+    Ok(Announced {
+        reset,
+        held: held.into_iter().map(meta).collect::<Result<_, _>>()?,
+        dropped: dropped.iter().map(digest).collect::<Result<_, _>>()?,
+        complete,
+    })
+}
+
+fn meta(held: wire::Held) -> Result<(Digest, Meta), Status> {
+    let wire::Held { digest, size, root, media_type } = held;
+    let mut faults = Faults::default();
+    let digest = Digest::try_from(digest.as_slice()).map_err(|_| faults.add("held.digest", "a digest has 32 bytes"));
+    let root = Hash::try_from(root).map_err(|_| faults.add("held.root", "a root has 32 bytes"));
+    faults.text("held.media_type", &media_type);
+    let (digest, root) = faults.or(digest.ok().zip(root.ok()))?;
+    Ok((digest, Meta { size, root, media_type }))
+}
+
+/// The session that the stream names, and what it asks for.
+pub(super) fn start(start: wire::FindStart) -> Result<(Vec<u8>, Ask), Status> {
+    let wire::FindStart {
+        digest,
+        session,
+        size,
+        registry,
+        repository,
+        kind,
+        may_read_origin,
+        blocks_held,
+        permit_id,
+    } = start;
+    let mut faults = Faults::default();
+    let digest = Digest::try_from(digest.as_slice()).map_err(|_| faults.add("digest", "a digest has 32 bytes"));
+    faults.text("registry", &registry);
+    faults.text("repository", &repository);
+    if registry.is_empty() {
+        faults.add("registry", "is empty");
+    }
+    if matches!(wire::Kind::try_from(kind), Ok(wire::Kind::Unspecified) | Err(_)) {
+        faults.add("kind", "blob or manifest");
+    }
+    if blocks_held > MOST_BLOCKS {
+        faults.add("blocks_held", format_args!("a blob has at most {MOST_BLOCKS} blocks"));
+    }
+    let digest = faults.or(digest.ok())?;
+    let size = (size > 0).then_some(size);
+    Ok((session, Ask { digest, size, registry, repository, may_read_origin, blocks: blocks_held, permit: permit_id }))
+}
+
+/// What a stream for the digest `asked` may say after its start.
+pub(super) fn tell(message: wire::find_request::Message, asked: Digest) -> Result<Tell, Status> {
+    use wire::find_request::Message;
+    fn invalid(field: &str, why: impl Display) -> Status {
+        Status::invalid_argument(format!("{field}: {why}"))
+    }
+    Ok(match message {
+        Message::Start(_) => return Err(invalid("start", "comes once")),
+        Message::Headers(wire::OriginHeaders { permit_id, size, media_type }) => {
+            let mut faults = Faults::default();
+            faults.text("headers.media_type", &media_type);
+            faults.or(Some(Tell::Headers { permit: permit_id, size, media_type }))?
+        }
+        Message::List(wire::ListPart { first_block, hashes }) => {
+            if hashes.len() % 32 != 0 || hashes.len() > MOST_BLOCKS as usize * 32 || first_block >= MOST_BLOCKS {
+                return Err(invalid("list", "at most 8192 hashes of 32 bytes"));
+            }
+            Tell::Hashes { first: first_block, hashes: hashes.into() }
+        }
+        Message::Failed(wire::OriginFailed { permit_id, failure, retry_after_ms }) => {
+            let why = match wire::OriginFailure::try_from(failure) {
+                Ok(wire::OriginFailure::Unreachable) => Trouble::Unreachable,
+                Ok(wire::OriginFailure::NotFound) => Trouble::NotFound,
+                Ok(wire::OriginFailure::Denied) => Trouble::Denied,
+                Ok(wire::OriginFailure::Busy) => Trouble::Busy(Duration::from_millis(u64::from(retry_after_ms))),
+                Ok(wire::OriginFailure::Abandoned) => Trouble::Abandoned,
+                Ok(wire::OriginFailure::Unspecified) | Err(_) => return Err(invalid("failed.failure", "is unknown")),
+            };
+            Tell::Failed { permit: permit_id, why }
+        }
+        Message::Progress(wire::Progress { blocks, origin_bytes }) => {
+            Tell::Progress { blocks: blocks.min(MOST_BLOCKS), origin_bytes }
+        }
+        Message::Done(held) => match meta(held)? {
+            (digest, meta) if digest == asked => Tell::Done(meta),
+            _ => return Err(invalid("done.digest", "is not the one that was asked for")),
+        },
+        Message::Lied(wire::Lied { node_id, block }) => {
+            Tell::Lied { node: node_id.parse().map_err(|error| invalid("lied.node_id", error))?, block }
+        }
+        Message::Mismatch(wire::Mismatch { author }) => {
+            Tell::Mismatch { author: author.parse().map_err(|error| invalid("mismatch.author", error))? }
+        }
+    })
+}

@@ -1,0 +1,13 @@
+//! The live set of clusters.
+//!
+//! Owns the one [`ClusterSet`] that is in force, checks each change against `scope` before it is written, and publishes
+//! the new set to whoever watches: `nodes` moves live nodes from it within a second. Owns no nodes. The store is the
+//! source of truth; the set in memory always has passed [`crate::scope::Scopes::check`].
+
+mod live;
+mod set;
+
+pub use crate::scope::{BadFact, Considered, Explanation, Facts, Refusal};
+pub use crate::store::{Cluster, ClusterSpec};
+pub use live::{Applied, ApplyMode, Change, Clusters, Config, Edit, Error, NodesOf};
+pub use set::{ClusterSet, Decision};

@@ -1,0 +1,197 @@
+//! Who holds what: holders, parents and permits.
+//!
+//! Owns what nodes hold and look for, per cluster and digest, in memory only: nodes say it again when control restarts.
+//! Decides whom a finder is told of, and who reads the origin. The rules are a pure machine ([`State`]); what is here
+//! gives it the time and random numbers, and carries its words to the streams.
+//!
+//! What always holds: one permit per digest and cluster (I6); nobody is told of a node of another cluster (I3); none is
+//! granted in the first two seconds (I4); a finder whose stream does not keep up is cut off and delays nobody.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use shoal_base::drain::Drain;
+use shoal_proto::{Digest, NodeId};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+
+use crate::nodes::{Change, Watcher};
+
+mod blob;
+mod candidates;
+mod event;
+mod metrics;
+mod permit;
+mod state;
+
+#[cfg(test)]
+mod tests;
+
+pub use event::{
+    Announced, Ask, At, Cause, Effect, Event, FinderId, Member, Meta, Notice, ParentSaid, Say, Stop, Tell, Trouble, Waiting,
+};
+pub use metrics::Metrics;
+pub use state::{Counts, STARTING, State};
+
+/// Words that wait for one stream. A whole piece list is eight of them; a reader at 10 Gbit/s makes 5,000 a second.
+const QUEUE: usize = 1024;
+/// How many complaints are remembered so that each is logged once.
+const MOST_COMPLAINTS: usize = 4096;
+
+/// The swarm of every cluster.
+pub struct Swarm {
+    started: Instant,
+    /// The time of the next tick came nearer.
+    nearer: Notify,
+    metrics: Metrics,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    state: State,
+    outlets: HashMap<FinderId, mpsc::Sender<Say>>,
+    last: FinderId,
+    complaints: HashSet<(NodeId, NodeId)>,
+}
+
+impl Swarm {
+    /// Knows nothing yet. Its two seconds without permits start now.
+    pub fn new(metrics: Metrics) -> Self {
+        let inner = Inner {
+            state: State::new(),
+            outlets: HashMap::new(),
+            last: FinderId(0),
+            complaints: HashSet::new(),
+        };
+        Self { started: Instant::now(), nearer: Notify::new(), metrics, inner: Mutex::new(inner) }
+    }
+
+    /// Opens a finder's place. The channel ends after [`Say::Stop`] (but for [`Stop::Revoked`]); if it ends without
+    /// one, the finder was too slow.
+    pub fn find(&self, node: NodeId, ask: Ask) -> (FinderId, mpsc::Receiver<Say>) {
+        let (outlet, words) = mpsc::channel(QUEUE);
+        let mut inner = self.inner.lock();
+        inner.last = FinderId(inner.last.0 + 1);
+        let finder = inner.last;
+        inner.outlets.insert(finder, outlet);
+        self.apply(&mut inner, Event::Find { finder, node, ask });
+        (finder, words)
+    }
+
+    /// Takes what a finder says.
+    pub fn tell(&self, finder: FinderId, tell: Tell) {
+        self.apply(&mut self.inner.lock(), Event::Told { finder, tell });
+    }
+
+    /// A finder's stream ended; `clean`: the node closed it on purpose.
+    pub fn ended(&self, finder: FinderId, clean: bool) {
+        let mut inner = self.inner.lock();
+        inner.outlets.remove(&finder);
+        self.apply(&mut inner, Event::Ended { finder, clean });
+    }
+
+    /// Takes what a node holds; answers how many blobs that makes.
+    pub fn announce(&self, node: &NodeId, what: Announced) -> usize {
+        let mut inner = self.inner.lock();
+        self.apply(&mut inner, Event::Announced { node: node.clone(), what });
+        inner.state.held_by(node)
+    }
+
+    /// How much is known.
+    pub fn counts(&self) -> Counts {
+        self.inner.lock().state.counts()
+    }
+
+    /// Lets time go by for the machine, until drained.
+    pub async fn run(self: Arc<Self>, drain: Drain) {
+        loop {
+            let next = self.inner.lock().state.next_tick();
+            let due = async {
+                match next {
+                    Some(at) => tokio::time::sleep_until(self.started + at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = drain.signalled() => return,
+                () = self.nearer.notified() => {}
+                () = due => self.apply(&mut self.inner.lock(), Event::Tick),
+            }
+        }
+    }
+
+    fn apply(&self, inner: &mut Inner, event: Event) {
+        let before = inner.state.next_tick();
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            let effects = inner.state.apply(self.started.elapsed(), rand::random(), event);
+            for effect in effects {
+                match effect {
+                    Effect::Say(finder, say) => {
+                        let last = say.is_last();
+                        let Some(outlet) = inner.outlets.get(&finder) else { continue };
+                        let slow = outlet.try_send(say).is_err();
+                        if slow || last {
+                            inner.outlets.remove(&finder);
+                        }
+                        if slow && !last {
+                            self.metrics.slow.inc();
+                            events.push(Event::Ended { finder, clean: false });
+                        }
+                    }
+                    Effect::Notice { cluster, digest, notice } => {
+                        self.metrics.notice(&notice);
+                        inner.log(cluster.as_str(), digest, &notice);
+                    }
+                }
+            }
+        }
+        self.metrics.counts(inner.state.counts());
+        let after = inner.state.next_tick();
+        if after.is_some_and(|after| before.is_none_or(|before| after < before)) {
+            self.nearer.notify_one();
+        }
+    }
+}
+
+impl Watcher for Swarm {
+    fn changed(&self, change: Change) {
+        let event = match change {
+            Change::Registered { node, cluster, addr, location, restarted } => {
+                let location = location.split('|').filter(|part| !part.is_empty()).map(str::to_lowercase).collect();
+                Event::Registered { member: Member { node, cluster, addr, location }, restarted }
+            }
+            Change::Moved { node, cluster } => Event::Moved { node, cluster },
+            Change::Left { node } => Event::Left { node },
+            Change::Load { node, uploads, slots } => Event::Load { node, uploads, slots },
+        };
+        self.apply(&mut self.inner.lock(), event);
+    }
+}
+
+impl Inner {
+    fn log(&mut self, cluster: &str, digest: Digest, notice: &Notice) {
+        match notice {
+            Notice::Granted { node } => tracing::debug!(cluster, %digest, %node, "granted the permit"),
+            Notice::Moved { node, cause } => tracing::info!(cluster, %digest, %node, ?cause, "took the permit back"),
+            Notice::RootsDiffer { first, later } => {
+                tracing::warn!(cluster, %digest, %first, %later, "two nodes hold different bytes under one digest");
+            }
+            Notice::ReadersDiffer { first, later } => {
+                tracing::warn!(cluster, %digest, %first, %later, "two readers of the origin saw different bytes");
+            }
+            Notice::AuthorLied { author, writers, reporter } => {
+                tracing::warn!(cluster, %digest, %author, ?writers, %reporter, "a blob did not match its digest; its piece list is dropped");
+            }
+            Notice::ParentLied { parent, reporter } => {
+                if self.complaints.len() >= MOST_COMPLAINTS {
+                    self.complaints.clear();
+                }
+                if self.complaints.insert((parent.clone(), reporter.clone())) {
+                    tracing::warn!(cluster, %digest, %parent, %reporter, "a parent sent bytes that do not match the piece list");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,527 @@
+//! What is known of one blob in one cluster: who holds it, its piece list, the permit, and who waits.
+//!
+//! A list keeps the author who began it. When the permit moves, the successor goes on with the same list: what its
+//! author wrote was read under a permit, and so is what the successor adds (I1). Everybody who wrote is remembered, so
+//! that a blob which does not match its digest names all of them. The list is thrown away when it is reported to be
+//! wrong, and when two readers contradict each other; then a reader starts anew by finding again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use shoal_proto::{ClusterId, Digest, Layout, NodeId, PieceList};
+
+use super::candidates::{Candidate, Dice, Pool};
+use super::event::{Ask, At, Cause, Effect, FinderId, Meta, Notice, ParentSaid, Say, Stop, Waiting};
+use super::permit::Permit;
+
+/// Hashes in one message to a finder: 32 KiB.
+const RUN: usize = 1024;
+/// Changes of candidates are gathered this long, so that a rush of nodes does not rewrite every set at each step.
+const GATHER: At = At::from_millis(100);
+/// A finder whose reading failed may try again after this long, doubled with each failure.
+const RETRY: At = At::from_secs(1);
+/// The longest such pause, and the longest that an origin may keep a cluster away by one answer.
+pub(super) const LONGEST_PAUSE: At = At::from_secs(60);
+
+/// A node as the machine keeps it.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) cluster: Option<ClusterId>,
+    pub(super) addr: std::net::SocketAddr,
+    pub(super) location: Vec<String>,
+    pub(super) uploads: u32,
+    pub(super) slots: u32,
+    pub(super) held: HashMap<Digest, Arc<Meta>>,
+    /// Held before the session began and not said again yet.
+    pub(super) stale: Option<HashSet<Digest>>,
+    pub(super) finders: BTreeSet<FinderId>,
+}
+
+/// What a blob needs to see of the rest of the machine.
+pub(super) struct Around<'a> {
+    pub(super) now: At,
+    pub(super) cluster: &'a ClusterId,
+    pub(super) digest: Digest,
+    pub(super) nodes: &'a HashMap<NodeId, Node>,
+    /// Registries that asked this cluster to stay away, and until when.
+    pub(super) busy: &'a HashMap<(ClusterId, String), At>,
+    /// Until when no permit is granted.
+    pub(super) starting: At,
+    pub(super) dice: &'a mut Dice,
+    pub(super) out: &'a mut Vec<Effect>,
+}
+
+impl Around<'_> {
+    pub(super) fn say(&mut self, finder: FinderId, say: Say) {
+        self.out.push(Effect::Say(finder, say));
+    }
+
+    pub(super) fn notice(&mut self, notice: Notice) {
+        self.out.push(Effect::Notice { cluster: self.cluster.clone(), digest: self.digest, notice });
+    }
+
+    fn busy_until(&self, registry: &str) -> At {
+        self.busy.get(&(self.cluster.clone(), registry.to_owned())).copied().unwrap_or_default()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Finder {
+    pub(super) node: NodeId,
+    pub(super) registry: String,
+    pub(super) repository: String,
+    pub(super) may_read: bool,
+    pub(super) blocks: u32,
+    pub(super) failures: u32,
+    /// No permit before.
+    pub(super) not_before: At,
+    /// The origin refused it: it is not asked to read again.
+    pub(super) denied: bool,
+    pub(super) done: bool,
+    pub(super) liars: HashSet<NodeId>,
+    pub(super) parents: Option<Vec<ParentSaid>>,
+    /// Which list it was told of.
+    list: u64,
+    seal: Option<Arc<Meta>>,
+    waiting: Option<Waiting>,
+}
+
+impl Finder {
+    pub(super) fn new(node: NodeId, ask: &Ask) -> Self {
+        Self {
+            node,
+            registry: ask.registry.clone(),
+            repository: ask.repository.clone(),
+            may_read: ask.may_read_origin,
+            blocks: ask.blocks,
+            failures: 0,
+            not_before: At::ZERO,
+            denied: false,
+            done: false,
+            liars: HashSet::new(),
+            parents: None,
+            list: 0,
+            seal: None,
+            waiting: None,
+        }
+    }
+
+    pub(super) fn failed(&mut self, now: At) {
+        let pause = RETRY.saturating_mul(1 << self.failures.min(6)).min(LONGEST_PAUSE);
+        self.failures += 1;
+        self.not_before = now + pause;
+    }
+}
+
+/// A list that grows.
+#[derive(Debug)]
+pub(super) struct List {
+    /// Tells one list from the next; never 0.
+    number: u64,
+    pub(super) author: NodeId,
+    pub(super) writers: Vec<NodeId>,
+    pub(super) media_type: String,
+    pub(super) hashes: PieceList,
+}
+
+#[derive(Debug)]
+pub(super) struct Seal {
+    pub(super) author: NodeId,
+    pub(super) meta: Arc<Meta>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Blob {
+    pub(super) whole: BTreeSet<NodeId>,
+    pub(super) finders: BTreeMap<FinderId, Finder>,
+    pub(super) list: Option<List>,
+    pub(super) seal: Option<Seal>,
+    pub(super) permit: Option<Permit>,
+    lists: u64,
+    /// When the candidates of all finders are looked at again.
+    flush: Option<At>,
+    /// The timer that is set for this blob.
+    pub(super) wake: Option<At>,
+}
+
+impl Blob {
+    /// Nothing is left to know.
+    pub(super) fn is_over(&self) -> bool {
+        self.whole.is_empty() && self.finders.is_empty() && self.permit.is_none()
+    }
+
+    /// Who can serve has changed.
+    pub(super) fn changed(&mut self, now: At) {
+        self.flush.get_or_insert(now + GATHER);
+    }
+
+    /// Who can serve has changed, in a way that can't wait.
+    pub(super) fn flush_now(&mut self, now: At) {
+        self.flush = Some(now);
+    }
+
+    /// How many blocks the blob has, when its size is known.
+    pub(super) fn blocks(&self) -> Option<u32> {
+        let list = self.list.as_ref().map(|list| list.hashes.layout());
+        let layout = list.or_else(|| Layout::of(self.seal.as_ref()?.meta.size).ok())?;
+        Some(layout.blocks())
+    }
+
+    /// What finders were told of a seal is void.
+    pub(super) fn forget_seal(&mut self) {
+        self.finders.values_mut().for_each(|finder| finder.seal = None);
+    }
+
+    /// Makes a node a holder of the whole. False: it contradicts those who hold it, and is refused.
+    pub(super) fn add_whole(&mut self, node: &NodeId, meta: &Arc<Meta>, around: &mut Around<'_>) -> bool {
+        match &mut self.seal {
+            Some(seal) if seal.meta.root != meta.root || seal.meta.size != meta.size => {
+                if !self.whole.is_empty() {
+                    let first = seal.author.clone();
+                    around.notice(Notice::RootsDiffer { first, later: node.clone() });
+                    return false;
+                }
+                // Those who said so hold it no more, and whoever checked the whole knows better.
+                *seal = Seal { author: node.clone(), meta: meta.clone() };
+            }
+            Some(seal) => {
+                if self.whole.is_empty() {
+                    seal.author = node.clone();
+                }
+            }
+            None => {
+                // Whoever checked the whole is believed before a list that nobody has checked yet; finders who have
+                // hashes of it will see a body that does not match the root.
+                if let Some(list) = self.list.as_ref().filter(|list| list.hashes.root().is_some_and(|r| r != meta.root)) {
+                    let first = list.author.clone();
+                    around.notice(Notice::RootsDiffer { first, later: node.clone() });
+                }
+                self.seal = Some(Seal { author: node.clone(), meta: meta.clone() });
+            }
+        }
+        self.list = None;
+        if self.whole.insert(node.clone()) {
+            self.changed(around.now);
+        }
+        true
+    }
+
+    /// A node holds it no more. Another who checked the whole vouches for the root from now on.
+    pub(super) fn remove_whole(&mut self, node: &NodeId, now: At) -> bool {
+        let had = self.whole.remove(node);
+        if had {
+            self.changed(now);
+            if let Some(seal) = self.seal.as_mut().filter(|seal| seal.author == *node)
+                && let Some(other) = self.whole.first()
+            {
+                seal.author = other.clone();
+            }
+        }
+        had
+    }
+
+    /// The finder that reads under the permit.
+    pub(super) fn reads(&self, finder: FinderId) -> bool {
+        self.permit.as_ref().is_some_and(|permit| permit.finder == Some(finder))
+    }
+
+    pub(super) fn drop_permit(&mut self, cause: Cause, around: &mut Around<'_>) {
+        if let Some(permit) = self.permit.take() {
+            self.changed(around.now);
+            around.notice(Notice::Moved { node: permit.node, cause });
+        }
+    }
+
+    fn takes_whole(&self, finder: &Finder) -> bool {
+        let usable = |holder: &NodeId| *holder != finder.node && !finder.liars.contains(holder);
+        self.whole.iter().any(usable)
+    }
+
+    /// Under the permit, the origin has answered. Err: too large to be cut.
+    pub(super) fn headers(&mut self, size: u64, media_type: String, around: &mut Around<'_>) -> Result<(), ()> {
+        let Some(permit) = &mut self.permit else { return Ok(()) };
+        let layout = Layout::of(size).map_err(|_| ())?;
+        permit.headers = true;
+        permit.touch(around.now);
+        permit.closing = layout.blocks() == 0;
+        let node = permit.node.clone();
+        if self.seal.is_some() && self.whole.is_empty() {
+            self.seal = None;
+        }
+        // Another size than the last reader's: what that one wrote is of no use.
+        let other = self.list.as_ref().filter(|list| list.hashes.layout() != layout);
+        if let Some(list) = other {
+            around.notice(Notice::ReadersDiffer { first: list.author.clone(), later: node.clone() });
+            self.list = None;
+        }
+        if self.seal.is_none() && self.list.is_none() {
+            self.lists += 1;
+            self.list = Some(List {
+                number: self.lists,
+                author: node.clone(),
+                writers: vec![node],
+                media_type,
+                hashes: PieceList::new(layout),
+            });
+        }
+        self.changed(around.now);
+        Ok(())
+    }
+
+    /// Under the permit, more hashes. They go to all who follow the list.
+    pub(super) fn hashes(&mut self, finder: FinderId, first: u32, hashes: &Bytes, around: &mut Around<'_>) {
+        let Some(permit) = self.permit.as_mut().filter(|permit| permit.finder == Some(finder)) else { return };
+        permit.touch(around.now);
+        let Some(list) = &mut self.list else { return };
+        if list.hashes.set_run(first, hashes).is_err() {
+            let (first, later) = (list.author.clone(), permit.node.clone());
+            self.list = None;
+            if first == later {
+                self.end(finder, Stop::Invalid("list"), around);
+                self.drop_permit(Cause::Distrusted, around);
+            } else {
+                around.notice(Notice::ReadersDiffer { first, later });
+                self.start_over(around);
+            }
+            return;
+        }
+        if !list.writers.contains(&permit.node) {
+            list.writers.push(permit.node.clone());
+        }
+        permit.closing |= list.hashes.is_complete() && list.author == permit.node;
+        let number = list.number;
+        for (id, _) in self.finders.iter().filter(|(id, other)| **id != finder && other.list == number) {
+            for (at, run) in (0u32..).zip(split(hashes)) {
+                around.out.push(Effect::Say(*id, Say::Hashes { first: first + at * RUN as u32, hashes: run }));
+            }
+        }
+    }
+
+    /// The list is gone: its reader has to tell all again, and finds again for that.
+    pub(super) fn start_over(&mut self, around: &mut Around<'_>) {
+        let Some(permit) = &mut self.permit else { return };
+        permit.lost.get_or_insert(around.now);
+        if let Some(finder) = permit.finder.take() {
+            self.end(finder, Stop::Again("what was known of the blob was thrown away"), around);
+        }
+    }
+
+    /// Ends a finder's stream from this side.
+    pub(super) fn end(&mut self, finder: FinderId, stop: Stop, around: &mut Around<'_>) {
+        if self.finders.remove(&finder).is_some() {
+            around.say(finder, Say::Stop(stop));
+            self.changed(around.now);
+        }
+    }
+
+    /// Brings everything in line after a change or a timer, and answers when to look again.
+    pub(super) fn settle(&mut self, around: &mut Around<'_>) -> Option<At> {
+        self.take_back(around);
+        self.grant(around);
+        if self.permit.is_none() && self.nobody_may(around) {
+            for finder in self.finders.keys().copied().collect::<Vec<_>>() {
+                self.end(finder, Stop::NotFound, around);
+            }
+        }
+        self.relay(around);
+        self.offer(around);
+        self.explain(around);
+        self.next(around)
+    }
+
+    /// Takes an overdue permit away, when somebody else would use it better or its holder is gone.
+    fn take_back(&mut self, around: &mut Around<'_>) {
+        let Some(permit) = &self.permit else { return };
+        let (due, cause) = permit.overdue();
+        if around.now < due {
+            return;
+        }
+        let holder = permit.finder;
+        let Some(id) = holder else { return self.drop_permit(cause, around) };
+        if self.successor(around, holder).is_none() {
+            return;
+        }
+        self.drop_permit(cause, around);
+        if let Some(finder) = self.finders.get_mut(&id) {
+            finder.failed(around.now);
+            around.say(id, Say::Stop(Stop::Revoked));
+        }
+    }
+
+    /// Who should read the origin now: who failed least, then who has most, then who came first.
+    fn successor(&self, around: &Around<'_>, not: Option<FinderId>) -> Option<FinderId> {
+        let willing = |(id, finder): &(&FinderId, &Finder)| {
+            Some(**id) != not
+                && self.wants(finder)
+                && finder.not_before <= around.now
+                && around.busy_until(&finder.registry) <= around.now
+        };
+        let best = |(id, finder): &(&FinderId, &Finder)| (finder.failures, std::cmp::Reverse(finder.blocks), **id);
+        self.finders.iter().filter(willing).min_by_key(best).map(|(id, _)| *id)
+    }
+
+    /// Would read the origin and has nobody to get all of it from.
+    fn wants(&self, finder: &Finder) -> bool {
+        finder.may_read && !finder.denied && !finder.done && !self.takes_whole(finder)
+    }
+
+    fn grant(&mut self, around: &mut Around<'_>) {
+        if self.permit.is_some() || around.now < around.starting {
+            return;
+        }
+        let Some(id) = self.successor(around, None) else { return };
+        let node = self.finders[&id].node.clone();
+        let permit = Permit::new(around.dice.next().max(1), node.clone(), id, around.now);
+        around.say(id, Say::Permit(permit.id));
+        around.notice(Notice::Granted { node });
+        self.permit = Some(permit);
+        if let Some(finder) = self.finders.get_mut(&id) {
+            finder.waiting = None;
+        }
+    }
+
+    /// The origin refused all who would read, and nobody holds it.
+    fn nobody_may(&self, around: &Around<'_>) -> bool {
+        around.now >= around.starting
+            && self.whole.is_empty()
+            && self.finders.values().any(|finder| finder.denied)
+            && self.finders.values().all(|finder| finder.denied || finder.done || !finder.may_read)
+    }
+
+    /// Tells every finder of the list or the seal, if it does not know.
+    fn relay(&mut self, around: &mut Around<'_>) {
+        let reader = self.permit.as_ref().and_then(|permit| permit.finder);
+        for (id, finder) in self.finders.iter_mut().filter(|(_, finder)| !finder.done) {
+            if let Some(seal) = &self.seal {
+                if finder.seal.as_ref() != Some(&seal.meta) {
+                    finder.seal = Some(seal.meta.clone());
+                    finder.list = 0;
+                    around.say(*id, Say::Sealed { author: seal.author.clone(), meta: seal.meta.clone() });
+                }
+            } else if let Some(list) = &self.list {
+                let writes = reader == Some(*id) && list.author == finder.node;
+                if finder.list != list.number && !writes {
+                    finder.list = list.number;
+                    finder.seal = None;
+                    let (author, media_type) = (list.author.clone(), list.media_type.clone());
+                    around.say(*id, Say::Head { author, size: list.hashes.layout().size(), media_type });
+                    for (first, run) in list.hashes.runs(RUN) {
+                        around.say(*id, Say::Hashes { first, hashes: run.into() });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether a finder's node can serve blocks to others: it has one, or the origin is sending it some.
+    fn serves(&self, id: FinderId, finder: &Finder) -> bool {
+        let reading = self.permit.as_ref().is_some_and(|permit| permit.finder == Some(id) && permit.headers);
+        !finder.done && (finder.blocks > 0 || reading)
+    }
+
+    /// Names candidates: at once to who has none yet, to all when what changed has been gathered.
+    fn offer(&mut self, around: &mut Around<'_>) {
+        let all = self.flush.is_some_and(|at| at <= around.now);
+        if all {
+            self.flush = None;
+        }
+        let lacks = |finder: &Finder| !finder.done && finder.parents.as_ref().is_none_or(Vec::is_empty);
+        if !all && !self.finders.values().any(lacks) {
+            return;
+        }
+        let mut pool = Pool::default();
+        let partial = self.finders.iter().filter(|(id, finder)| self.serves(**id, finder)).map(|(_, finder)| &finder.node);
+        for (node, complete) in self.whole.iter().map(|node| (node, true)).chain(partial.map(|node| (node, false))) {
+            let Some(Node { cluster: Some(cluster), addr, location, uploads, slots, .. }) = around.nodes.get(node) else {
+                continue;
+            };
+            if cluster == around.cluster {
+                let (addr, uploads, slots) = (*addr, *uploads, *slots);
+                pool.push(Candidate { node, addr, complete, uploads, slots, location, named: 0 });
+            }
+        }
+        let mut said = Vec::new();
+        for (id, finder) in self.finders.iter().filter(|(_, finder)| !finder.done && (all || lacks(finder))) {
+            let location = around.nodes.get(&finder.node).map(|node| node.location.as_slice()).unwrap_or_default();
+            let current = finder.parents.as_deref().unwrap_or_default();
+            let chosen = pool.choose(&finder.node, location, &finder.liars, current, around.dice);
+            if !same(&chosen, current) {
+                said.push((*id, chosen));
+            }
+        }
+        for (id, chosen) in said {
+            if let Some(finder) = self.finders.get_mut(&id) {
+                finder.parents = Some(chosen.clone());
+                if !chosen.is_empty() {
+                    finder.waiting = None;
+                }
+            }
+            around.say(id, Say::Parents(chosen));
+        }
+    }
+
+    /// Tells who has neither parents nor the permit what it waits for, when that has changed.
+    fn explain(&mut self, around: &mut Around<'_>) {
+        let waits = |id: &FinderId, finder: &Finder| {
+            !finder.done && finder.parents.as_ref().is_none_or(Vec::is_empty) && !self.reads(*id)
+        };
+        let waiting: Vec<FinderId> = self.finders.iter().filter(|(id, f)| waits(id, f)).map(|(id, _)| *id).collect();
+        if waiting.is_empty() {
+            return;
+        }
+        let reason = match &self.permit {
+            Some(Permit { finder: None, .. }) => Waiting::HolderConnects,
+            Some(Permit { headers: false, .. }) => Waiting::HolderWaits,
+            Some(_) => Waiting::HolderReads,
+            None if around.now < around.starting => Waiting::Starting { left: around.starting - around.now },
+            None => match self.retry(around, None) {
+                Some(at) => Waiting::Busy { left: at.saturating_sub(around.now) },
+                None => Waiting::Nobody,
+            },
+        };
+        for id in waiting {
+            let Some(finder) = self.finders.get_mut(&id) else { continue };
+            // The time that is left is no news by itself.
+            let known = finder.waiting.is_some_and(|w| std::mem::discriminant(&w) == std::mem::discriminant(&reason));
+            if !known {
+                finder.waiting = Some(reason);
+                around.say(id, Say::Waiting(reason));
+            }
+        }
+    }
+
+    /// When the first of those may be asked to read who may not now.
+    fn retry(&self, around: &Around<'_>, not: Option<FinderId>) -> Option<At> {
+        let others = self.finders.iter().filter(|(id, finder)| Some(**id) != not && self.wants(finder));
+        let from = others.map(|(_, finder)| finder.not_before.max(around.busy_until(&finder.registry)));
+        from.filter(|at| *at > around.now).min()
+    }
+
+    fn next(&self, around: &Around<'_>) -> Option<At> {
+        let due = match self.permit.as_ref().map(|permit| (permit.finder, permit.overdue().0)) {
+            // Overdue, and nobody is there to take it: looked at again when somebody comes, or may.
+            Some((holder, at)) if at <= around.now => self.retry(around, holder),
+            Some((_, at)) => Some(at),
+            None if self.finders.is_empty() => None,
+            None if around.now < around.starting => Some(around.starting),
+            None => self.retry(around, None),
+        };
+        let flush = self.flush.filter(|_| !self.finders.is_empty());
+        [due, flush].into_iter().flatten().min()
+    }
+}
+
+fn same(chosen: &[ParentSaid], current: &[ParentSaid]) -> bool {
+    chosen.len() == current.len() && chosen.iter().all(|parent| current.contains(parent))
+}
+
+fn split(hashes: &Bytes) -> impl Iterator<Item = Bytes> + '_ {
+    (0..hashes.len()).step_by(RUN * 32).map(|at| hashes.slice(at..(at + RUN * 32).min(hashes.len())))
+}
+
+/// How long an origin's wish to be left alone is respected.
+pub(super) fn pause(asked: Duration) -> At {
+    asked.clamp(RETRY, LONGEST_PAUSE)
+}

@@ -1,0 +1,374 @@
+//! What the machine is told, and what it wants done. Plain data.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use shoal_proto::{BlockIndex, ClusterId, Digest, Hash, NodeId};
+
+/// A moment: how long control has been running.
+pub type At = Duration;
+
+/// One Find stream. Numbers grow, so that their order is the order of arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FinderId(pub u64);
+
+/// A node as the swarm sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Who.
+    pub node: NodeId,
+    /// Where it belongs; `None`: it runs alone.
+    pub cluster: Option<ClusterId>,
+    /// Where peers reach it.
+    pub addr: SocketAddr,
+    /// The elements of its location path, outermost first.
+    pub location: Vec<String>,
+}
+
+/// What is known of a blob that a node holds whole.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Meta {
+    /// Bytes.
+    pub size: u64,
+    /// Root of its piece list.
+    pub root: Hash,
+    /// Content-Type as the origin gave it; empty when it gave none.
+    pub media_type: String,
+}
+
+/// A difference to what the node said before.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Announced {
+    /// The first message of a session: what is not said again until `complete` is held no more.
+    pub reset: bool,
+    /// Held whole from now on.
+    pub held: Vec<(Digest, Meta)>,
+    /// Held no more.
+    pub dropped: Vec<Digest>,
+    /// The last message of the first full list.
+    pub complete: bool,
+}
+
+/// What one flight asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// The blob.
+    pub digest: Digest,
+    /// Its size, when the node knows it.
+    pub size: Option<u64>,
+    /// Which registry the node would read.
+    pub registry: String,
+    /// Which repository there.
+    pub repository: String,
+    /// Whether it would read the origin if it got the permit.
+    pub may_read_origin: bool,
+    /// Blocks on its disk from an earlier flight.
+    pub blocks: u32,
+    /// The permit that it reads under from before a break; 0 for none.
+    pub permit: u64,
+}
+
+/// Why a permit is given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// No connection to the origin, or it broke.
+    Unreachable,
+    /// The origin does not have it.
+    NotFound,
+    /// Not readable with an anonymous token.
+    Denied,
+    /// Come back after this long.
+    Busy(Duration),
+    /// The node gave the flight up.
+    Abandoned,
+}
+
+/// What a flight says on its Find stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tell {
+    /// The origin answered.
+    Headers {
+        /// Under which permit.
+        permit: u64,
+        /// Content-Length.
+        size: u64,
+        /// Content-Type.
+        media_type: String,
+    },
+    /// Hashes of blocks read from the origin, n times 32 bytes.
+    Hashes {
+        /// The block of the first.
+        first: BlockIndex,
+        /// n times 32 bytes.
+        hashes: Bytes,
+    },
+    /// The permit is given back.
+    Failed {
+        /// Which permit.
+        permit: u64,
+        /// Why.
+        why: Trouble,
+    },
+    /// How much is verified and on disk.
+    Progress {
+        /// Blocks.
+        blocks: u32,
+        /// Bytes read from the origin so far.
+        origin_bytes: u64,
+    },
+    /// The whole is there and checked.
+    Done(Meta),
+    /// A parent sent what does not match.
+    Lied {
+        /// Who.
+        node: NodeId,
+        /// Which block.
+        block: BlockIndex,
+    },
+    /// The whole did not match its digest.
+    Mismatch {
+        /// Whose list it was.
+        author: NodeId,
+    },
+}
+
+/// What happens to the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A session began. `restarted`: the process is a new one, so that its old streams and permits are over.
+    Registered {
+        /// Who.
+        member: Member,
+        /// Another process than before.
+        restarted: bool,
+    },
+    /// A live node belongs elsewhere from now on.
+    Moved {
+        /// Who.
+        node: NodeId,
+        /// Where to.
+        cluster: Option<ClusterId>,
+    },
+    /// The lease ended.
+    Left {
+        /// Who.
+        node: NodeId,
+    },
+    /// How busy a node is with serving.
+    Load {
+        /// Who.
+        node: NodeId,
+        /// Uploads now.
+        uploads: u32,
+        /// Uploads it wants at most; 0 when unknown.
+        slots: u32,
+    },
+    /// What a node holds.
+    Announced {
+        /// Who.
+        node: NodeId,
+        /// The difference.
+        what: Announced,
+    },
+    /// A Find stream began.
+    Find {
+        /// The stream.
+        finder: FinderId,
+        /// Whose.
+        node: NodeId,
+        /// What it wants.
+        ask: Ask,
+    },
+    /// A Find stream said something.
+    Told {
+        /// The stream.
+        finder: FinderId,
+        /// What.
+        tell: Tell,
+    },
+    /// A Find stream ended.
+    Ended {
+        /// The stream.
+        finder: FinderId,
+        /// The node closed it on purpose: the flight is over. Else the connection broke, and the flight may go on.
+        clean: bool,
+    },
+    /// Time went by.
+    Tick,
+}
+
+/// One candidate of a finder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParentSaid {
+    /// Who.
+    pub node: NodeId,
+    /// Where.
+    pub addr: SocketAddr,
+    /// Holds it whole.
+    pub complete: bool,
+}
+
+/// Why a finder has neither parents nor the permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waiting {
+    /// Control just started.
+    Starting {
+        /// Until it grants permits.
+        left: Duration,
+    },
+    /// The permit holder's stream is broken, and it may come back.
+    HolderConnects,
+    /// The permit holder's request is out at the origin.
+    HolderWaits,
+    /// The permit holder reads, but can't serve this finder.
+    HolderReads,
+    /// The origin can't be read now.
+    Busy {
+        /// When somebody tries again.
+        left: Duration,
+    },
+    /// Nobody holds it, and nobody who waits would read the origin.
+    Nobody,
+}
+
+/// Why a finder's stream ends, or its permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// The session ended.
+    NoSession,
+    /// Find again: the node was moved, or what was known of the blob was thrown away.
+    Again(&'static str),
+    /// The node has no cluster.
+    Alone,
+    /// The origin does not have it, and nobody holds it.
+    NotFound,
+    /// What was said makes no sense.
+    Invalid(&'static str),
+    /// The permit is taken away; the stream goes on. The only one that does not end it.
+    Revoked,
+}
+
+/// What a finder is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Say {
+    /// The whole set of candidates, best first.
+    Parents(Vec<ParentSaid>),
+    /// A growing list starts.
+    Head {
+        /// Who began it.
+        author: NodeId,
+        /// Bytes of the blob.
+        size: u64,
+        /// Content-Type.
+        media_type: String,
+    },
+    /// More of the growing list.
+    Hashes {
+        /// The block of the first.
+        first: BlockIndex,
+        /// n times 32 bytes.
+        hashes: Bytes,
+    },
+    /// The list is complete.
+    Sealed {
+        /// Who vouches for it.
+        author: NodeId,
+        /// What.
+        meta: Arc<Meta>,
+    },
+    /// Leave to read the origin.
+    Permit(u64),
+    /// Nothing yet.
+    Waiting(Waiting),
+    /// The end.
+    Stop(Stop),
+}
+
+impl Say {
+    /// Whether the stream ends with it.
+    pub fn is_last(&self) -> bool {
+        matches!(self, Self::Stop(stop) if *stop != Stop::Revoked)
+    }
+}
+
+/// Why a permit moved away from its holder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// I6 (a): its stream is gone.
+    Lost,
+    /// I6 (a): no byte after the headers.
+    Silent,
+    /// I6 (b): no headers.
+    NoHeaders,
+    /// It said that the origin can't be read.
+    Failed,
+    /// It gave the flight up.
+    GaveUp,
+    /// What it wrote is not trusted.
+    Distrusted,
+}
+
+/// What happened that a person or a counter should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A permit was granted.
+    Granted {
+        /// To whom.
+        node: NodeId,
+    },
+    /// A permit went away before the blob closed.
+    Moved {
+        /// From whom.
+        node: NodeId,
+        /// Why.
+        cause: Cause,
+    },
+    /// Two nodes say that they checked the whole and yet differ; the later one is refused.
+    RootsDiffer {
+        /// Who was first.
+        first: NodeId,
+        /// Who came later.
+        later: NodeId,
+    },
+    /// Two readers of the origin say different hashes for one block.
+    ReadersDiffer {
+        /// Who began the list.
+        first: NodeId,
+        /// Who said otherwise.
+        later: NodeId,
+    },
+    /// A whole blob did not match its digest.
+    AuthorLied {
+        /// Whose list or root it was.
+        author: NodeId,
+        /// Who else added to it.
+        writers: Vec<NodeId>,
+        /// Who says so.
+        reporter: NodeId,
+    },
+    /// A parent sent a block that does not match.
+    ParentLied {
+        /// Who.
+        parent: NodeId,
+        /// Who says so.
+        reporter: NodeId,
+    },
+}
+
+/// What the machine wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Tell a finder.
+    Say(FinderId, Say),
+    /// Tell people.
+    Notice {
+        /// Where.
+        cluster: ClusterId,
+        /// About which blob.
+        digest: Digest,
+        /// What.
+        notice: Notice,
+    },
+}

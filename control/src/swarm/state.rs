@@ -1,0 +1,478 @@
+//! The machine: every event of every node goes in, and out come the words to say.
+//!
+//! It owns no clock, no socket and no randomness: moments and a seed are passed in. The same events give the same
+//! effects, which is what the property tests and a simulator live on.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use shoal_proto::{ClusterId, Digest, NodeId};
+
+use super::blob::{Around, Blob, Finder, Node, pause};
+use super::candidates::Dice;
+use super::event::{Announced, Ask, At, Cause, Effect, Event, FinderId, Member, Meta, Notice, Say, Stop, Tell, Trouble};
+use super::permit::Permit;
+
+/// I4: no permit is granted this long after the start, while nodes say again what they hold and read.
+pub const STARTING: At = At::from_secs(2);
+
+type Key = (ClusterId, Digest);
+
+/// How much the machine knows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Blobs that somebody holds or looks for, counted once per cluster.
+    pub blobs: usize,
+    /// Open Find streams.
+    pub finders: usize,
+    /// Permits that are out.
+    pub permits: usize,
+    /// Whole blobs on nodes, summed over nodes.
+    pub holdings: usize,
+}
+
+/// All clusters. A blob's state is kept per cluster, so what one cluster holds can't be named in another (I3).
+#[derive(Debug, Default)]
+pub struct State {
+    nodes: HashMap<NodeId, Node>,
+    blobs: HashMap<Key, Blob>,
+    finders: HashMap<FinderId, (Key, NodeId)>,
+    busy: HashMap<(ClusterId, String), At>,
+    timers: BTreeMap<At, BTreeSet<Key>>,
+    counts: Counts,
+}
+
+impl State {
+    /// Knows nothing. Its clock starts at zero with control itself.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How much it knows.
+    pub fn counts(&self) -> Counts {
+        Counts { blobs: self.blobs.len(), finders: self.finders.len(), ..self.counts }
+    }
+
+    /// How many blobs a node holds whole.
+    pub fn held_by(&self, node: &NodeId) -> usize {
+        self.nodes.get(node).map_or(0, |node| node.held.len())
+    }
+
+    /// When [`Event::Tick`] is due; `None`: not before something else happens.
+    pub fn next_tick(&self) -> Option<At> {
+        self.timers.first_key_value().map(|(at, _)| *at)
+    }
+
+    /// Takes one event. `now` never goes back; `seed` is random.
+    pub fn apply(&mut self, now: At, seed: u64, event: Event) -> Vec<Effect> {
+        let mut out = Vec::new();
+        let mut step = Step { now, dice: Dice::new(seed), out: &mut out };
+        match event {
+            Event::Registered { member, restarted } => self.registered(member, restarted, &mut step),
+            Event::Moved { node, cluster } => self.moved(&node, cluster, &mut step),
+            Event::Left { node } => self.left(&node, &mut step),
+            Event::Load { node, uploads, slots } => {
+                if let Some(node) = self.nodes.get_mut(&node) {
+                    (node.uploads, node.slots) = (uploads, slots);
+                }
+            }
+            Event::Announced { node, what } => self.announced(&node, what, &mut step),
+            Event::Find { finder, node, ask } => self.find(finder, node, &ask, &mut step),
+            Event::Told { finder, tell } => self.told(finder, tell, &mut step),
+            Event::Ended { finder, clean } => self.ended(finder, clean, &mut step),
+            Event::Tick => {}
+        }
+        self.tick(&mut step);
+        out
+    }
+
+    fn tick(&mut self, step: &mut Step<'_>) {
+        while let Some(entry) = self.timers.first_entry().filter(|entry| *entry.key() <= step.now) {
+            for key in entry.remove() {
+                if let Some(blob) = self.blobs.get_mut(&key) {
+                    blob.wake = None;
+                    self.touch(&key, step, |_, _| ());
+                }
+            }
+        }
+    }
+
+    /// Changes one blob, and brings all that follows from it in line.
+    fn touch<T>(&mut self, key: &Key, step: &mut Step<'_>, change: impl FnOnce(&mut Blob, &mut Around<'_>) -> T) -> T {
+        let said = step.out.len();
+        let blob = self.blobs.entry(key.clone()).or_default();
+        let permits = usize::from(blob.permit.is_some());
+        let mut around = Around {
+            now: step.now,
+            cluster: &key.0,
+            digest: key.1,
+            nodes: &self.nodes,
+            busy: &self.busy,
+            starting: STARTING,
+            dice: &mut step.dice,
+            out: step.out,
+        };
+        let answer = change(blob, &mut around);
+        let wake = blob.settle(&mut around);
+        self.counts.permits = self.counts.permits + usize::from(blob.permit.is_some()) - permits;
+        if blob.wake != wake {
+            if let Some(old) = blob.wake
+                && let Some(keys) = self.timers.get_mut(&old)
+            {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.timers.remove(&old);
+                }
+            }
+            blob.wake = wake;
+            if let Some(at) = wake {
+                self.timers.entry(at).or_default().insert(key.clone());
+            }
+        }
+        if blob.is_over() {
+            self.blobs.remove(key);
+        }
+        for effect in &step.out[said..] {
+            if let Effect::Say(finder, say) = effect
+                && say.is_last()
+                && let Some((_, node)) = self.finders.remove(finder)
+                && let Some(node) = self.nodes.get_mut(&node)
+            {
+                node.finders.remove(finder);
+            }
+        }
+        answer
+    }
+
+    fn registered(&mut self, member: Member, restarted: bool, step: &mut Step<'_>) {
+        let Member { node: id, cluster, addr, location } = member;
+        if !self.nodes.contains_key(&id) {
+            let node = Node {
+                cluster,
+                addr,
+                location,
+                uploads: 0,
+                slots: 0,
+                held: HashMap::new(),
+                stale: None,
+                finders: BTreeSet::new(),
+            };
+            self.nodes.insert(id, node);
+            return;
+        }
+        self.end_finders(&id, Stop::NoSession, !restarted, step);
+        self.moved(&id, cluster, step);
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        node.stale = None;
+        let elsewhere = node.addr != addr;
+        (node.addr, node.location) = (addr, location);
+        if let Some(cluster) = node.cluster.clone().filter(|_| elsewhere) {
+            for digest in node.held.keys().copied().collect::<Vec<_>>() {
+                self.touch(&(cluster.clone(), digest), step, |blob, around| blob.changed(around.now));
+            }
+        }
+    }
+
+    fn moved(&mut self, id: &NodeId, cluster: Option<ClusterId>, step: &mut Step<'_>) {
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        if node.cluster == cluster {
+            return;
+        }
+        self.end_finders(id, Stop::Again("the node was moved to another cluster"), false, step);
+        self.drop_all(id, step);
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        node.cluster.clone_from(&cluster);
+        let held = std::mem::take(&mut node.held);
+        self.counts.holdings -= held.len();
+        for (digest, meta) in held {
+            self.hold(id, digest, meta, step);
+        }
+    }
+
+    fn left(&mut self, id: &NodeId, step: &mut Step<'_>) {
+        self.end_finders(id, Stop::NoSession, false, step);
+        self.drop_all(id, step);
+        if let Some(node) = self.nodes.remove(id) {
+            self.counts.holdings -= node.held.len();
+        }
+    }
+
+    /// Takes a node out of the blobs of its cluster; what it holds stays noted at the node, and counted.
+    fn drop_all(&mut self, id: &NodeId, step: &mut Step<'_>) {
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        let Some(cluster) = node.cluster.take() else { return };
+        for digest in node.held.keys().copied().collect::<Vec<_>>() {
+            self.touch(&(cluster.clone(), digest), step, |blob, around| blob.remove_whole(id, around.now));
+        }
+    }
+
+    /// Ends all Find streams of a node. Its permits are free at once, or, with `grace`, wait for it to come back.
+    fn end_finders(&mut self, id: &NodeId, stop: Stop, grace: bool, step: &mut Step<'_>) {
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        for finder in std::mem::take(&mut node.finders) {
+            let Some((key, _)) = self.finders.get(&finder).cloned() else { continue };
+            self.touch(&key, step, |blob, around| {
+                blob.end(finder, stop, around);
+                detach(blob, finder, grace, around);
+            });
+        }
+    }
+
+    /// Notes that a node holds a blob whole, unless that contradicts what others of its cluster hold.
+    fn hold(&mut self, id: &NodeId, digest: Digest, meta: Arc<Meta>, step: &mut Step<'_>) -> bool {
+        let Some(node) = self.nodes.get_mut(id) else { return false };
+        let had = node.held.contains_key(&digest);
+        let taken = match node.cluster.clone() {
+            None => Some(meta),
+            Some(cluster) => self.touch(&(cluster, digest), step, |blob, around| {
+                // One copy of the same facts for all who hold it.
+                let known = blob.seal.as_ref().map(|seal| &seal.meta).filter(|known| **known == meta).cloned();
+                let meta = known.unwrap_or(meta);
+                blob.add_whole(id, &meta, around).then_some(meta)
+            }),
+        };
+        let (Some(meta), Some(node)) = (taken, self.nodes.get_mut(id)) else { return false };
+        node.held.insert(digest, meta);
+        self.counts.holdings += usize::from(!had);
+        true
+    }
+
+    fn release(&mut self, id: &NodeId, digest: Digest, step: &mut Step<'_>) {
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        if node.held.remove(&digest).is_none() {
+            return;
+        }
+        self.counts.holdings -= 1;
+        if let Some(cluster) = node.cluster.clone() {
+            self.touch(&(cluster, digest), step, |blob, around| blob.remove_whole(id, around.now));
+        }
+    }
+
+    fn announced(&mut self, id: &NodeId, what: Announced, step: &mut Step<'_>) {
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        if what.reset {
+            node.stale = Some(node.held.keys().copied().collect());
+        }
+        for (digest, meta) in what.held {
+            let Some(node) = self.nodes.get_mut(id) else { return };
+            if let Some(stale) = &mut node.stale {
+                stale.remove(&digest);
+            }
+            match node.held.get(&digest) {
+                Some(known) if **known == meta => continue,
+                Some(_) => self.release(id, digest, step),
+                None => {}
+            }
+            self.hold(id, digest, Arc::new(meta), step);
+        }
+        for digest in what.dropped {
+            self.release(id, digest, step);
+        }
+        if what.complete {
+            let stale = self.nodes.get_mut(id).and_then(|node| node.stale.take());
+            for digest in stale.unwrap_or_else(HashSet::new) {
+                self.release(id, digest, step);
+            }
+        }
+    }
+
+    fn find(&mut self, finder: FinderId, id: NodeId, ask: &Ask, step: &mut Step<'_>) {
+        let Some(node) = self.nodes.get(&id) else {
+            return step.out.push(Effect::Say(finder, Say::Stop(Stop::NoSession)));
+        };
+        let Some(cluster) = node.cluster.clone() else {
+            return step.out.push(Effect::Say(finder, Say::Stop(Stop::Alone)));
+        };
+        // Who looks for it does not hold it, whatever was said before.
+        self.release(&id, ask.digest, step);
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.finders.insert(finder);
+        }
+        let key = (cluster, ask.digest);
+        self.finders.insert(finder, (key.clone(), id.clone()));
+        self.touch(&key, step, |blob, around| {
+            let older = blob.finders.iter().find(|(_, other)| other.node == id).map(|(older, _)| *older);
+            if let Some(older) = older {
+                blob.end(older, Stop::Invalid("a newer Find of this node took its place"), around);
+                detach(blob, older, true, around);
+            }
+            let entry = Finder::new(id.clone(), ask);
+            if entry.blocks > 0 {
+                blob.changed(around.now);
+            }
+            blob.finders.insert(finder, entry);
+            claim(blob, finder, &id, ask, around);
+        });
+    }
+
+    fn ended(&mut self, finder: FinderId, clean: bool, step: &mut Step<'_>) {
+        let Some((key, id)) = self.finders.remove(&finder) else { return };
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.finders.remove(&finder);
+        }
+        self.touch(&key, step, |blob, around| {
+            blob.finders.remove(&finder);
+            blob.changed(around.now);
+            detach(blob, finder, !clean, around);
+        });
+    }
+
+    fn told(&mut self, finder: FinderId, tell: Tell, step: &mut Step<'_>) {
+        let Some((key, id)) = self.finders.get(&finder).cloned() else { return };
+        match tell {
+            // The two that come often change nothing that others wait for, unless they are firsts.
+            Tell::Progress { blocks, origin_bytes } => self.progress(finder, &key, blocks, origin_bytes, step),
+            Tell::Hashes { first, hashes } => {
+                self.touch(&key, step, |blob, around| blob.hashes(finder, first, &hashes, around));
+            }
+            Tell::Headers { permit, size, media_type } => self.touch(&key, step, |blob, around| {
+                let named = blob.permit.as_ref().is_some_and(|p| p.id == permit);
+                if named && blob.reads(finder) && blob.headers(size, media_type, around).is_err() {
+                    blob.end(finder, Stop::Invalid("size: a blob above 256 GiB can't be cut into blocks"), around);
+                    blob.drop_permit(Cause::GaveUp, around);
+                }
+            }),
+            Tell::Failed { permit, why } => self.failed(finder, &key, permit, why, step),
+            Tell::Done(meta) => {
+                if let Some(finder) = self.blobs.get_mut(&key).and_then(|blob| blob.finders.get_mut(&finder)) {
+                    finder.done = true;
+                }
+                if let Some(blob) = self.blobs.get_mut(&key).filter(|blob| blob.reads(finder)) {
+                    // Not moved: used up.
+                    blob.permit = None;
+                    self.counts.permits -= 1;
+                }
+                self.hold(&id, key.1, Arc::new(meta), step);
+                self.touch(&key, step, |blob, around| blob.changed(around.now));
+            }
+            Tell::Lied { node, block: _ } => self.touch(&key, step, |blob, around| {
+                let Some(entry) = blob.finders.get_mut(&finder) else { return };
+                if entry.liars.insert(node.clone()) {
+                    around.notice(Notice::ParentLied { parent: node, reporter: id });
+                    blob.flush_now(around.now);
+                }
+            }),
+            Tell::Mismatch { author } => self.mismatch(finder, &key, &id, author, step),
+        }
+    }
+
+    fn progress(&mut self, finder: FinderId, key: &Key, blocks: u32, origin_bytes: u64, step: &mut Step<'_>) {
+        let Some(blob) = self.blobs.get_mut(key) else { return };
+        let total = blob.blocks();
+        let Some(entry) = blob.finders.get_mut(&finder) else { return };
+        let first = entry.blocks == 0 && blocks > 0;
+        entry.blocks = blocks;
+        if let Some(permit) = blob.permit.as_mut().filter(|permit| permit.finder == Some(finder)) {
+            if origin_bytes > permit.origin_bytes {
+                permit.origin_bytes = origin_bytes;
+                permit.touch(step.now);
+            }
+            permit.closing |= total.is_some_and(|total| blocks >= total);
+        }
+        if first {
+            self.touch(key, step, |blob, around| blob.changed(around.now));
+        }
+    }
+
+    fn failed(&mut self, finder: FinderId, key: &Key, permit: u64, why: Trouble, step: &mut Step<'_>) {
+        let Some(blob) = self.blobs.get_mut(key).filter(|blob| blob.reads(finder)) else { return };
+        if blob.permit.as_ref().is_none_or(|p| p.id != permit) {
+            return;
+        }
+        let Some(entry) = blob.finders.get_mut(&finder) else { return };
+        let (registry, repository) = (entry.registry.clone(), entry.repository.clone());
+        match why {
+            Trouble::Unreachable => entry.failed(step.now),
+            Trouble::Denied => entry.denied = true,
+            Trouble::Abandoned => entry.may_read = false,
+            Trouble::NotFound => {
+                // True for all who would ask the same repository; another may have it.
+                let same = |other: &&mut Finder| other.registry == registry && other.repository == repository;
+                blob.finders.values_mut().filter(same).for_each(|other| other.denied = true);
+            }
+            Trouble::Busy(asked) => {
+                self.busy.retain(|_, until| *until > step.now);
+                self.busy.insert((key.0.clone(), registry), step.now + pause(asked));
+            }
+        }
+        let cause = if why == Trouble::Abandoned { Cause::GaveUp } else { Cause::Failed };
+        self.touch(key, step, |blob, around| blob.drop_permit(cause, around));
+    }
+
+    /// A whole blob did not match its digest: the author's word is forgotten, and that of all who said the same.
+    fn mismatch(&mut self, finder: FinderId, key: &Key, reporter: &NodeId, author: NodeId, step: &mut Step<'_>) {
+        let Some(blob) = self.blobs.get_mut(key) else { return };
+        let sealed = blob.seal.as_ref().is_some_and(|seal| seal.author == author);
+        let listed = blob.list.as_ref().is_some_and(|list| list.author == author || list.writers.contains(&author));
+        if !sealed && !listed {
+            return;
+        }
+        let writers = blob.list.as_ref().map(|list| list.writers.clone()).unwrap_or_default();
+        for holder in std::mem::take(&mut blob.whole) {
+            if let Some(node) = self.nodes.get_mut(&holder)
+                && node.held.remove(&key.1).is_some()
+            {
+                self.counts.holdings -= 1;
+            }
+        }
+        self.touch(key, step, |blob, around| {
+            (blob.seal, blob.list) = (None, None);
+            blob.forget_seal();
+            if let Some(entry) = blob.finders.get_mut(&finder) {
+                // It throws the blob away, and sends its reader to the registry (I1).
+                (entry.may_read, entry.blocks) = (false, 0);
+            }
+            let suspect = blob.permit.as_ref().filter(|permit| permit.node == author || writers.contains(&permit.node));
+            match suspect.map(|permit| permit.finder) {
+                None => blob.start_over(around),
+                Some(holder) => {
+                    blob.drop_permit(Cause::Distrusted, around);
+                    if let Some((id, entry)) = holder.and_then(|id| Some((id, blob.finders.get_mut(&id)?))) {
+                        entry.failed(around.now);
+                        around.say(id, Say::Stop(Stop::Revoked));
+                    }
+                }
+            }
+            around.notice(Notice::AuthorLied { author, writers, reporter: reporter.clone() });
+            blob.flush_now(around.now);
+        });
+    }
+}
+
+struct Step<'a> {
+    now: At,
+    dice: Dice,
+    out: &'a mut Vec<Effect>,
+}
+
+/// A finder's stream is over: its permit is free, or, with `grace`, waits for it to come back.
+fn detach(blob: &mut Blob, finder: FinderId, grace: bool, around: &mut Around<'_>) {
+    let Some(permit) = blob.permit.as_mut().filter(|permit| permit.finder == Some(finder)) else { return };
+    if grace {
+        (permit.finder, permit.lost) = (None, Some(around.now));
+    } else {
+        blob.drop_permit(Cause::GaveUp, around);
+    }
+}
+
+/// A node that finds again may keep the permit that it reads under, and learns what became of it.
+fn claim(blob: &mut Blob, finder: FinderId, node: &NodeId, ask: &Ask, around: &mut Around<'_>) {
+    match &mut blob.permit {
+        Some(permit) if permit.node == *node && permit.finder.is_none() => {
+            if permit.id == ask.permit {
+                (permit.finder, permit.lost) = (Some(finder), None);
+                permit.touch(around.now);
+                around.say(finder, Say::Permit(ask.permit));
+            } else {
+                // It knows nothing of the permit: that flight is over.
+                blob.drop_permit(Cause::GaveUp, around);
+            }
+        }
+        None if ask.permit != 0 && ask.may_read_origin && blob.whole.is_empty() => {
+            blob.permit = Some(Permit::new(ask.permit, node.clone(), finder, around.now));
+            around.say(finder, Say::Permit(ask.permit));
+        }
+        _ if ask.permit != 0 => around.say(finder, Say::Stop(Stop::Revoked)),
+        _ => {}
+    }
+}

@@ -1,0 +1,262 @@
+//! One containerd: its configuration, its life, and what its log and content store tell of a pull.
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::{
+    cri::Cri,
+    net::Netns,
+    process::{Daemon, command, output, run},
+    registry,
+    wait::eventually,
+};
+
+/// Programs of one containerd.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// `containerd`
+    pub containerd: PathBuf,
+    /// `crictl`
+    pub crictl: PathBuf,
+    /// Directory of `runc` and the shims.
+    pub bin: PathBuf,
+}
+
+/// A running containerd.
+pub struct Containerd {
+    daemon: Daemon,
+    crictl: PathBuf,
+    socket: PathBuf,
+    content: PathBuf,
+}
+
+impl Containerd {
+    /// Starts containerd in the namespace and waits until CRI answers. With `mirror`, its `certs.d` names that as the
+    /// registry's mirror; without, it asks the registry itself.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub async fn start(
+        programs: &Programs,
+        ns: &Netns,
+        dir: &Path,
+        runtime: &Path,
+        root_ca: &Path,
+        hosts_toml: Option<&str>,
+    ) -> Result<Self> {
+        let certs = dir.join("certs.d");
+        fs::create_dir_all(certs.join(registry::HOST)).with_context(|| format!("create {}", certs.display()))?;
+        fs::create_dir_all(runtime).with_context(|| format!("create {}", runtime.display()))?;
+        if let Some(text) = hosts_toml {
+            fs::write(certs.join(registry::HOST).join("hosts.toml"), text)?;
+        } else {
+            // An empty directory would mask nothing here, but say nothing either.
+            fs::remove_dir(certs.join(registry::HOST))?;
+        }
+        let version = version(&programs.containerd)?;
+        let socket = runtime.join("containerd.sock");
+        let config = dir.join("config.toml");
+        fs::write(&config, config_text(version, dir, runtime, &certs))?;
+        let mut start = ns.command(&programs.containerd);
+        let path = std::env::join_paths(
+            [programs.bin.clone()].into_iter().chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
+        )?;
+        // The lab's root stands where a real node has it: among the system's.
+        start.arg("--config").arg(&config).env("PATH", path).env("SSL_CERT_FILE", root_ca);
+        for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "NOTIFY_SOCKET"] {
+            start.env_remove(proxy);
+        }
+        let mut daemon = Daemon::spawn(&format!("containerd of {}", ns.name), start, &dir.join("containerd.log"))?;
+        let up = eventually(Duration::from_secs(30), "containerd's CRI", || async { Cri::connect(&socket).await?.version().await });
+        if let Err(error) = up.await {
+            daemon.check_running()?;
+            return Err(error.context(format!("the end of {}:\n{}", daemon.log().display(), daemon.log_tail(10))));
+        }
+        Ok(Self {
+            daemon,
+            crictl: programs.crictl.clone(),
+            socket,
+            content: dir.join("root/io.containerd.content.v1.content/blobs/sha256"),
+        })
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.daemon.pid()
+    }
+
+    /// Pulls with the real `crictl`; several pulls may run at once.
+    ///
+    /// # Errors
+    /// What `crictl` printed.
+    pub async fn crictl_pull(&self, image: &str) -> Result<String> {
+        let endpoint = format!("unix://{}", self.socket.display());
+        let mut crictl = command(
+            &self.crictl,
+            ["--config", "/dev/null", "--timeout", "10m", "--image-endpoint", &endpoint, "--runtime-endpoint", &endpoint, "pull", image],
+        );
+        let output = tokio::task::spawn_blocking(move || output(&mut crictl)).await??;
+        if !output.status.success() {
+            bail!("crictl pull {image}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// When containerd began to ask for the manifest of the newest pull of `repository`: seconds since the epoch, from its
+    /// own log line about the HEAD.
+    ///
+    /// # Errors
+    /// When the log has no such line.
+    pub fn first_head(&self, repository: &str, since: f64) -> Result<f64> {
+        let log = fs::read_to_string(self.daemon.log())?;
+        first_head(&log, repository, since)
+            .ok_or_else(|| anyhow!("{} has no line of a HEAD for {repository}", self.daemon.log().display()))
+    }
+
+    /// When the last of the blobs was committed to the content store: seconds since the epoch.
+    ///
+    /// # Errors
+    /// When one is not there.
+    pub fn last_commit<'a>(&self, digests: impl IntoIterator<Item = &'a str>) -> Result<f64> {
+        let mut last = 0.0_f64;
+        for digest in digests {
+            let file = self.content.join(digest.trim_start_matches("sha256:"));
+            let meta = fs::metadata(&file).with_context(|| format!("containerd's store lacks {digest}"))?;
+            last = last.max(meta.ctime() as f64 + meta.ctime_nsec() as f64 / 1e9);
+        }
+        Ok(last)
+    }
+
+    /// Digests that the content store holds.
+    pub fn held(&self) -> BTreeSet<String> {
+        let Ok(entries) = fs::read_dir(&self.content) else { return BTreeSet::new() };
+        entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).map(|hex| format!("sha256:{hex}")).collect()
+    }
+}
+
+/// Major and minor version of a containerd.
+///
+/// # Errors
+/// When it can't be run, or says something else.
+pub fn version(containerd: &Path) -> Result<(u32, u32)> {
+    let text = run(Command::new(containerd).arg("--version"))?;
+    parse_version(&text).ok_or_else(|| anyhow!("no version in {text:?}"))
+}
+
+fn parse_version(text: &str) -> Option<(u32, u32)> {
+    text.split_whitespace().find_map(|word| {
+        let mut parts = word.trim_start_matches('v').split('.');
+        let major = parts.next()?.parse().ok()?;
+        let minor = parts.next()?.parse().ok()?;
+        Some((major, minor))
+    })
+}
+
+fn first_head(log: &str, repository: &str, since: f64) -> Option<f64> {
+    let path = format!("/v2/{repository}/manifests/");
+    log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()).find_map(|line| {
+        let asks = line["request.method"] == "HEAD" && line["url"].as_str()?.contains(&path);
+        let at = parse_time(line["time"].as_str()?)?;
+        (asks && at >= since).then_some(at)
+    })
+}
+
+/// Seconds since the epoch of an RFC 3339 time, with its fraction.
+fn parse_time(text: &str) -> Option<f64> {
+    let (date, rest) = text.split_once('T')?;
+    let zone = rest.rfind(['Z', '+', '-'])?;
+    let mut date = date.split('-').map(|part| part.parse::<i64>().ok());
+    let (year, month, day) = (date.next()??, date.next()??, date.next()??);
+    let mut clock = rest[..zone].split(':');
+    let hours: f64 = clock.next()?.parse().ok()?;
+    let minutes: f64 = clock.next()?.parse().ok()?;
+    let seconds: f64 = clock.next()?.parse().ok()?;
+    let offset = match &rest[zone..] {
+        "Z" => 0.0,
+        shift => {
+            let (h, m) = shift[1..].split_once(':')?;
+            let sign = if shift.starts_with('-') { -1.0 } else { 1.0 };
+            sign * (h.parse::<f64>().ok()? * 3600.0 + m.parse::<f64>().ok()? * 60.0)
+        }
+    };
+    // Days since 1970-01-01 in the Gregorian calendar (years begin in March, so that the leap day is last).
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let of_era = year - era * 400;
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
+    Some(days as f64 * 86400.0 + hours * 3600.0 + minutes * 60.0 + seconds - offset)
+}
+
+/// Only what pulls need: no sandboxes are run. Versions before 2.0 read format 2, later ones format 3.
+fn config_text(version: (u32, u32), dir: &Path, runtime: &Path, certs: &Path) -> String {
+    let (root, state) = (dir.join("root"), runtime.join("state"));
+    let (socket, cni) = (runtime.join("containerd.sock"), dir.join("cni"));
+    let certs = certs.display();
+    let cri = if version.0 >= 2 {
+        format!(
+            "[plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = \"{certs}\"\n\
+             [plugins.\"io.containerd.cri.v1.runtime\".cni]\nconf_dir = \"{0}\"\nbin_dirs = [\"{0}\"]\n",
+            cni.display()
+        )
+    } else {
+        format!(
+            "[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"{certs}\"\n\
+             [plugins.\"io.containerd.grpc.v1.cri\".cni]\nconf_dir = \"{0}\"\nbin_dir = \"{0}\"\n",
+            cni.display()
+        )
+    };
+    format!(
+        "version = {}\nroot = \"{}\"\nstate = \"{}\"\n\
+         disabled_plugins = [\"io.containerd.internal.v1.opt\", \"io.containerd.tracing.processor.v1.otlp\"]\n\
+         [grpc]\naddress = \"{}\"\n[debug]\nlevel = \"debug\"\nformat = \"json\"\n{cri}",
+        if version.0 >= 2 { 3 } else { 2 },
+        root.display(),
+        state.display(),
+        socket.display(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_all_kinds_of_builds_are_read() {
+        assert_eq!(parse_version("containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u1"), Some((1, 6)));
+        assert_eq!(parse_version("containerd github.com/containerd/containerd/v2 v2.3.4 abcdef"), Some((2, 3)));
+        assert_eq!(parse_version("no version"), None);
+    }
+
+    #[test]
+    fn times_of_the_log_are_read_with_their_zone() {
+        assert_eq!(parse_time("1970-01-01T00:00:01.5Z"), Some(1.5));
+        assert_eq!(parse_time("2024-02-29T12:00:00Z"), Some(1_709_208_000.0));
+        assert_eq!(parse_time("2024-02-29T13:30:00.25+01:30"), Some(1_709_208_000.25));
+    }
+
+    #[test]
+    fn the_first_head_of_a_pull_is_found_among_older_ones() {
+        let line = |second: u32, url: &str| {
+            format!(
+                "{{\"level\":\"debug\",\"msg\":\"do request\",\"request.method\":\"HEAD\",\"time\":\"1970-01-01T00:00:{second:02}Z\",\"url\":\"{url}\"}}\n"
+            )
+        };
+        let url = "http://127.0.0.1:5080/v2/lab/demo/manifests/1?ns=registry.shoal.test";
+        let log = [line(1, url), line(5, "http://x/v2/lab/other/manifests/1"), line(7, url), line(9, url)].concat();
+        assert_eq!(first_head(&log, "lab/demo", 3.0), Some(7.0));
+        assert_eq!(first_head(&log, "lab/none", 0.0), None);
+    }
+}

@@ -1,0 +1,108 @@
+//! A small HTTP/1.1 client that speaks from inside a namespace: one connection for each request, which is all that a lab needs.
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::net::Netns;
+
+/// A body to send.
+pub type Body = BoxBody<Bytes, std::io::Error>;
+
+/// A whole answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// Status.
+    pub status: StatusCode,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Body.
+    pub body: Bytes,
+}
+
+/// A server, and where to ask it from.
+#[derive(Clone)]
+pub struct Client {
+    from: Netns,
+    to: SocketAddr,
+    host: String,
+    tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+impl Client {
+    /// Plain HTTP.
+    pub fn plain(from: &Netns, to: SocketAddr) -> Self {
+        Self { from: from.clone(), to, host: to.to_string(), tls: None }
+    }
+
+    /// HTTPS to a server that answers to `host`.
+    pub fn tls(from: &Netns, to: SocketAddr, host: &str, tls: Arc<rustls::ClientConfig>) -> Self {
+        Self { from: from.clone(), to, host: host.to_owned(), tls: Some(tls) }
+    }
+
+    /// GETs a path, with a bound of ten seconds.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn get(&self, path: &str) -> Result<Answer> {
+        let request = Request::builder().method(Method::GET).uri(path).body(empty())?;
+        tokio::time::timeout(Duration::from_secs(10), self.send(request))
+            .await
+            .with_context(|| format!("GET {path} from {} took more than 10 s", self.to))?
+    }
+
+    /// GETs a path that must be answered with 200, as text.
+    ///
+    /// # Errors
+    /// When there is no answer, or another one.
+    pub async fn get_text(&self, path: &str) -> Result<String> {
+        let answer = self.get(path).await?;
+        if answer.status != StatusCode::OK {
+            bail!("GET {path} from {}: {} {}", self.to, answer.status, String::from_utf8_lossy(&answer.body));
+        }
+        Ok(String::from_utf8_lossy(&answer.body).into_owned())
+    }
+
+    /// Sends a request and reads the whole answer. `Host` is filled in.
+    ///
+    /// # Errors
+    /// When the connection can't be made or breaks.
+    pub async fn send(&self, mut request: Request<Body>) -> Result<Answer> {
+        request.headers_mut().insert(header::HOST, self.host.parse()?);
+        let stream = self.from.connect(self.to).await?;
+        match &self.tls {
+            None => exchange(stream, request).await,
+            Some(config) => {
+                let host = self.host.split(':').next().unwrap_or_default().to_owned();
+                let name = ServerName::try_from(host).context("the server has no proper name")?;
+                let stream = tokio_rustls::TlsConnector::from(config.clone()).connect(name, stream).await?;
+                exchange(stream, request).await
+            }
+        }
+    }
+}
+
+async fn exchange(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, request: Request<Body>) -> Result<Answer> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let response = sender.send_request(request).await.context("send the request")?;
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.context("read the answer")?.to_bytes();
+    connection.abort();
+    Ok(Answer { status: head.status, headers: head.headers, body })
+}
+
+/// No body.
+pub fn empty() -> Body {
+    full(Bytes::new())
+}
+
+/// A body that is in memory.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+}

@@ -1,0 +1,201 @@
+//! The registry's token server (Docker's token specification): it gives anyone a token to pull, and the lab one to push.
+//!
+//! `ghcr.io` and others always challenge, so the lab's registry does too: that is the way pulls go in the field.
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result};
+use axum::{
+    Json, Router,
+    extract::{RawQuery, State},
+    http::StatusCode,
+    routing::get,
+};
+use base64::Engine as _;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde::Serialize;
+use tokio::{net::TcpListener, task::JoinHandle};
+
+use crate::tls::Leaf;
+
+/// Who signs, as registry and token server agree.
+pub const ISSUER: &str = "shoal-lab";
+/// The registry's name in tokens.
+pub const SERVICE: &str = "registry.shoal.test";
+/// The token server's port, beside the registry.
+pub const PORT: u16 = 5001;
+
+#[derive(Serialize)]
+struct Access {
+    r#type: String,
+    name: String,
+    actions: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Claims {
+    iss: &'static str,
+    sub: &'static str,
+    aud: &'static str,
+    exp: u64,
+    nbf: u64,
+    iat: u64,
+    jti: String,
+    access: Vec<Access>,
+}
+
+/// Signs tokens with the key of a certificate that the registry's bundle vouches for.
+#[derive(Clone)]
+pub struct Signer {
+    key: EncodingKey,
+    chain: Vec<String>,
+}
+
+impl Signer {
+    /// Signs with the leaf's key; the registry finds the certificate in each token (`x5c`).
+    ///
+    /// # Errors
+    /// When the key is not of P-256.
+    pub fn new(leaf: &Leaf) -> Result<Self> {
+        let key = EncodingKey::from_ec_pem(leaf.key_pem.as_bytes()).context("read the signing key")?;
+        Ok(Self { key, chain: vec![base64::engine::general_purpose::STANDARD.encode(&leaf.der)] })
+    }
+
+    /// A token for the actions on a repository, good for five minutes.
+    ///
+    /// # Errors
+    /// When signing fails.
+    pub fn token(&self, repository: &str, actions: &[&str]) -> Result<String> {
+        self.sign(vec![Access {
+            r#type: "repository".into(),
+            name: repository.into(),
+            actions: actions.iter().map(|action| (*action).to_owned()).collect(),
+        }])
+    }
+
+    fn sign(&self, access: Vec<Access>) -> Result<String> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("read the clock")?.as_secs();
+        let claims = Claims {
+            iss: ISSUER,
+            sub: "",
+            aud: SERVICE,
+            exp: now + 300,
+            nbf: now - 5,
+            iat: now,
+            jti: hex::encode(rand::random::<[u8; 16]>()),
+            access,
+        };
+        let mut header = Header::new(Algorithm::ES256);
+        header.x5c = Some(self.chain.clone());
+        jsonwebtoken::encode(&header, &claims, &self.key).context("sign a token")
+    }
+}
+
+/// The server; it ends when dropped.
+pub struct TokenServer {
+    accepting: JoinHandle<()>,
+}
+
+impl TokenServer {
+    /// Serves `/token` over TLS on the listener.
+    ///
+    /// # Errors
+    /// When the certificate can't be used.
+    pub fn spawn(listener: TcpListener, leaf: &Leaf, signer: Signer) -> Result<Self> {
+        let tls = tokio_rustls::TlsAcceptor::from(leaf.server()?);
+        let router = Router::new().route("/token", get(give)).with_state(Arc::new(signer));
+        let accepting = tokio::spawn(async move {
+            loop {
+                let Ok((stream, from)) = listener.accept().await else { continue };
+                tokio::spawn(serve(stream, from, tls.clone(), router.clone()));
+            }
+        });
+        Ok(Self { accepting })
+    }
+}
+
+impl Drop for TokenServer {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn serve(stream: tokio::net::TcpStream, from: SocketAddr, tls: tokio_rustls::TlsAcceptor, router: Router) {
+    let stream = match tls.accept(stream).await {
+        Ok(stream) => stream,
+        Err(error) => return tracing::debug!(%from, %error, "token server: no TLS"),
+    };
+    let service = TowerToHyperService::new(router);
+    if let Err(error) = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%from, %error, "token server: connection");
+    }
+}
+
+/// Gives the pull part of what is asked for: the answer to a scope with `push` is a token that only pulls.
+async fn give(
+    State(signer): State<Arc<Signer>>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<serde_json::Value>, (StatusCode, String)> {
+    let access = asked_scopes(query.as_deref().unwrap_or_default());
+    let token = signer.sign(access).map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok(Json(serde_json::json!({ "token": token, "access_token": token, "expires_in": 300 })))
+}
+
+fn asked_scopes(query: &str) -> Vec<Access> {
+    query
+        .split('&')
+        .filter_map(|pair| pair.strip_prefix("scope="))
+        .flat_map(|value| percent_decode(value).split(' ').map(str::to_owned).collect::<Vec<_>>())
+        .filter_map(|scope| {
+            let (kind, rest) = scope.split_once(':')?;
+            let (name, actions) = rest.rsplit_once(':')?;
+            let pulls = actions.split(',').any(|action| action == "pull");
+            let actions = if pulls { vec!["pull".to_owned()] } else { Vec::new() };
+            (kind == "repository").then(|| Access { r#type: kind.into(), name: name.into(), actions })
+        })
+        .collect()
+}
+
+fn percent_decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = bytes.get(at + 1..at + 3).and_then(|pair| std::str::from_utf8(pair).ok());
+        match (bytes[at], hex.and_then(|pair| u8::from_str_radix(pair, 16).ok())) {
+            (b'%', Some(byte)) => {
+                out.push(byte);
+                at += 2;
+            }
+            (b'+', _) => out.push(b' '),
+            (byte, _) => out.push(byte),
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scope_is_understood_encoded_or_not_and_push_is_never_given() {
+        for query in ["service=x&scope=repository%3Alab%2Fdemo%3Apull%2Cpush", "scope=repository:lab/demo:pull,push&a=b"] {
+            let scopes = asked_scopes(query);
+            assert_eq!(scopes.len(), 1, "{query}");
+            assert_eq!(scopes[0].name, "lab/demo");
+            assert_eq!(scopes[0].actions, ["pull"]);
+        }
+    }
+
+    #[test]
+    fn a_scope_that_is_no_repository_gives_nothing() {
+        assert!(asked_scopes("scope=registry:catalog:*").is_empty());
+        assert!(asked_scopes("").is_empty());
+    }
+}

@@ -1,0 +1,229 @@
+//! The few file operations that change the disk, each with an error that names its path.
+//!
+//! One door, so that a test can stand behind a kill at any step, a power cut, a full or a failing disk: see [`Faults`].
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use super::StoreError;
+
+/// All that writes below the store's directory.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Files {
+    #[cfg(test)]
+    pub(super) faults: std::sync::Arc<Faults>,
+}
+
+/// Gives an error of the system its path, and tells a full disk from a broken one.
+pub(super) fn failed(action: &'static str, path: &Path, need: u64) -> impl FnOnce(io::Error) -> StoreError {
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            StoreError::Full { need, why: "the file system is full" }
+        }
+        _ => StoreError::Io { action, path: path.to_owned(), source },
+    }
+}
+
+impl Files {
+    /// Writes a small file, replacing what is there.
+    pub(super) fn write_new(&self, path: &Path, bytes: &[u8], sync: bool) -> Result<(), StoreError> {
+        let failed = |action| failed(action, path, bytes.len() as u64);
+        self.step(path, "create")?;
+        let mut file = File::create(path).map_err(failed("create"))?;
+        #[cfg(test)]
+        self.faults
+            .before_write(path, 0..bytes.len() as u64, |part| file.write_all(&bytes[..part]))
+            .map_err(failed("write"))?;
+        file.write_all(bytes).map_err(failed("write"))?;
+        if sync { self.sync_file(&file, path) } else { Ok(()) }
+    }
+
+    /// Makes a sparse file of this length, replacing what is there. It can be read and written.
+    pub(super) fn create_sparse(&self, path: &Path, len: u64) -> Result<File, StoreError> {
+        self.step(path, "create")?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true).mode(0o600);
+        let file = options.open(path).map_err(failed("create", path, len))?;
+        file.set_len(len).map_err(failed("set the length of", path, len))?;
+        Ok(file)
+    }
+
+    /// Writes all of `bytes` at an offset.
+    pub(super) fn write_at(&self, file: &File, path: &Path, bytes: &[u8], offset: u64) -> Result<(), StoreError> {
+        let failed = failed("write", path, bytes.len() as u64);
+        #[cfg(test)]
+        if let Err(error) = self
+            .faults
+            .before_write(path, offset..offset + bytes.len() as u64, |part| file.write_all_at(&bytes[..part], offset))
+        {
+            return Err(failed(error));
+        }
+        file.write_all_at(bytes, offset).map_err(failed)
+    }
+
+    /// fsync.
+    pub(super) fn sync_file(&self, file: &File, path: &Path) -> Result<(), StoreError> {
+        self.step(path, "sync")?;
+        #[cfg(test)]
+        self.faults.before_sync(path).map_err(failed("sync", path, 0))?;
+        file.sync_all().map_err(failed("sync", path, 0))
+    }
+
+    /// fdatasync.
+    pub(super) fn sync_data(&self, file: &File, path: &Path) -> Result<(), StoreError> {
+        self.step(path, "sync")?;
+        #[cfg(test)]
+        self.faults.before_sync(path).map_err(failed("sync", path, 0))?;
+        file.sync_data().map_err(failed("sync", path, 0))
+    }
+
+    /// Makes the names in a directory durable.
+    pub(super) fn sync_dir(&self, path: &Path) -> Result<(), StoreError> {
+        self.step(path, "sync")?;
+        File::open(path).and_then(|dir| dir.sync_all()).map_err(failed("sync", path, 0))
+    }
+
+    /// Moves a file, replacing what is there.
+    pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        self.step(from, "rename")?;
+        std::fs::rename(from, to).map_err(failed("rename", from, 0))?;
+        #[cfg(test)]
+        self.faults.renamed(from, to);
+        Ok(())
+    }
+
+    /// Removes a file; one that is not there is fine.
+    pub(super) fn unlink(&self, path: &Path) -> Result<(), StoreError> {
+        self.step(path, "remove")?;
+        #[cfg(test)]
+        self.faults.unlinked(path);
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path, 0)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    #[cfg(test)]
+    fn step(&self, path: &Path, action: &'static str) -> Result<(), StoreError> {
+        self.faults.step().map_err(failed(action, path, 0))
+    }
+
+    #[cfg(not(test))]
+    #[allow(clippy::unnecessary_wraps, clippy::unused_self)]
+    fn step(&self, _: &Path, _: &'static str) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(super) use faults::Faults;
+
+#[cfg(test)]
+mod faults {
+    use std::collections::BTreeMap;
+    use std::io;
+    use std::ops::Range;
+    use std::os::unix::fs::FileExt as _;
+    use std::path::{Path, PathBuf};
+    use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+    use parking_lot::Mutex;
+
+    /// What a test does to the disk below the store.
+    #[derive(Debug)]
+    pub(in crate::store) struct Faults {
+        /// So many steps still work; every later one fails, as nothing of a killed process reaches the disk.
+        steps_left: AtomicI64,
+        /// Writes fail with ENOSPC.
+        pub(in crate::store) full: AtomicBool,
+        /// Syncs fail with EIO.
+        pub(in crate::store) sync_fails: AtomicBool,
+        /// What was written since the last sync, by file: lost in a power cut.
+        unsynced: Mutex<BTreeMap<PathBuf, Vec<Range<u64>>>>,
+    }
+
+    impl Default for Faults {
+        fn default() -> Self {
+            Self {
+                steps_left: AtomicI64::new(i64::MAX),
+                full: AtomicBool::new(false),
+                sync_fails: AtomicBool::new(false),
+                unsynced: Mutex::default(),
+            }
+        }
+    }
+
+    impl Faults {
+        /// Lets so many more steps work.
+        pub(in crate::store) fn kill_after(&self, steps: i64) {
+            self.steps_left.store(steps, Ordering::SeqCst);
+        }
+
+        /// Whether a step failed because of [`Self::kill_after`].
+        pub(in crate::store) fn killed(&self) -> bool {
+            self.steps_left.load(Ordering::SeqCst) < 0
+        }
+
+        /// Does to the files what a power cut may: what was not synced reads as zeros.
+        pub(in crate::store) fn cut_power(&self) {
+            for (path, ranges) in std::mem::take(&mut *self.unsynced.lock()) {
+                let Ok(file) = std::fs::OpenOptions::new().write(true).open(&path) else { continue };
+                for range in ranges {
+                    let len = file.metadata().unwrap().len();
+                    let end = range.end.min(len);
+                    file.write_all_at(&vec![0; end.saturating_sub(range.start) as usize], range.start).unwrap();
+                }
+            }
+        }
+
+        pub(super) fn step(&self) -> io::Result<()> {
+            if self.steps_left.fetch_sub(1, Ordering::SeqCst) > 0 { Ok(()) } else { Err(self.dead()) }
+        }
+
+        fn dead(&self) -> io::Error {
+            self.steps_left.store(-1, Ordering::SeqCst);
+            io::Error::other("killed")
+        }
+
+        /// A kill in a write tears it.
+        pub(super) fn before_write(
+            &self,
+            path: &Path,
+            range: Range<u64>,
+            mut write: impl FnMut(usize) -> io::Result<()>,
+        ) -> io::Result<()> {
+            if self.full.load(Ordering::SeqCst) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let half = (range.end - range.start) as usize / 2;
+            self.unsynced.lock().entry(path.to_owned()).or_default().push(range);
+            match self.steps_left.fetch_sub(1, Ordering::SeqCst) {
+                1.. => Ok(()),
+                0 => write(half).and(Err(self.dead())),
+                _ => Err(self.dead()),
+            }
+        }
+
+        pub(super) fn before_sync(&self, path: &Path) -> io::Result<()> {
+            if self.sync_fails.load(Ordering::SeqCst) {
+                return Err(io::Error::other("the disk failed"));
+            }
+            self.unsynced.lock().remove(path);
+            Ok(())
+        }
+
+        pub(super) fn renamed(&self, from: &Path, to: &Path) {
+            let mut unsynced = self.unsynced.lock();
+            unsynced.remove(to);
+            if let Some(ranges) = unsynced.remove(from) {
+                unsynced.insert(to.to_owned(), ranges);
+            }
+        }
+
+        pub(super) fn unlinked(&self, path: &Path) {
+            self.unsynced.lock().remove(path);
+        }
+    }
+}

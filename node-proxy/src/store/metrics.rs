@@ -1,0 +1,77 @@
+//! What the store counts.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use super::Usage;
+
+/// Cheap to clone: all clones count together.
+#[derive(Debug, Clone)]
+pub(super) struct Metrics {
+    held_bytes: Gauge,
+    held_blobs: Gauge,
+    partial_bytes: Gauge,
+    quota_bytes: Gauge,
+    pub(super) evictions: Counter,
+    pub(super) evicted_bytes: Counter,
+    pub(super) write_seconds: Histogram,
+    pub(super) sync_seconds: Histogram,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Self {
+        // From a write into the page cache (tens of microseconds) to a disk that stalls (seconds).
+        let write = [0.000_05, 0.000_1, 0.000_25, 0.001, 0.005, 0.025, 0.1, 0.5, 2.5];
+        let sync = [0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+        Self {
+            held_bytes: Gauge::default(),
+            held_blobs: Gauge::default(),
+            partial_bytes: Gauge::default(),
+            quota_bytes: Gauge::default(),
+            evictions: Counter::default(),
+            evicted_bytes: Counter::default(),
+            write_seconds: Histogram::new(write),
+            sync_seconds: Histogram::new(sync),
+        }
+    }
+
+    pub(super) fn show(&self, usage: Usage) {
+        self.held_bytes.set(usage.held.cast_signed());
+        self.held_blobs.set(usage.held_blobs.cast_signed());
+        self.partial_bytes.set(usage.partial.cast_signed());
+        self.quota_bytes.set(usage.quota.cast_signed());
+    }
+
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register("held_bytes", "Bytes of held blobs", self.held_bytes.clone());
+        registry.register("held_blobs", "Held blobs", self.held_blobs.clone());
+        registry.register(
+            "partial_bytes",
+            "Bytes of partial blobs, counted whole from their start on",
+            self.partial_bytes.clone(),
+        );
+        registry.register(
+            "quota_bytes",
+            "Bound on held and partial bytes together, 0 for none",
+            self.quota_bytes.clone(),
+        );
+        registry.register("evictions", "Blobs that went to make room", self.evictions.clone());
+        registry.register(
+            "evicted_bytes",
+            "Bytes of blobs that went to make room",
+            self.evicted_bytes.clone(),
+        );
+        registry.register(
+            "write_seconds",
+            "Time to hand one block to the file system",
+            self.write_seconds.clone(),
+        );
+        registry.register(
+            "sync_seconds",
+            "Time to bring a blob's bytes to the disk",
+            self.sync_seconds.clone(),
+        );
+    }
+}

@@ -1,0 +1,142 @@
+//! Where everything is below the store's directory, and the right to be there: the lock and the version.
+
+use std::fs::{DirBuilder, File, TryLockError};
+use std::io::{self, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use shoal_proto::Digest;
+
+use super::StoreError;
+use super::files::{Files, failed};
+
+/// The version of everything below the directory. A change that an older daemon can't read makes it larger.
+const VERSION: u32 = 1;
+
+/// How far the name of a held sidecar reaches beyond its blob's.
+pub(super) const LIST: &str = "list";
+/// The record that was synced together with a durable mark.
+pub(super) const STATE: &str = "state";
+/// The record since then, not synced: worth something until the machine stops.
+pub(super) const RECENT: &str = "recent";
+
+/// The paths of one store.
+#[derive(Debug, Clone)]
+pub(super) struct Places {
+    dir: PathBuf,
+}
+
+impl Places {
+    /// Makes what is not there, takes the lock, and checks the version. The lock lasts as long as the file.
+    pub(super) fn open(dir: &Path, files: &Files) -> Result<(Self, File), StoreError> {
+        let places = Self { dir: dir.to_owned() };
+        make_dir(dir)?;
+        let lock = places.lock()?;
+        places.check_version(files)?;
+        make_dir(&places.partial_dir())?;
+        make_dir(&places.held_dir())?;
+        for fan in places.fans() {
+            make_dir(&fan)?;
+        }
+        files.sync_dir(&places.held_dir())?;
+        files.sync_dir(dir)?;
+        Ok((places, lock))
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn held_dir(&self) -> PathBuf {
+        self.dir.join("held")
+    }
+
+    pub(super) fn partial_dir(&self) -> PathBuf {
+        self.dir.join("partial")
+    }
+
+    /// The 256 directories of held blobs, by the first byte of the digest: small enough to be read and synced quickly.
+    pub(super) fn fans(&self) -> impl Iterator<Item = PathBuf> {
+        let held = self.held_dir();
+        (0..=255u8).map(move |byte| held.join(hex::encode([byte])))
+    }
+
+    /// The bytes of a held blob.
+    pub(super) fn held(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.held_dir().join(&hex[..2]).join(&hex[2..])
+    }
+
+    /// The sidecar of a held blob.
+    pub(super) fn held_list(&self, digest: &Digest) -> PathBuf {
+        self.held(digest).with_extension(LIST)
+    }
+
+    /// The bytes of a partial blob.
+    pub(super) fn partial(&self, digest: &Digest) -> PathBuf {
+        self.partial_dir().join(digest.hex())
+    }
+
+    /// A file beside the bytes of a partial blob.
+    pub(super) fn beside_partial(&self, digest: &Digest, what: &str) -> PathBuf {
+        self.partial(digest).with_extension(what)
+    }
+
+    fn lock(&self) -> Result<File, StoreError> {
+        let path = self.dir.join("lock");
+        let mut lock =
+            File::options().create(true).truncate(false).write(true).open(&path).map_err(failed("open", &path, 0))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::Error(error)) => return Err(failed("lock", &path, 0)(error)),
+            Err(TryLockError::WouldBlock) => {
+                let holder = std::fs::read_to_string(&path).unwrap_or_default();
+                let why = format!("another shoal-node uses this store (process {})", holder.trim());
+                return Err(failed("lock", &path, 0)(io::Error::new(io::ErrorKind::WouldBlock, why)));
+            }
+        }
+        // For people only: the lock is the kernel's.
+        let said = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+        said.map_err(failed("write", &path, 16))?;
+        Ok(lock)
+    }
+
+    fn check_version(&self, files: &Files) -> Result<(), StoreError> {
+        let path = self.dir.join("version");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => check_version(&text).map_err(|why| StoreError::Damaged(format!("{}: {why}", path.display()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if self.held_dir().exists() {
+                    let why = "is missing, though there are blobs; remove the directory to start anew";
+                    return Err(StoreError::Damaged(format!("{} {why}", path.display())));
+                }
+                let new = path.with_extension("new");
+                files.write_new(&new, format!("shoal-store {VERSION}\n").as_bytes(), true)?;
+                files.rename(&new, &path)?;
+                files.sync_dir(&self.dir)
+            }
+            Err(error) => Err(failed("read", &path, 0)(error)),
+        }
+    }
+}
+
+fn check_version(text: &str) -> Result<(), String> {
+    match text.strip_prefix("shoal-store ").and_then(|version| version.trim_end().parse::<u32>().ok()) {
+        Some(VERSION) => Ok(()),
+        Some(newer) if newer > VERSION => Err(format!(
+            "the store has version {newer}, this shoal-node knows {VERSION}: run the newer shoal-node, or remove the \
+             directory"
+        )),
+        _ => Err(format!("{text:?} is not a store's version; remove the directory to start anew")),
+    }
+}
+
+fn make_dir(path: &Path) -> Result<(), StoreError> {
+    // Only root reads what was pulled.
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("create", path, 0))
+}
+
+/// The digest that 64 lower-case hex digits name.
+pub(super) fn digest_of(hex: &str) -> Option<Digest> {
+    format!("sha256:{hex}").parse().ok()
+}

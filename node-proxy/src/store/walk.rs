@@ -1,0 +1,185 @@
+//! What a start finds on disk: reads the directories, and clears away what a kill left half done.
+//!
+//! A blob is held if its bytes are in `held/`, its sidecar's head can be read, and the length is the one it says.
+//! Bytes without such a sidecar, sidecars without bytes, and partial blobs without a record are of no use and go.
+//! What can't be read because the disk fails is left alone and is not held.
+
+use std::collections::HashMap;
+use std::fs::{DirEntry, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::UNIX_EPOCH;
+
+use shoal_proto::Digest;
+
+use super::files::{Files, failed};
+use super::places::{LIST, Places, RECENT, STATE, digest_of};
+use super::sidecar::{self, LONGEST_HEAD};
+use super::{Info, StoreError};
+
+/// More threads than this only wait for the directory's lock or the disk.
+const MOST_THREADS: usize = 8;
+
+/// A held blob as found.
+pub(super) struct FoundHeld {
+    pub(super) digest: Digest,
+    pub(super) info: Info,
+    /// Last use, in nanoseconds since 1970.
+    pub(super) used: u64,
+}
+
+/// A partial blob that may be resumed.
+pub(super) struct FoundPartial {
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    /// Bytes that the file does not take yet.
+    pub(super) left: u64,
+    pub(super) used: u64,
+}
+
+/// Finds the held blobs.
+pub(super) fn held(places: &Places, files: &Files) -> Result<Vec<FoundHeld>, StoreError> {
+    let fans: Vec<PathBuf> = places.fans().collect();
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+    let walk = || {
+        let mut found = Vec::new();
+        while let Some(fan) = fans.get(next.fetch_add(1, Ordering::Relaxed)) {
+            walk_fan(fan, files, &mut found)?;
+        }
+        Ok(found)
+    };
+    std::thread::scope(|scope| {
+        let walkers: Vec<_> = (0..threads).map(|_| scope.spawn(walk)).collect();
+        let mut all = Vec::new();
+        for walker in walkers {
+            all.append(&mut walker.join().expect("the walk does not panic")?);
+        }
+        Ok(all)
+    })
+}
+
+fn walk_fan(fan: &Path, files: &Files, found: &mut Vec<FoundHeld>) -> Result<(), StoreError> {
+    let Some(first) = fan.file_name().and_then(|name| name.to_str()) else { return Ok(()) };
+    let mut lists = Vec::new();
+    let mut blobs = HashMap::new();
+    each_entry(fan, |name, entry| {
+        match name.strip_suffix(".list") {
+            Some(blob) => lists.push(blob.to_owned()),
+            None => drop(blobs.insert(name.to_owned(), entry)),
+        }
+        Ok(())
+    })?;
+    for name in lists {
+        let list = fan.join(&name).with_extension(LIST);
+        let Some(entry) = blobs.remove(&name) else {
+            tracing::debug!(path = %list.display(), "sidecar without a blob goes");
+            files.unlink(&list)?;
+            continue;
+        };
+        let Some(digest) = digest_of(&format!("{first}{name}")) else { continue };
+        match read_held(&list, &entry) {
+            Ok((info, used)) => found.push(FoundHeld { digest, info, used }),
+            Err(Unusable::Disk(error)) => {
+                tracing::error!(path = %list.display(), %error, "blob can't be read and is left alone");
+            }
+            Err(Unusable::Damaged(why)) => {
+                tracing::warn!(path = %entry.path().display(), why, "damaged blob goes");
+                files.unlink(&entry.path())?;
+                files.unlink(&list)?;
+            }
+        }
+    }
+    for (name, entry) in blobs {
+        if digest_of(&format!("{first}{name}")).is_some() {
+            tracing::debug!(path = %entry.path().display(), "blob without a sidecar goes");
+            files.unlink(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+enum Unusable {
+    Disk(io::Error),
+    Damaged(String),
+}
+
+fn read_held(list: &Path, entry: &DirEntry) -> Result<(Info, u64), Unusable> {
+    let mut head = [0; LONGEST_HEAD];
+    let mut len = 0;
+    let mut file = File::open(list).map_err(Unusable::Disk)?;
+    // A short read ends a small file; only a longer media type than anybody has needs a second one.
+    while len < head.len() {
+        match file.read(&mut head[len..]) {
+            Ok(0) => break,
+            Ok(more) => len += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Unusable::Disk(error)),
+        }
+    }
+    let metadata = entry.metadata().map_err(Unusable::Disk)?;
+    let (head, _) =
+        sidecar::decode_head(&head[..len]).map_err(|torn| Unusable::Damaged(format!("its sidecar {torn}")))?;
+    let size = head.layout.size();
+    if metadata.len() != size {
+        return Err(Unusable::Damaged(format!("it has {} bytes instead of {size}", metadata.len())));
+    }
+    Ok((Info { size, root: head.root, media_type: head.media_type }, last_use(&metadata)))
+}
+
+fn last_use(metadata: &std::fs::Metadata) -> u64 {
+    let since = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Finds the partial blobs; those that are held besides go.
+pub(super) fn partial(
+    places: &Places,
+    files: &Files,
+    is_held: impl Fn(&Digest) -> bool,
+) -> Result<Vec<FoundPartial>, StoreError> {
+    let dir = places.partial_dir();
+    let mut blobs = HashMap::new();
+    let mut records: HashMap<Digest, Vec<PathBuf>> = HashMap::new();
+    each_entry(&dir, |name, entry| {
+        let (stem, extension) = name.split_once('.').unwrap_or((name, ""));
+        match (digest_of(stem), extension) {
+            (Some(digest), "") => drop(blobs.insert(digest, entry)),
+            (Some(digest), STATE | RECENT) => records.entry(digest).or_default().push(entry.path()),
+            // Written, and never renamed.
+            (Some(_), _) => files.unlink(&entry.path())?,
+            (None, _) => tracing::warn!(path = %entry.path().display(), "not a file of the store, left alone"),
+        }
+        Ok(())
+    })?;
+    let mut found = Vec::new();
+    for (digest, entry) in blobs {
+        if is_held(&digest) || !records.contains_key(&digest) {
+            tracing::debug!(%digest, "partial blob that can't be resumed goes");
+            files.unlink(&entry.path())?;
+            continue;
+        }
+        let metadata = entry.metadata().map_err(failed("stat", &entry.path(), 0))?;
+        let left = metadata.len().saturating_sub(metadata.blocks() * 512);
+        found.push(FoundPartial { digest, size: metadata.len(), left, used: last_use(&metadata) });
+        records.remove(&digest);
+    }
+    for path in records.into_values().flatten() {
+        tracing::debug!(path = %path.display(), "record without a partial blob goes");
+        files.unlink(&path)?;
+    }
+    Ok(found)
+}
+
+fn each_entry(dir: &Path, mut each: impl FnMut(&str, DirEntry) -> Result<(), StoreError>) -> Result<(), StoreError> {
+    for entry in std::fs::read_dir(dir).map_err(failed("read", dir, 0))? {
+        let entry = entry.map_err(failed("read", dir, 0))?;
+        // The store writes ASCII names only.
+        if let Some(name) = entry.file_name().to_str() {
+            each(name, entry)?;
+        }
+    }
+    Ok(())
+}
