@@ -123,6 +123,7 @@ impl Peer {
 
     /// Serves until `drain` is signalled; then lets what is being served go on for `drain_timeout`.
     pub async fn run(self: Arc<Self>, listener: TcpListener, drain: Drain) {
+        let _working = drain.guard();
         let (mut children, mut strangers) = (JoinSet::new(), JoinSet::new());
         loop {
             tokio::select! {
