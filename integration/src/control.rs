@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use http::StatusCode;
+use serde::Deserialize;
 
 use crate::{
     http::Client,
@@ -19,6 +20,21 @@ use crate::{
 
 const GRPC_PORT: u16 = 6080;
 const REST_PORT: u16 = 6081;
+
+/// A node in control's list, as much of it as the lab looks at.
+#[derive(Debug, Clone, Deserialize)]
+pub struct NodeEntry {
+    /// What the node calls itself in messages and traces.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its cluster; `None` when it is alone.
+    pub cluster: Option<String>,
+    /// Whether its session is open.
+    pub connected: bool,
+    /// Blobs that it holds.
+    pub held_blobs: u64,
+}
 
 /// A running `shoal-control`.
 pub struct Control {
@@ -107,21 +123,12 @@ impl Control {
         serde_json::from_str(&text).with_context(|| format!("parse the answer of shoalctl {}", args.join(" ")))
     }
 
-    /// Live nodes and their clusters' names, by node name.
+    /// Live nodes, as `shoalctl node list` tells.
     ///
     /// # Errors
-    /// As [`Control::ctl`].
-    pub async fn node_clusters(&self) -> Result<std::collections::BTreeMap<String, Option<String>>> {
-        let shown = self.ctl_json(&["node", "list"]).await?;
-        let list = shown.as_array().or_else(|| shown["nodes"].as_array()).context("no list of nodes")?;
-        list.iter()
-            .map(|node| {
-                let name = node["name"].as_str().context("a node without a name")?.to_owned();
-                let cluster = &node["cluster"];
-                let cluster = cluster.as_str().or_else(|| cluster["name"].as_str()).map(str::to_owned);
-                Ok((name, cluster.filter(|name| !name.is_empty())))
-            })
-            .collect()
+    /// As [`Control::ctl_json`].
+    pub async fn nodes(&self) -> Result<Vec<NodeEntry>> {
+        serde_json::from_value(self.ctl_json(&["node", "list"]).await?).context("understand shoalctl's list of nodes")
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::{
     facts::{BlobFacts, ClusterFacts, Facts, ImageFacts, LinkFacts, PullFacts},
@@ -13,7 +13,6 @@ use crate::{
     otlp::{BlobTrace, blob_trace},
     progress::Progress,
     registry::{self, reads_by_digest},
-    wait::eventually,
     world::{World, WorldPlan},
 };
 
@@ -59,12 +58,12 @@ pub async fn walk_through(image_plan: &Plan, plan: WorldPlan, progress: &Progres
     gather(&world, &image, found, progress).await
 }
 
-/// Nodes by cluster as control assigned them, in the order of their names.
+/// Nodes by cluster, as control assigned them, in the order of their names.
 async fn clusters_of(world: &mut World) -> Result<Vec<(String, Vec<String>)>> {
     let mut clusters: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (node, cluster) in world.control()?.node_clusters().await? {
-        let cluster = cluster.with_context(|| format!("control gave {node} no cluster"))?;
-        clusters.entry(cluster).or_default().push(node);
+    for node in world.control()?.nodes().await? {
+        let cluster = node.cluster.with_context(|| format!("control gave {} no cluster", node.name))?;
+        clusters.entry(cluster).or_default().push(node.name);
     }
     let mut ordered: Vec<_> = clusters.into_iter().collect();
     // The default cluster has a1: it goes first, whatever its name.
@@ -102,7 +101,7 @@ async fn gather(world: &World, image: &Image, mut clusters: Vec<ClusterFacts>, p
     };
     let traces = {
         let _step = progress.step("collecting traces");
-        collect_traces(world, image).await
+        collect_traces(world, image).await?
     };
     let blob = |digest: &str, size: u64| BlobFacts { digest: digest.to_owned(), size };
     Ok(Facts {
@@ -140,29 +139,21 @@ async fn measure_links(world: &World, clusters: &[ClusterFacts]) -> Result<LinkF
 
 /// Waits until the spans of every layer on every node are in (daemons export in batches), at most fifteen seconds, then takes
 /// what there is: what is missing fails the check, by name.
-async fn collect_traces(world: &World, image: &Image) -> Vec<BlobTrace> {
-    let nodes: Vec<String> = world.nodes().keys().cloned().collect();
+async fn collect_traces(world: &World, image: &Image) -> Result<Vec<BlobTrace>> {
+    let nodes: Vec<&String> = world.nodes().keys().collect();
     let wanted = nodes.len() * image.layers.len();
-    let find = || {
-        let spans = world.spans().all();
-        let of_node = |node: &String| {
-            image
-                .layers
-                .iter()
-                .filter_map(|layer| blob_trace(&spans, node, REPOSITORY, &layer.digest))
-                .collect::<Vec<_>>()
+    let end = Instant::now() + Duration::from_secs(15);
+    loop {
+        let spans = world.spans().await?;
+        let of_node = |node: &&String| {
+            let of_layer = |digest: &str| blob_trace(&spans, node, REPOSITORY, digest);
+            image.layers.iter().filter_map(|layer| of_layer(&layer.digest)).collect::<Vec<_>>()
         };
-        nodes.iter().flat_map(of_node).collect::<Vec<BlobTrace>>()
-    };
-    let whole = |trace: &BlobTrace| !(trace.origin_readers.is_empty() && trace.serving_peers.is_empty());
-    let start = Instant::now();
-    let _ = eventually(Duration::from_secs(15), "traces of every layer", || async {
-        let found = find();
-        if found.iter().filter(|trace| whole(trace)).count() < wanted {
-            bail!("{} of {wanted} after {:?}", found.len(), start.elapsed());
+        let found: Vec<BlobTrace> = nodes.iter().flat_map(of_node).collect();
+        let whole = found.iter().filter(|trace| !(trace.origin_readers.is_empty() && trace.serving_peers.is_empty()));
+        if whole.count() >= wanted || Instant::now() > end {
+            return Ok(found);
         }
-        Ok(())
-    })
-    .await;
-    find()
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }

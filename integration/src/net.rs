@@ -125,7 +125,7 @@ impl Net {
     }
 
     fn batch(&self, ns: Option<&str>, lines: &str) -> Result<()> {
-        let mut ip = Command::new("ip");
+        let mut ip = command("ip", [""; 0]);
         if let Some(ns) = ns {
             ip.args(["-n", ns]);
         }
@@ -255,8 +255,8 @@ pub(crate) fn remove_namespace(full_name: &str) -> Result<()> {
 impl Netns {
     /// A command that runs inside, with a clean environment: neither a proxy nor a setting of the caller's reaches it.
     pub fn command(&self, program: &Path) -> Command {
-        let mut ip = Command::new("ip");
-        ip.args(["netns", "exec", &self.full_name]).arg(program);
+        let mut ip = command("ip", ["netns", "exec", &self.full_name]);
+        ip.arg(program);
         ip.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         ip
     }

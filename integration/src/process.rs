@@ -151,13 +151,15 @@ pub fn output(command: &mut Command) -> Result<Output> {
     command.stdin(Stdio::null()).output().with_context(|| format!("start {command:?}"))
 }
 
-/// A command with arguments.
+/// A command with arguments. A bare name is looked for in the administrator's directories too.
 pub fn command<I, S>(program: impl AsRef<OsStr>, args: I) -> Command
 where
     I: IntoIterator<Item = S>,
     S: AsRef<OsStr>,
 {
-    let mut command = Command::new(program);
+    let program = program.as_ref();
+    let found = program.to_str().filter(|name| !name.contains('/')).and_then(find_program);
+    let mut command = Command::new(found.as_deref().map_or(program, Path::as_os_str));
     command.args(args);
     command
 }

@@ -153,8 +153,8 @@ impl World {
         let Some(control) = &self.control else { return Ok(()) };
         let wanted = self.nodes.len();
         eventually(Duration::from_secs(15), "every node at control", || async {
-            let known = control.node_clusters().await?;
-            if known.len() < wanted {
+            let known = control.nodes().await?;
+            if known.iter().filter(|node| node.connected).count() < wanted {
                 bail!("control knows {known:?}");
             }
             Ok(())
@@ -183,9 +183,20 @@ impl World {
         self.control.as_mut().context("this lab runs without Shoal")
     }
 
-    /// Spans received so far.
-    pub fn spans(&self) -> &otlp::Spans {
-        self.receiver.spans()
+    /// Spans received so far; nodes are called by their names instead of their ids.
+    ///
+    /// # Errors
+    /// When control's list of nodes can't be read.
+    pub async fn spans(&self) -> Result<Vec<otlp::SpanRecord>> {
+        let control = self.control.as_ref().context("this lab runs without Shoal")?;
+        let names: BTreeMap<String, String> = control.nodes().await?.into_iter().map(|node| (node.id, node.name)).collect();
+        let named = |mut span: otlp::SpanRecord| {
+            if let Some(name) = names.get(&span.instance) {
+                span.instance.clone_from(name);
+            }
+            span
+        };
+        Ok(self.receiver.spans().all().into_iter().map(named).collect())
     }
 
     /// The node that has an address.

@@ -1,0 +1,46 @@
+# What people run here. Everything works on a fresh Debian or Ubuntu with Rust on it; what is missing is installed, and said.
+
+ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=SHOAL_LAB_DIR,SHOAL_LAB_KEEP,RUST_LOG,RUST_BACKTRACE)
+BIN := $(or $(CARGO_TARGET_DIR),target)/debug
+LAB := $(or $(SHOAL_LAB_DIR),.lab)
+
+.PHONY: help build tools demo test test-quick lint bench reference clean
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+build: ## Build all programs into target/debug
+	@hack/prepare
+	cargo build --workspace
+
+tools: build ## Get the programs that the lab runs (containerd, a registry, crictl) into .lab
+	$(BIN)/lab setup
+
+demo: tools ## The walk-through: two clusters of real nodes pull one image (asks for root)
+	$(ROOT) $(BIN)/lab demo --json $(LAB)/demo.json
+	@echo "raw facts: $(LAB)/demo.json (judge them again: $(BIN)/lab check $(LAB)/demo.json)"
+
+test: tools ## Everything, from unit to lab (asks for root)
+	hack/with-root-for-lab cargo test --workspace --no-fail-fast
+
+test-quick: ## What needs neither root nor tools
+	@hack/prepare
+	cargo test --workspace --lib --bins
+
+lint: ## Format, clippy, documentation, import rules, generated pages; all must be clean
+	@hack/prepare
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+	cargo test --workspace --quiet --test import_rules
+	cargo build --workspace
+	hack/reference check
+
+reference: build ## Write docs/reference from the programs
+	hack/reference write
+
+bench: tools ## How fast one blob goes from disk and from a peer, and with how much memory (asks for root)
+	$(ROOT) $(BIN)/lab bench
+
+clean: ## Remove what the lab made, tools and images included; the build stays (cargo clean)
+	$(ROOT) rm -rf $(LAB)
