@@ -30,9 +30,13 @@ impl Machine {
         Self { dir, quota, reserve: 0, boot: 1, sync_every: SYNC_EVERY, faults: Arc::default(), model_only: false }
     }
 
-    /// For tests of thousands of steps: no sync reaches the real disk, which no test could tell.
+    /// For tests of thousands of steps: no sync reaches the real disk, which no test could tell, and so the directory
+    /// may as well be in memory.
     fn model_only(mut self) -> Self {
         self.model_only = true;
+        if let Ok(dir) = tempfile::tempdir_in("/dev/shm") {
+            self.dir = dir;
+        }
         self
     }
 
