@@ -163,9 +163,7 @@ impl Inner {
         let metrics = Metrics::new();
         let ledger = Ledger::new(config.quota, metrics.clone());
         let now = now();
-        for held in walk::held(&places, &files)? {
-            ledger.found_held(held.digest, held.info, held.used, now);
-        }
+        walk::held(&places, &files, |found| ledger.found_held(found, now))?;
         for partial in walk::partial(&places, &files, |digest| ledger.held(digest).is_some())? {
             ledger.found_partial(partial.digest, partial.size, partial.left, partial.used, now);
         }

@@ -63,24 +63,26 @@ impl Files {
 
     /// fsync.
     pub(super) fn sync_file(&self, file: &File, path: &Path) -> Result<(), StoreError> {
-        self.step(path, "sync")?;
-        #[cfg(test)]
-        self.faults.before_sync(path).map_err(failed("sync", path, 0))?;
-        file.sync_all().map_err(failed("sync", path, 0))
+        self.sync(path, || file.sync_all())
     }
 
     /// fdatasync.
     pub(super) fn sync_data(&self, file: &File, path: &Path) -> Result<(), StoreError> {
-        self.step(path, "sync")?;
-        #[cfg(test)]
-        self.faults.before_sync(path).map_err(failed("sync", path, 0))?;
-        file.sync_data().map_err(failed("sync", path, 0))
+        self.sync(path, || file.sync_data())
     }
 
     /// Makes the names in a directory durable.
     pub(super) fn sync_dir(&self, path: &Path) -> Result<(), StoreError> {
+        self.sync(path, || File::open(path)?.sync_all())
+    }
+
+    fn sync(&self, path: &Path, sync: impl FnOnce() -> io::Result<()>) -> Result<(), StoreError> {
         self.step(path, "sync")?;
-        File::open(path).and_then(|dir| dir.sync_all()).map_err(failed("sync", path, 0))
+        #[cfg(test)]
+        if self.faults.before_sync(path).map_err(failed("sync", path, 0))? {
+            return Ok(());
+        }
+        sync().map_err(failed("sync", path, 0))
     }
 
     /// Moves a file, replacing what is there.
@@ -138,9 +140,13 @@ mod faults {
         pub(in crate::store) full: AtomicBool,
         /// Syncs fail with EIO.
         pub(in crate::store) sync_fails: AtomicBool,
+        /// Syncs are only modelled: what they do to a real disk no test can see, and it takes long.
+        pub(in crate::store) model_only: AtomicBool,
         /// What was overwritten since the last sync, by file, oldest first: offset and bytes, zeros for a hole.
-        unsynced: Mutex<BTreeMap<PathBuf, Vec<(u64, Vec<u8>)>>>,
+        unsynced: Mutex<BTreeMap<PathBuf, Overwritten>>,
     }
+
+    type Overwritten = Vec<(u64, Vec<u8>)>;
 
     impl Default for Faults {
         fn default() -> Self {
@@ -148,6 +154,7 @@ mod faults {
                 steps_left: AtomicI64::new(i64::MAX),
                 full: AtomicBool::new(false),
                 sync_fails: AtomicBool::new(false),
+                model_only: AtomicBool::new(false),
                 unsynced: Mutex::default(),
             }
         }
@@ -207,12 +214,13 @@ mod faults {
             }
         }
 
-        pub(super) fn before_sync(&self, path: &Path) -> io::Result<()> {
+        /// True: that was all.
+        pub(super) fn before_sync(&self, path: &Path) -> io::Result<bool> {
             if self.sync_fails.load(Ordering::SeqCst) {
                 return Err(io::Error::other("the disk failed"));
             }
             self.unsynced.lock().remove(path);
-            Ok(())
+            Ok(self.model_only.load(Ordering::SeqCst))
         }
 
         pub(super) fn renamed(&self, from: &Path, to: &Path) {

@@ -16,6 +16,7 @@ use tokio::sync::broadcast;
 
 use super::evict::{self, Candidate, Kind};
 use super::metrics::Metrics;
+use super::walk::FoundHeld;
 use super::{Change, Info, StoreError, Usage};
 
 /// News that a receiver may lag behind before it has to list again: some seconds of a busy node, and under 100 KiB.
@@ -253,11 +254,13 @@ impl Ledger {
         self.drop_held(&mut self.books.lock(), digest);
     }
 
-    /// A blob was found on disk at start. A use in the future is taken for now.
-    pub(super) fn found_held(&self, digest: Digest, mut info: Info, used: u64, now: u64) {
+    /// Blobs were found on disk at start. A use in the future is taken for now.
+    pub(super) fn found_held(&self, found: Vec<FoundHeld>, now: u64) {
         let mut books = self.books.lock();
-        info.media_type = books.intern(&info.media_type);
-        books.insert(digest, Entry::new(info, used.min(now)));
+        for FoundHeld { digest, mut info, used } in found {
+            info.media_type = books.intern(&info.media_type);
+            books.insert(digest, Entry::new(info, used.min(now)));
+        }
         self.metrics.show(books.usage);
     }
 

@@ -138,5 +138,8 @@ fn make_dir(path: &Path) -> Result<(), StoreError> {
 
 /// The digest that 64 lower-case hex digits name.
 pub(super) fn digest_of(hex: &str) -> Option<Digest> {
-    format!("sha256:{hex}").parse().ok()
+    let mut bytes = [0; 32];
+    hex::decode_to_slice(hex, &mut bytes).ok()?;
+    // The store writes small letters.
+    hex.bytes().all(|byte| !byte.is_ascii_uppercase()).then(|| Digest::from_bytes(bytes))
 }

@@ -15,8 +15,8 @@ use std::time::UNIX_EPOCH;
 use shoal_proto::Digest;
 
 use super::files::{Files, failed};
-use super::places::{LIST, Places, RECENT, STATE, digest_of};
-use super::sidecar::{self, LONGEST_HEAD};
+use super::places::{Places, RECENT, STATE, digest_of};
+use super::sidecar::{self, Head, LONGEST_HEAD, Torn};
 use super::{Info, StoreError};
 
 /// More threads than this only wait for the directory's lock or the disk.
@@ -39,47 +39,44 @@ pub(super) struct FoundPartial {
     pub(super) used: u64,
 }
 
-/// Finds the held blobs.
-pub(super) fn held(places: &Places, files: &Files) -> Result<Vec<FoundHeld>, StoreError> {
+/// Finds the held blobs and gives them away directory by directory, from several threads.
+pub(super) fn held(places: &Places, files: &Files, give: impl Fn(Vec<FoundHeld>) + Sync) -> Result<(), StoreError> {
     let fans: Vec<PathBuf> = places.fans().collect();
     let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
     let walk = || {
-        let mut found = Vec::new();
         while let Some(fan) = fans.get(next.fetch_add(1, Ordering::Relaxed)) {
-            walk_fan(fan, files, &mut found)?;
+            give(walk_fan(fan, files)?);
         }
-        Ok(found)
+        Ok(())
     };
     std::thread::scope(|scope| {
         let walkers: Vec<_> = (0..threads).map(|_| scope.spawn(walk)).collect();
-        let mut all = Vec::new();
-        for walker in walkers {
-            all.append(&mut walker.join().expect("the walk does not panic")?);
-        }
-        Ok(all)
+        walkers.into_iter().try_for_each(|walker| walker.join().expect("the walk does not panic"))
     })
 }
 
-fn walk_fan(fan: &Path, files: &Files, found: &mut Vec<FoundHeld>) -> Result<(), StoreError> {
-    let Some(first) = fan.file_name().and_then(|name| name.to_str()) else { return Ok(()) };
+fn walk_fan(fan: &Path, files: &Files) -> Result<Vec<FoundHeld>, StoreError> {
+    let mut found = Vec::new();
+    let Some(first) = fan.file_name().and_then(|name| name.to_str()) else { return Ok(found) };
     let mut lists = Vec::new();
     let mut blobs = HashMap::new();
     each_entry(fan, |name, entry| {
-        match name.strip_suffix(".list") {
-            Some(blob) => lists.push(blob.to_owned()),
-            None => drop(blobs.insert(name.to_owned(), entry)),
+        let (name, is_list) = name.strip_suffix(".list").map_or((name, false), |name| (name, true));
+        let Some(digest) = digest_of(&[first, name].concat()) else { return Ok(()) };
+        match is_list {
+            true => lists.push((digest, entry)),
+            false => drop(blobs.insert(digest, entry)),
         }
         Ok(())
     })?;
-    for name in lists {
-        let list = fan.join(&name).with_extension(LIST);
-        let Some(entry) = blobs.remove(&name) else {
+    for (digest, list) in lists {
+        let list = list.path();
+        let Some(entry) = blobs.remove(&digest) else {
             tracing::debug!(path = %list.display(), "sidecar without a blob goes");
             files.unlink(&list)?;
             continue;
         };
-        let Some(digest) = digest_of(&format!("{first}{name}")) else { continue };
         match read_held(&list, &entry) {
             Ok((info, used)) => found.push(FoundHeld { digest, info, used }),
             Err(Unusable::Disk(error)) => {
@@ -92,13 +89,11 @@ fn walk_fan(fan: &Path, files: &Files, found: &mut Vec<FoundHeld>) -> Result<(),
             }
         }
     }
-    for (name, entry) in blobs {
-        if digest_of(&format!("{first}{name}")).is_some() {
-            tracing::debug!(path = %entry.path().display(), "blob without a sidecar goes");
-            files.unlink(&entry.path())?;
-        }
+    for entry in blobs.into_values() {
+        tracing::debug!(path = %entry.path().display(), "blob without a sidecar goes");
+        files.unlink(&entry.path())?;
     }
-    Ok(())
+    Ok(found)
 }
 
 enum Unusable {
@@ -107,26 +102,33 @@ enum Unusable {
 }
 
 fn read_held(list: &Path, entry: &DirEntry) -> Result<(Info, u64), Unusable> {
-    let mut head = [0; LONGEST_HEAD];
-    let mut len = 0;
-    let mut file = File::open(list).map_err(Unusable::Disk)?;
-    // A short read ends a small file; only a longer media type than anybody has needs a second one.
-    while len < head.len() {
-        match file.read(&mut head[len..]) {
-            Ok(0) => break,
-            Ok(more) => len += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Unusable::Disk(error)),
-        }
-    }
+    let head = read_head(list)?;
     let metadata = entry.metadata().map_err(Unusable::Disk)?;
-    let (head, _) =
-        sidecar::decode_head(&head[..len]).map_err(|torn| Unusable::Damaged(format!("its sidecar {torn}")))?;
     let size = head.layout.size();
     if metadata.len() != size {
         return Err(Unusable::Damaged(format!("it has {} bytes instead of {size}", metadata.len())));
     }
     Ok((Info { size, root: head.root, media_type: head.media_type }, last_use(&metadata)))
+}
+
+fn read_head(list: &Path) -> Result<Head, Unusable> {
+    let mut bytes = [0; LONGEST_HEAD];
+    let mut len = 0;
+    let mut file = File::open(list).map_err(Unusable::Disk)?;
+    loop {
+        let more = match file.read(&mut bytes[len..]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read.map_err(Unusable::Disk)?,
+        };
+        len += more;
+        // The first read nearly always has all of it.
+        match sidecar::decode_head(&bytes[..len]) {
+            Err(Torn::Length) if more > 0 => {}
+            decoded => {
+                break decoded.map(|(head, _)| head).map_err(|torn| Unusable::Damaged(format!("its sidecar {torn}")));
+            }
+        }
+    }
 }
 
 fn last_use(metadata: &std::fs::Metadata) -> u64 {

@@ -6,6 +6,7 @@ mod restart;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::{Disk, SYNC_EVERY};
 use crate::store::files::{Faults, Files};
@@ -20,12 +21,23 @@ struct Machine {
     boot: u32,
     sync_every: u64,
     faults: Arc<Faults>,
+    model_only: bool,
 }
 
 impl Machine {
     fn new(quota: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { dir, quota, reserve: 0, boot: 1, sync_every: SYNC_EVERY, faults: Arc::default() }
+        Self { dir, quota, reserve: 0, boot: 1, sync_every: SYNC_EVERY, faults: Arc::default(), model_only: false }
+    }
+
+    /// For tests of thousands of steps: no sync reaches the real disk, which no test could tell, and so the directory
+    /// may as well be in memory.
+    fn model_only(mut self) -> Self {
+        self.model_only = true;
+        if let Ok(dir) = tempfile::tempdir_in("/dev/shm") {
+            self.dir = dir;
+        }
+        self
     }
 
     fn path(&self, below: &str) -> PathBuf {
@@ -33,6 +45,7 @@ impl Machine {
     }
 
     async fn try_open(&self) -> Result<Arc<Disk>, StoreError> {
+        self.faults.model_only.store(self.model_only, Ordering::SeqCst);
         let config = Config {
             dir: self.path(""),
             quota: self.quota,

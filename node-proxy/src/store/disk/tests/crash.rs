@@ -59,7 +59,7 @@ async fn survives_at_any_step(power: bool) {
     let samples = [3, 5, 4, 2, 1].map(|blocks| Sample::new(blocks as u8, blocks * BLOCK - 5));
     let mut steps = 0;
     loop {
-        let mut machine = Machine::new(9 * BLOCK);
+        let mut machine = Machine::new(9 * BLOCK).model_only();
         machine.sync_every = 2 * BLOCK;
         machine.faults.kill_after(steps);
         let mut sure = HashSet::new();
@@ -226,7 +226,7 @@ proptest! {
     fn a_bitmap_never_claims_what_the_disk_has_not(acts in acts()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let mut machine = Machine::new(0);
+            let mut machine = Machine::new(0).model_only();
             machine.sync_every = 2 * BLOCK;
             let sample = Sample::new(1, 8 * BLOCK - 3);
             let mut disk = machine.open().await;
