@@ -5,9 +5,13 @@
 //! source of truth; the set in memory always has passed [`crate::scope::Scopes::check`].
 
 mod live;
+mod metrics;
 mod set;
+#[cfg(test)]
+mod tests;
 
 pub use crate::scope::{BadFact, Considered, Explanation, Facts, Refusal};
 pub use crate::store::{Cluster, ClusterSpec};
 pub use live::{Applied, ApplyMode, Change, Clusters, Config, Edit, Error, NodesOf};
+pub use metrics::Metrics;
 pub use set::{ClusterSet, Decision};

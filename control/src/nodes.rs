@@ -360,7 +360,8 @@ impl Nodes {
             let moved = to.as_ref() != was.cluster.as_ref().map(|(id, _)| id);
             let epoch = if moved { was.epoch + 1 } else { was.epoch };
             if moved {
-                let name = |place: &Option<(ClusterId, String)>| place.as_ref().map_or("none".into(), |(_, n)| n.clone());
+                let name =
+                    |place: &Option<(ClusterId, String)>| place.as_ref().map_or("none".into(), |(_, n)| n.clone());
                 tracing::info!(node = %id, name = record.who.name, from = name(&was.cluster), to = name(&cluster), reason, epoch, "node moved");
                 self.metrics.moved.inc();
                 self.watcher.changed(Change::Moved { node: id.clone(), cluster: to });

@@ -25,11 +25,9 @@ mod metrics;
 mod permit;
 mod state;
 
-#[cfg(test)]
-mod tests;
-
 pub use event::{
-    Announced, Ask, At, Cause, Effect, Event, FinderId, Member, Meta, Notice, ParentSaid, Say, Stop, Tell, Trouble, Waiting,
+    Announced, Ask, At, Cause, Effect, Event, FinderId, Member, Meta, Notice, ParentSaid, Say, Stop, Tell, Trouble,
+    Waiting,
 };
 pub use metrics::Metrics;
 pub use state::{Counts, STARTING, State};
@@ -58,12 +56,8 @@ struct Inner {
 impl Swarm {
     /// Knows nothing yet. Its two seconds without permits start now.
     pub fn new(metrics: Metrics) -> Self {
-        let inner = Inner {
-            state: State::new(),
-            outlets: HashMap::new(),
-            last: FinderId(0),
-            complaints: HashSet::new(),
-        };
+        let inner =
+            Inner { state: State::new(), outlets: HashMap::new(), last: FinderId(0), complaints: HashSet::new() };
         Self { started: Instant::now(), nearer: Notify::new(), metrics, inner: Mutex::new(inner) }
     }
 

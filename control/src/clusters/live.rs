@@ -5,7 +5,7 @@ use shoal_proto::ClusterId;
 use tokio::sync::{Mutex, watch};
 
 use super::set::ClusterSet;
-use super::{Cluster, ClusterSpec};
+use super::{Cluster, ClusterSpec, Metrics};
 use crate::scope::{ClusterScope, Refusal, Scopes, fold};
 use crate::store::{self, ClusterChange, ClusterTable, Store};
 
@@ -127,6 +127,7 @@ pub struct Clusters {
     /// Held from reading the set to publishing the next, so that sets are published in the order of their generations.
     writing: Mutex<()>,
     live: watch::Sender<Arc<ClusterSet>>,
+    metrics: Metrics,
 }
 
 impl Clusters {
@@ -134,9 +135,10 @@ impl Clusters {
     ///
     /// # Errors
     /// [`Error::Store`], [`Error::Stored`]; [`Error::Refused`] for the configured name.
-    pub async fn open(store: Arc<dyn Store>, config: &Config) -> Result<Self, Error> {
+    pub async fn open(store: Arc<dyn Store>, config: &Config, metrics: Metrics) -> Result<Self, Error> {
         let set = compile(store.clusters().await?)?;
-        let clusters = Self { store, writing: Mutex::new(()), live: watch::Sender::new(Arc::new(set)) };
+        metrics.published(&set);
+        let clusters = Self { store, writing: Mutex::new(()), live: watch::Sender::new(Arc::new(set)), metrics };
         if clusters.current().generation() == 0 && !config.default_cluster.is_empty() {
             let spec = ClusterSpec { name: config.default_cluster.clone(), default: true, ..ClusterSpec::default() };
             let made = clusters.create(spec).await?;
@@ -293,6 +295,7 @@ impl Clusters {
                     let after = self.publish(table)?;
                     for change in difference(&before, &after) {
                         log(&change);
+                        self.metrics.changed(&change);
                     }
                     return Ok((before, after));
                 }
@@ -306,6 +309,7 @@ impl Clusters {
 
     fn publish(&self, table: ClusterTable) -> Result<Arc<ClusterSet>, Error> {
         let set = Arc::new(compile(table)?);
+        self.metrics.published(&set);
         self.live.send_replace(set.clone());
         Ok(set)
     }

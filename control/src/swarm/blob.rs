@@ -194,7 +194,8 @@ impl Blob {
             None => {
                 // Whoever checked the whole is believed before a list that nobody has checked yet; finders who have
                 // hashes of it will see a body that does not match the root.
-                if let Some(list) = self.list.as_ref().filter(|list| list.hashes.root().is_some_and(|r| r != meta.root)) {
+                if let Some(list) = self.list.as_ref().filter(|list| list.hashes.root().is_some_and(|r| r != meta.root))
+                {
                     let first = list.author.clone();
                     around.notice(Notice::RootsDiffer { first, later: node.clone() });
                 }
@@ -432,9 +433,11 @@ impl Blob {
             return;
         }
         let mut pool = Pool::default();
-        let partial = self.finders.iter().filter(|(id, finder)| self.serves(**id, finder)).map(|(_, finder)| &finder.node);
+        let partial =
+            self.finders.iter().filter(|(id, finder)| self.serves(**id, finder)).map(|(_, finder)| &finder.node);
         for (node, complete) in self.whole.iter().map(|node| (node, true)).chain(partial.map(|node| (node, false))) {
-            let Some(Node { cluster: Some(cluster), addr, location, uploads, slots, .. }) = around.nodes.get(node) else {
+            let Some(Node { cluster: Some(cluster), addr, location, uploads, slots, .. }) = around.nodes.get(node)
+            else {
                 continue;
             };
             if cluster == around.cluster {

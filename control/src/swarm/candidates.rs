@@ -105,7 +105,11 @@ impl<'a> Pool<'a> {
         let mut chosen: Vec<usize> = if self.all.len() <= MOST + 1 {
             (0..self.all.len()).filter(|at| usable(self.all[*at].node)).collect()
         } else {
-            current.iter().filter_map(|p| self.by_node.get(&p.node).copied()).filter(|at| usable(self.all[*at].node)).collect()
+            current
+                .iter()
+                .filter_map(|p| self.by_node.get(&p.node).copied())
+                .filter(|at| usable(self.all[*at].node))
+                .collect()
         };
         if self.all.len() > MOST + 1 {
             self.fill(&mut chosen, &self.everybody, MOST, location, &usable, dice);

@@ -10,8 +10,13 @@ use shoal_proto::{ClusterId, Digest, NodeId};
 
 use super::blob::{Around, Blob, Finder, Node, pause};
 use super::candidates::Dice;
-use super::event::{Announced, Ask, At, Cause, Effect, Event, FinderId, Member, Meta, Notice, Say, Stop, Tell, Trouble};
+use super::event::{
+    Announced, Ask, At, Cause, Effect, Event, FinderId, Member, Meta, Notice, Say, Stop, Tell, Trouble,
+};
 use super::permit::Permit;
+
+#[cfg(test)]
+mod tests;
 
 /// I4: no permit is granted this long after the start, while nodes say again what they hold and read.
 pub const STARTING: At = At::from_secs(2);

@@ -108,17 +108,8 @@ fn meta(held: wire::Held) -> Result<(Digest, Meta), Status> {
 
 /// The session that the stream names, and what it asks for.
 pub(super) fn start(start: wire::FindStart) -> Result<(Vec<u8>, Ask), Status> {
-    let wire::FindStart {
-        digest,
-        session,
-        size,
-        registry,
-        repository,
-        kind,
-        may_read_origin,
-        blocks_held,
-        permit_id,
-    } = start;
+    let wire::FindStart { digest, session, size, registry, repository, kind, may_read_origin, blocks_held, permit_id } =
+        start;
     let mut faults = Faults::default();
     let digest = Digest::try_from(digest.as_slice()).map_err(|_| faults.add("digest", "a digest has 32 bytes"));
     faults.text("registry", &registry);

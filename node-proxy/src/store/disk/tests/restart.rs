@@ -122,13 +122,13 @@ async fn evicting_removes_the_files_and_is_counted() {
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
     for line in [
-        "shoal_store_evictions_total 3".to_owned(),
-        format!("shoal_store_evicted_bytes_total {}", 3 * BLOCK),
-        format!("shoal_store_held_bytes {}", 2 * BLOCK),
-        "shoal_store_held_blobs 2".to_owned(),
-        "shoal_store_partial_bytes 0".to_owned(),
-        format!("shoal_store_quota_bytes {}", 2 * BLOCK),
-        "shoal_store_write_seconds_count 5".to_owned(),
+        "evictions_total 3".to_owned(),
+        format!("evicted_bytes_total {}", 3 * BLOCK),
+        format!("held_bytes {}", 2 * BLOCK),
+        "held_blobs 2".to_owned(),
+        "partial_bytes 0".to_owned(),
+        format!("quota_bytes {}", 2 * BLOCK),
+        "write_seconds_count 5".to_owned(),
     ] {
         assert!(text.lines().any(|have| have == line), "{line} is not in\n{text}");
     }

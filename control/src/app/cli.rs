@@ -1,0 +1,171 @@
+//! The command line of `shoal-control`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use shoal_base::config::Faults;
+
+use super::App;
+use crate::config::{Config, Raw};
+use crate::scope::{self, Facts};
+
+/// Decides which nodes belong together, and tells them who has what.
+#[derive(Debug, Parser)]
+#[command(name = "shoal-control", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the control service.
+    Serve(Settings),
+    /// Say which cluster of a file a node would belong to, and why. Needs no server.
+    Explain(Explain),
+    /// Check or describe settings.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Name every fault of the settings, and start nothing.
+    Check(Settings),
+    /// Print every setting as Markdown.
+    Reference,
+}
+
+/// Where settings come from: file, then SHOAL_CONTROL_… variables, then these flags; the later the stronger.
+#[derive(Debug, Args)]
+struct Settings {
+    /// A TOML file.
+    #[arg(long, env = "SHOAL_CONTROL_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where the database is; the same as `--set state_dir=…`.
+    #[arg(long)]
+    state_dir: Option<String>,
+    /// One setting, `key.path=value`. May be given many times.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = set)]
+    sets: Vec<(String, String)>,
+}
+
+fn set(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .map(|(key, value)| (key.trim().to_owned(), value.to_owned()))
+        .ok_or_else(|| format!("{text:?} is not KEY=VALUE"))
+}
+
+impl Settings {
+    fn load(self) -> Result<Config, Faults> {
+        let short = self.state_dir.map(|value| ("state_dir".to_owned(), value));
+        let sets: Vec<_> = short.into_iter().chain(self.sets).collect();
+        let raw: Raw = shoal_base::config::load(self.config.as_deref(), "SHOAL_CONTROL", std::env::vars(), &sets)?;
+        Config::try_from(raw)
+    }
+}
+
+#[derive(Debug, Args)]
+struct Explain {
+    /// A TOML file with any number of [[cluster]]: name, default, idc, location, cidrs.
+    #[arg(long, value_name = "FILE")]
+    clusters: PathBuf,
+    /// The node's address.
+    #[arg(long)]
+    ip: String,
+    /// The node's data centre.
+    #[arg(long, default_value = "")]
+    idc: String,
+    /// The node's location, `a|b|c`.
+    #[arg(long, default_value = "")]
+    location: String,
+    /// The cluster that the node's config names.
+    #[arg(long, value_name = "NAME")]
+    pin: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs what was asked for. Exit codes: 0 well, 1 failed, 2 refused input.
+pub fn main(cli: Cli) -> ExitCode {
+    match cli.command {
+        Command::Serve(settings) => match settings.load() {
+            Ok(config) => serve(config),
+            Err(faults) => refused(&format!("the settings have faults:\n{faults}")),
+        },
+        Command::Config(ConfigCommand::Check(settings)) => match settings.load() {
+            Ok(_) => {
+                println!("the settings are fine");
+                ExitCode::SUCCESS
+            }
+            Err(faults) => refused(&format!("the settings have faults:\n{faults}")),
+        },
+        Command::Config(ConfigCommand::Reference) => {
+            print!("{}", shoal_base::config::reference::<Raw>("Settings of shoal-control"));
+            ExitCode::SUCCESS
+        }
+        Command::Explain(args) => match explain(&args) {
+            Ok(text) => {
+                println!("{text}");
+                ExitCode::SUCCESS
+            }
+            Err(reasons) => refused(&reasons),
+        },
+    }
+}
+
+fn refused(reasons: &str) -> ExitCode {
+    eprintln!("shoal-control: {reasons}");
+    ExitCode::from(2)
+}
+
+fn explain(args: &Explain) -> Result<String, String> {
+    let scopes = read_scopes(&args.clusters);
+    let facts = Facts::parse(&args.ip, &args.idc, &args.location).map_err(|bad| {
+        let lines: Vec<String> = bad.iter().map(|bad| format!("--{bad}")).collect();
+        lines.join("\n")
+    });
+    let (scopes, facts) = match (scopes, facts) {
+        (Ok(scopes), Ok(facts)) => (scopes, facts),
+        (Err(file), Err(facts)) => return Err(format!("{file}\n{facts}")),
+        (Err(reasons), _) | (_, Err(reasons)) => return Err(reasons),
+    };
+    let explanation = scopes.explain(&facts, args.pin.as_deref());
+    if args.json {
+        return serde_json::to_string(&explanation).map_err(|error| error.to_string());
+    }
+    let mut lines = vec![format!("cluster: {}", explanation.cluster.as_deref().unwrap_or("none"))];
+    lines.push(format!("reason:  {}", explanation.reason));
+    for considered in &explanation.considered {
+        let matched = [("cidr", &considered.cidr), ("idc", &considered.idc), ("location", &considered.location)];
+        let matched: Vec<String> =
+            matched.iter().filter_map(|(what, value)| Some(format!("{what} {}", value.as_ref()?))).collect();
+        let matched = if matched.is_empty() { "nothing".to_owned() } else { matched.join(", ") };
+        lines.push(format!("  {} matches on {matched}", considered.cluster));
+    }
+    Ok(lines.join("\n"))
+}
+
+fn read_scopes(path: &Path) -> Result<scope::Scopes, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    scope::parse_file(&text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn serve(config: Config) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let ran = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
+        runtime.block_on(async move {
+            let app = App::build(config).await?;
+            app.run().await
+        })
+    });
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("shoal-control: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

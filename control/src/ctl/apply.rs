@@ -1,0 +1,160 @@
+//! `shoalctl apply`
+
+use std::io::Read as _;
+use std::path::Path;
+
+use reqwest::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::cli::{Apply, Output};
+use super::client::Client;
+use super::cluster::Cluster;
+use super::{Error, show, understand};
+
+#[derive(Debug, Deserialize)]
+struct Difference {
+    changes: Vec<Change>,
+    undeclared: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "action", rename_all = "lowercase")]
+enum Change {
+    Create { after: Cluster },
+    Update { before: Cluster, after: Cluster },
+    Delete { before: Cluster },
+}
+
+pub(super) async fn run(client: &Client, args: &Apply, output: Output) -> Result<String, Error> {
+    let name = args.file.display();
+    let text = read(&args.file).map_err(|error| Error::Refused(format!("{name}: {error}")))?;
+    let body = json!({ "clusters": declared(&text).map_err(|reason| Error::Refused(format!("{name}: {reason}")))? });
+    let flags = [("dry_run", args.dry_run), ("prune", args.prune), ("force", args.force)];
+    let query: Vec<(&str, &str)> = flags.iter().filter(|(_, set)| *set).map(|(key, _)| (*key, "true")).collect();
+    let answer = client.request(Method::PUT, &["clusters"]).query(&query).json(&body).send().await?;
+    show(output, &answer, || {
+        let difference: Difference = understand(&answer)?;
+        if !difference.undeclared.is_empty() && !args.prune {
+            eprintln!("not in {name}, and left alone: {} (--prune deletes)", difference.undeclared.join(", "));
+        }
+        Ok(describe(&difference.changes, args.dry_run))
+    })
+}
+
+fn read(path: &Path) -> std::io::Result<String> {
+    if path == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text)?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(path)
+}
+
+/// The list of clusters as it stands in the file. What a cluster may have is the server's to judge, so that there is
+/// one judge.
+fn declared(text: &str) -> Result<Value, String> {
+    let mut file: toml::Table = text.parse().map_err(|error: toml::de::Error| error.to_string())?;
+    let clusters = file.remove("cluster");
+    if let Some(key) = file.keys().next() {
+        return Err(format!("unknown key {key:?}: a clusters file has [[cluster]] only"));
+    }
+    match clusters {
+        Some(clusters @ toml::Value::Array(_)) => serde_json::to_value(clusters).map_err(|error| error.to_string()),
+        Some(_) => Err("\"cluster\" is not a list: write [[cluster]]".to_owned()),
+        None => Err("has no [[cluster]]".to_owned()),
+    }
+}
+
+fn describe(changes: &[Change], dry_run: bool) -> String {
+    if changes.is_empty() {
+        return "no difference".to_owned();
+    }
+    let mut lines: Vec<String> = changes
+        .iter()
+        .map(|change| match change {
+            Change::Create { after } => format!("+ {}{}", after.name, fields(None, after)),
+            Change::Update { before, after } => {
+                format!("~ {}{}", before.name, fields(Some(before), after))
+            }
+            Change::Delete { before } => format!("- {}", before.name),
+        })
+        .collect();
+    if dry_run {
+        lines.push("nothing was changed (--dry-run)".to_owned());
+    }
+    lines.join("\n")
+}
+
+/// What differs, or for a new cluster what it has.
+fn fields(before: Option<&Cluster>, after: &Cluster) -> String {
+    let values = |cluster: &Cluster| {
+        [
+            ("name", format!("{:?}", cluster.name)),
+            ("default", cluster.default.to_string()),
+            ("idc", format!("{:?}", cluster.idc)),
+            ("location", format!("{:?}", cluster.location)),
+            ("cidrs", format!("[{}]", cluster.cidrs.join(", "))),
+        ]
+    };
+    let blank = [("name", String::new()), ("default", "false".to_owned()), ("idc", "\"\"".to_owned())]
+        .into_iter()
+        .chain([("location", "\"\"".to_owned()), ("cidrs", "[]".to_owned())]);
+    let old: Vec<(&str, String)> = before.map_or_else(|| blank.collect(), |before| values(before).to_vec());
+    let mut text = String::new();
+    for ((key, old), (_, new)) in old.iter().zip(values(after)) {
+        if *old == new || (before.is_none() && *key == "name") {
+            continue;
+        }
+        text.push_str(&match before {
+            Some(_) => format!("\n    {key}: {old} -> {new}"),
+            None => format!("\n    {key}: {new}"),
+        });
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_passed_on_as_it_stands() {
+        let body = declared("[[cluster]]\nname = \"a\"\nidcs = 3\n[[cluster]]\n").unwrap();
+        assert_eq!(body, json!([{ "name": "a", "idcs": 3 }, {}]));
+    }
+
+    #[test]
+    fn what_is_no_clusters_file_is_refused_with_its_line() {
+        assert!(declared("[[cluster]]\nname = \n").unwrap_err().contains("line 2"), "a syntax error");
+        assert!(declared("[[clusters]]\nname = \"a\"").unwrap_err().contains("\"clusters\""));
+        assert!(declared("[cluster]\nname = \"a\"").unwrap_err().contains("[[cluster]]"));
+        // With --prune, an empty file would delete everything.
+        assert!(declared("").unwrap_err().contains("no [[cluster]]"));
+    }
+
+    #[test]
+    fn a_difference_reads_like_a_diff() {
+        let cluster = |name: &str, idc: &str| Cluster {
+            id: "1".into(),
+            name: name.into(),
+            version: 1,
+            default: false,
+            idc: idc.into(),
+            location: String::new(),
+            cidrs: vec!["10.0.0.0/8".into()],
+            nodes: 0,
+        };
+        let changes = [
+            Change::Create { after: cluster("a", "") },
+            Change::Update { before: cluster("b", "x"), after: cluster("b", "y") },
+            Change::Delete { before: cluster("c", "") },
+        ];
+        let text = describe(&changes, true);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[..2], ["+ a", "    cidrs: [10.0.0.0/8]"]);
+        assert_eq!(lines[2..5], ["~ b", "    idc: \"x\" -> \"y\"", "- c"]);
+        assert_eq!(lines[5], "nothing was changed (--dry-run)");
+        assert_eq!(describe(&[], false), "no difference");
+    }
+}

@@ -1,0 +1,115 @@
+//! A client of REST.
+
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode, Url};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Error;
+
+/// Every request is answered from memory or with one small write; what takes longer hangs.
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Of a connection, shorter, so that a wrong address shows soon.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(super) struct Client {
+    http: reqwest::Client,
+    base: Url,
+}
+
+/// A problem document, as much of it as is printed.
+#[derive(Deserialize)]
+struct Problem {
+    detail: String,
+}
+
+impl Client {
+    pub(super) fn new(server: &str) -> Result<Self, Error> {
+        let base: Url =
+            server.parse().map_err(|error| Error::Refused(format!("--server {server:?} is not a URL: {error}")))?;
+        if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
+            return Err(Error::Refused(format!("--server {server:?} is not http://host:port or https://host:port")));
+        }
+        // The only provider that the build has on purpose; a second call finds the first one's.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(TIMEOUT)
+            // Control is inside the operator's network; a proxy for the world outside is not the way to it.
+            .no_proxy()
+            .build()
+            .map_err(|error| Error::Failed(format!("make an HTTP client: {error}")))?;
+        Ok(Self { http, base })
+    }
+
+    /// A request to `/api/v1/<path>`, each part as one segment, whatever is in it.
+    pub(super) fn request(&self, method: Method, path: &[&str]) -> Request<'_> {
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(["api", "v1"]).extend(path);
+        }
+        Request { client: self, request: self.http.request(method, url) }
+    }
+}
+
+pub(super) struct Request<'a> {
+    client: &'a Client,
+    request: reqwest::RequestBuilder,
+}
+
+impl Request<'_> {
+    pub(super) fn json(self, body: &Value) -> Self {
+        Self { request: self.request.json(body), ..self }
+    }
+
+    pub(super) fn query(self, query: &[(&str, &str)]) -> Self {
+        Self { request: self.request.query(query), ..self }
+    }
+
+    pub(super) fn if_version(self, version: Option<u64>) -> Self {
+        match version {
+            Some(version) => Self { request: self.request.header("if-match", format!("\"{version}\"")), ..self },
+            None => self,
+        }
+    }
+
+    /// Sends it. An answer without a body is null.
+    pub(super) async fn send(self) -> Result<Value, Error> {
+        let unreachable =
+            |error: reqwest::Error| Error::Unreachable { server: self.client.base.to_string(), reason: reason(&error) };
+        let response = self.request.send().await.map_err(unreachable)?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(unreachable)?;
+        if status.is_success() {
+            if body.is_empty() {
+                return Ok(Value::Null);
+            }
+            return serde_json::from_slice(&body)
+                .map_err(|error| Error::Failed(format!("the server's answer is not JSON: {error}")));
+        }
+        let detail = match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) => problem.detail,
+            Err(_) => format!("the server answered {status}; is {} a shoal-control?", self.client.base),
+        };
+        Err(match status {
+            StatusCode::NOT_FOUND => Error::NotFound(detail),
+            StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => Error::Conflict(detail),
+            status if status.is_client_error() => Error::Refused(detail),
+            _ => Error::Failed(detail),
+        })
+    }
+}
+
+/// The innermost cause says most: "connection refused" rather than "error sending request".
+fn reason(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "no answer in time".to_owned();
+    }
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}

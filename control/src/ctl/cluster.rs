@@ -1,0 +1,99 @@
+//! `shoalctl cluster …`
+
+use reqwest::Method;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::cli::{ClusterCommand, Create, Delete, Output, Update};
+use super::client::Client;
+use super::table::Table;
+use super::{Error, show, understand};
+
+/// A cluster, as much of it as is printed.
+#[derive(Debug, Deserialize)]
+pub(super) struct Cluster {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) version: u64,
+    pub(super) default: bool,
+    pub(super) idc: String,
+    pub(super) location: String,
+    pub(super) cidrs: Vec<String>,
+    pub(super) nodes: u64,
+}
+
+pub(super) async fn run(client: &Client, command: ClusterCommand, output: Output) -> Result<String, Error> {
+    match command {
+        ClusterCommand::Create(args) => {
+            let Create { name, default, idc, location, cidrs } = args;
+            let body = json!({ "name": name, "default": default, "idc": idc, "location": location, "cidrs": cidrs });
+            let made = client.request(Method::POST, &["clusters"]).json(&body).send().await?;
+            show(output, &made, || one(&made))
+        }
+        ClusterCommand::List => {
+            let mut answer = client.request(Method::GET, &["clusters"]).send().await?;
+            let clusters = answer["clusters"].take();
+            show(output, &clusters, || Ok(table(&understand::<Vec<Cluster>>(&clusters)?)))
+        }
+        ClusterCommand::Show(named) => {
+            let cluster = client.request(Method::GET, &["clusters", &named.cluster]).send().await?;
+            show(output, &cluster, || one(&cluster))
+        }
+        ClusterCommand::Update(args) => {
+            let body = patch(&args)?;
+            let request = client.request(Method::PATCH, &["clusters", &args.cluster]).if_version(args.if_version);
+            let cluster = request.json(&body).send().await?;
+            show(output, &cluster, || one(&cluster))
+        }
+        ClusterCommand::Delete(Delete { cluster, force, if_version }) => {
+            let request = client.request(Method::DELETE, &["clusters", &cluster]).if_version(if_version);
+            let force: &[(&str, &str)] = if force { &[("force", "true")] } else { &[] };
+            request.query(force).send().await?;
+            let done = json!({ "deleted": cluster });
+            show(output, &done, || Ok(format!("deleted {cluster}")))
+        }
+    }
+}
+
+fn patch(args: &Update) -> Result<Value, Error> {
+    let mut body = Map::new();
+    let texts = [("name", &args.name), ("idc", &args.idc), ("location", &args.location)];
+    for (key, value) in texts {
+        if let Some(value) = value {
+            body.insert(key.to_owned(), json!(value));
+        }
+    }
+    if let Some(default) = args.default {
+        body.insert("default".to_owned(), json!(default));
+    }
+    if args.no_cidrs || !args.cidrs.is_empty() {
+        body.insert("cidrs".to_owned(), json!(args.cidrs));
+    }
+    if body.is_empty() {
+        return Err(Error::Refused(
+            "nothing to update: give --name, --default, --idc, --location or --cidr".to_owned(),
+        ));
+    }
+    Ok(Value::Object(body))
+}
+
+fn one(cluster: &Value) -> Result<String, Error> {
+    Ok(table(&[understand::<Cluster>(cluster)?]))
+}
+
+fn table(clusters: &[Cluster]) -> String {
+    let mut table = Table::new(&["name", "default", "idc", "location", "cidrs", "nodes", "version", "id"]);
+    for cluster in clusters {
+        table.row([
+            cluster.name.clone(),
+            if cluster.default { "yes".to_owned() } else { String::new() },
+            cluster.idc.clone(),
+            cluster.location.clone(),
+            cluster.cidrs.join(","),
+            cluster.nodes.to_string(),
+            cluster.version.to_string(),
+            cluster.id.clone(),
+        ]);
+    }
+    table.print()
+}
