@@ -1,0 +1,122 @@
+//! Who may read a repository, and for how long that is remembered.
+
+use super::*;
+
+async fn later(by: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(by).await;
+    tokio::time::resume();
+}
+
+async fn ask(origin: &Origin) -> Result<Access, OriginError> {
+    origin.access(&target(), Kind::Blob, &digest_of(BYTES)).await
+}
+
+#[tokio::test]
+async fn what_an_anonymous_token_reads_is_public_and_asked_once() {
+    let server = TestServer::start(behind_tokens).await;
+    let origin = origin(&server);
+    let asked = futures::future::join_all((0..10).map(|_| ask(&origin))).await;
+    assert!(asked.into_iter().all(|access| access.unwrap() == Access::Public));
+    assert_eq!(server.count("/v2/"), 2, "without a token, and with one");
+    assert!(server.seen().iter().filter(|seen| seen.path.starts_with("/v2/")).all(|seen| seen.method == "HEAD"));
+    later(Duration::from_secs(299)).await;
+    ask(&origin).await.unwrap();
+    assert_eq!(server.count("/v2/"), 2);
+    later(Duration::from_secs(2)).await;
+    ask(&origin).await.unwrap();
+    assert!(server.count("/v2/") > 2);
+}
+
+#[tokio::test]
+async fn a_private_repository_comes_with_its_challenges_and_is_asked_again_soon() {
+    let server = TestServer::start(|base| {
+        move |seen: &Seen| {
+            if seen.path.starts_with("/token") {
+                return Reply::status(403);
+            }
+            Reply::status(401).with("www-authenticate", challenge(&base))
+        }
+    })
+    .await;
+    let origin = origin(&server);
+    let want = Access::Private { challenges: vec![HeaderValue::try_from(challenge(&server.base())).unwrap()] };
+    assert_eq!(ask(&origin).await.unwrap(), want);
+    assert_eq!(ask(&origin).await.unwrap(), want);
+    assert_eq!(server.count("/v2/"), 1);
+    later(Duration::from_secs(31)).await;
+    assert_eq!(ask(&origin).await.unwrap(), want);
+    assert_eq!(server.count("/v2/"), 2);
+}
+
+#[tokio::test]
+async fn what_the_caller_may_read_does_not_make_it_public() {
+    let server = TestServer::start(|base| {
+        move |seen: &Seen| match seen.header("authorization") {
+            Some("Bearer own") => ranged(seen, &Bytes::from_static(BYTES)),
+            _ if seen.path.starts_with("/token") => Reply::status(403),
+            _ => Reply::status(401).with("www-authenticate", challenge(&base)),
+        }
+    })
+    .await;
+    let origin = origin(&server);
+    let own = credential("Bearer own");
+    read(&origin, None, As::Caller(&own)).await.unwrap();
+    assert!(matches!(ask(&origin).await.unwrap(), Access::Private { .. }));
+}
+
+#[tokio::test]
+async fn an_answer_about_a_tag_answers_who_may_read() {
+    let server = TestServer::start(|_| {
+        |_: &Seen| {
+            Reply::ok(BYTES).with("docker-content-digest", digest_of(BYTES).to_string()).with("content-type", "a/b")
+        }
+    })
+    .await;
+    let origin = origin(&server);
+    origin.head_manifest(&target(), &"v1".parse().unwrap(), &[], As::Anonymous).await.unwrap();
+    assert_eq!(ask(&origin).await.unwrap(), Access::Public);
+    assert_eq!(server.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_redirect_to_the_storage_is_answer_enough() {
+    let server =
+        TestServer::start(|_| |_: &Seen| Reply::status(307).with("location", "http://storage.invalid/signed")).await;
+    assert_eq!(ask(&origin(&server)).await.unwrap(), Access::Public);
+}
+
+#[tokio::test]
+async fn a_digest_that_is_missing_says_nothing() {
+    let server = TestServer::start(|_| |_: &Seen| Reply::status(404)).await;
+    let origin = origin(&server);
+    for asked in 1..3 {
+        assert!(matches!(ask(&origin).await, Err(OriginError::NotFound { .. })));
+        assert_eq!(server.seen().len(), asked);
+    }
+}
+
+#[tokio::test]
+async fn with_the_origin_down_what_was_public_within_a_day_still_is() {
+    let down = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let switch = Arc::clone(&down);
+    let server = TestServer::start(move |_| {
+        move |seen: &Seen| {
+            if switch.load(std::sync::atomic::Ordering::SeqCst) {
+                return Reply::status(500);
+            }
+            ranged(seen, &Bytes::from_static(BYTES))
+        }
+    })
+    .await;
+    let origin = origin(&server);
+    assert_eq!(ask(&origin).await.unwrap(), Access::Public);
+    down.store(true, std::sync::atomic::Ordering::SeqCst);
+    later(Duration::from_secs(23 * 3600)).await;
+    assert_eq!(ask(&origin).await.unwrap(), Access::Public);
+    later(Duration::from_secs(2 * 3600)).await;
+    assert!(matches!(ask(&origin).await, Err(OriginError::Unreachable { .. })));
+    let other = Target { repository: "never/asked".parse().unwrap(), ..target() };
+    let never = origin.access(&other, Kind::Blob, &digest_of(BYTES)).await;
+    assert!(matches!(never, Err(OriginError::Unreachable { .. })));
+}
