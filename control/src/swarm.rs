@@ -25,9 +25,6 @@ mod metrics;
 mod permit;
 mod state;
 
-#[cfg(test)]
-mod tests;
-
 pub use event::{
     Announced, Ask, At, Cause, Effect, Event, FinderId, Member, Meta, Notice, ParentSaid, Say, Stop, Tell, Trouble,
     Waiting,

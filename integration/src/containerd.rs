@@ -38,8 +38,8 @@ pub struct Containerd {
 }
 
 impl Containerd {
-    /// Starts containerd in the namespace and waits until CRI answers. With `mirror`, its `certs.d` names that as the
-    /// registry's mirror; without, it asks the registry itself.
+    /// Starts containerd in the namespace and waits until CRI answers. `hosts_toml` is what its `certs.d` says of the origin;
+    /// without, it asks the origin itself.
     ///
     /// # Errors
     /// When it can't be started.

@@ -20,3 +20,4 @@ pub mod sweep;
 pub mod tls;
 pub mod token;
 pub mod wait;
+pub mod tools;

@@ -83,7 +83,8 @@ impl App {
             control: Arc::clone(&control),
             metrics: counted,
         });
-        let admin = admin::router(Arc::new(registry), facts::ready(Arc::clone(&node)), facts::debug(Arc::clone(&node)));
+        let (ready, debug) = (facts::ready(Arc::clone(&node)), facts::debug(Arc::clone(&node)));
+        let admin = admin::router(admin::Config::default(), Arc::new(registry), ready, debug);
 
         let bind = |key: &'static str, addr| listen::bind(addr).with_context(|| format!("{key}: listen on {addr}"));
         let mirror = (mirror, bind("mirror.listen", config.mirror_listen)?);

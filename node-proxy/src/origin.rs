@@ -10,36 +10,39 @@
 //!
 //! Source: OCI distribution spec 1.1; the Docker token authentication specification.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderValue, Uri};
+use ipnet::IpNet;
 use shoal_proto::Digest;
 
-/// The host (and port) of a registry as containerd names it in `ns=`: `docker.io`, `registry.example:5000`. Lower case.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct Registry(String);
+mod access;
+mod address;
+mod body;
+mod challenge;
+mod connect;
+mod metrics;
+mod name;
+mod read;
+mod request;
+mod site;
+#[cfg(test)]
+pub(crate) mod test_registry;
+#[cfg(test)]
+mod tests;
+mod token;
 
-impl fmt::Display for Registry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+pub use access::Access;
+pub use body::{Body, ByteRange};
+pub use metrics::Metrics;
+pub use name::{NameError, Reference, Registry, Repository, Tag};
+pub use site::{ConfigError, Endpoint};
 
-impl fmt::Display for Repository {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// A repository's path, by the grammar of the OCI distribution spec.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct Repository(String);
-
-/// A tag, by the grammar of the OCI distribution spec.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct Tag(String);
+use site::Site;
 
 /// Where content is read: registry and repository.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -50,18 +53,17 @@ pub struct Target {
     pub repository: Repository,
 }
 
-/// What a manifest request names.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub enum Reference {
-    /// By tag.
-    Tag(Tag),
-    /// By digest.
-    Digest(Digest),
-}
-
 /// A caller's `Authorization` header, as it was sent to the mirror. `Debug` hides it (I9).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credential(HeaderValue);
+
+impl Credential {
+    /// Takes the value of an `Authorization` header.
+    pub fn new(mut header: HeaderValue) -> Self {
+        header.set_sensitive(true);
+        Self(header)
+    }
+}
 
 impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -89,26 +91,50 @@ pub struct Head {
     pub size: u64,
 }
 
-/// Parts of a body as they arrive.
-type BodyStream = std::pin::Pin<Box<dyn futures::Stream<Item = Result<Bytes, OriginError>> + Send>>;
+/// Settings of the origin client.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// By the name that `ns=` has. A registry that is not here is reached by its own name over HTTPS.
+    pub registries: BTreeMap<Registry, RegistryConfig>,
+    /// The longest wait for a connection, TLS included; 5 s.
+    pub connect_timeout: Duration,
+    /// The longest wait for the headers of an answer, with redirects and tokens that it needs; 20 s (I8).
+    pub headers_timeout: Duration,
+    /// The longest silence inside a body; 15 s.
+    pub body_idle_timeout: Duration,
+    /// `User-Agent`.
+    pub user_agent: String,
+}
 
-/// The start of a body from the origin.
-pub struct Body {
-    /// 200 or 206.
-    pub partial: bool,
-    /// Bytes of the whole content (from Content-Length or Content-Range), when the origin says it.
-    pub size: Option<u64>,
-    /// The first byte's offset in the content.
-    pub start: u64,
-    /// Bytes that this body will have, when the origin says it.
-    pub length: Option<u64>,
-    /// Content-Type as the origin gave it; empty when it gave none.
-    pub media_type: String,
-    stream: BodyStream,
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            registries: BTreeMap::new(),
+            connect_timeout: Duration::from_secs(5),
+            headers_timeout: Duration::from_secs(20),
+            body_idle_timeout: Duration::from_secs(15),
+            user_agent: concat!("shoal-node/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+/// Settings of one registry; they hold for its redirects and token realms too.
+#[derive(Debug, Clone, Default)]
+pub struct RegistryConfig {
+    /// Where it really is. `None`: at its own name; docker.io is at registry-1.docker.io.
+    pub endpoint: Option<Endpoint>,
+    /// PEM files of CAs that are trusted beside the system's.
+    pub ca: Vec<PathBuf>,
+    /// `http://[user:password@]host:port` to go through. `None`: what HTTPS_PROXY, HTTP_PROXY and NO_PROXY say.
+    pub proxy: Option<Uri>,
+    /// Plain HTTP is allowed: for the endpoint when it says `http`, or gives none, and for redirects and realms.
+    pub plain_http: bool,
+    /// Networks that may be connected to although the address rule refuses them.
+    pub allow_addresses: Vec<IpNet>,
 }
 
 /// Why the origin gave nothing, by what the caller can do.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum OriginError {
     /// 401, or 403 to an anonymous token. The challenges are passed on unchanged to whoever asked.
     #[error("{registry} wants authorization")]
@@ -165,4 +191,50 @@ pub enum OriginError {
         /// What was wrong.
         why: String,
     },
+}
+
+/// The client of every registry. One per process.
+pub struct Origin {
+    config: Config,
+    sites: HashMap<Registry, Arc<Site>>,
+    /// For registries without settings of their own.
+    plain: site::Unconfigured,
+    tokens: token::Tokens,
+    access: access::Memory,
+    metrics: Metrics,
+}
+
+impl Origin {
+    /// Reads the system's roots and the configured CAs. No connection is made.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: a CA that can't be read, an endpoint or proxy that is not allowed.
+    pub fn new(config: Config, metrics: Metrics) -> Result<Arc<Self>, ConfigError> {
+        let roots = site::system_roots();
+        let mut sites = HashMap::new();
+        for (registry, settings) in &config.registries {
+            sites.insert(registry.clone(), Arc::new(Site::new(registry, settings, &config, &roots)?));
+        }
+        let plain = site::Unconfigured::new(&config, &roots)?;
+        Ok(Arc::new(Self {
+            config,
+            sites,
+            plain,
+            tokens: token::Tokens::default(),
+            access: access::Memory::default(),
+            metrics,
+        }))
+    }
+
+    /// How a registry is reached.
+    fn site(&self, registry: &Registry) -> Arc<Site> {
+        self.sites.get(registry).cloned().unwrap_or_else(|| Arc::new(self.plain.site(registry)))
+    }
+}
+
+impl OriginError {
+    /// Whether the origin gave no answer at all, so that what was learnt earlier still holds.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Busy { .. })
+    }
 }

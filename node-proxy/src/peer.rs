@@ -17,12 +17,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use shoal_base::drain::Drain;
 use shoal_proto::frame::{Frame, FrameError, Hello, Refusal};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use shoal_base::drain::Drain;
 
 use connection::{Connection, End};
 pub use metrics::Metrics;
@@ -123,6 +123,7 @@ impl Peer {
 
     /// Serves until `drain` is signalled; then lets what is being served go on for `drain_timeout`.
     pub async fn run(self: Arc<Self>, listener: TcpListener, drain: Drain) {
+        let _working = drain.guard();
         let (mut children, mut strangers) = (JoinSet::new(), JoinSet::new());
         loop {
             tokio::select! {

@@ -361,6 +361,12 @@ enum Answer {
     Busy(Connection, Duration),
 }
 
+/// Opens a blob, in the trace of the current span.
+fn open_frame(digest: Digest) -> Frame {
+    let traceparent = shoal_base::telemetry::traceparent_of(&tracing::Span::current()).unwrap_or_default();
+    Frame::Open { digest, traceparent }
+}
+
 impl Swarm {
     /// A swarm that is `me` to parents; while `me` is `None` this node has no cluster and asks nobody.
     pub fn new(config: Config, me: watch::Receiver<Option<Hello>>, metrics: Metrics) -> Arc<Self> {

@@ -24,6 +24,8 @@ use crate::swarm::Swarm;
 mod find;
 mod parse;
 mod session;
+#[cfg(test)]
+mod tests;
 
 /// A thousand holdings of 100 bytes and a whole piece list (256 KiB) fit; nothing larger is sent.
 const LARGEST_MESSAGE: usize = 1 << 20;

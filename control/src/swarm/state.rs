@@ -15,6 +15,9 @@ use super::event::{
 };
 use super::permit::Permit;
 
+#[cfg(test)]
+mod tests;
+
 /// I4: no permit is granted this long after the start, while nodes say again what they hold and read.
 pub const STARTING: At = At::from_secs(2);
 

@@ -57,6 +57,14 @@ pub(super) fn ready(node: Arc<Node>) -> admin::Ready {
 /// `/debug`: what this node is and does now.
 pub(super) fn debug(node: Arc<Node>) -> admin::Debug {
     Arc::new(move || {
+        let node = Arc::clone(&node);
+        async move { node.describe() }.boxed()
+    })
+}
+
+impl Node {
+    fn describe(&self) -> serde_json::Value {
+        let node = self;
         let usage = node.store.usage();
         let uploads = node.peer.load();
         let membership = node.control.membership().borrow().clone();
@@ -74,5 +82,5 @@ pub(super) fn debug(node: Arc<Node>) -> admin::Debug {
             "flights": node.engine.flights(),
             "uploads": {"now": uploads.uploads, "slots": uploads.slots},
         })
-    })
+    }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::stream::{BoxStream, StreamExt};
+use futures::stream::BoxStream;
 use http::HeaderValue;
 use shoal_proto::{Digest, Hash, Kind, Layout, PieceList};
 use tokio::sync::{mpsc, watch};
@@ -65,7 +65,7 @@ pub trait Peers: Send + Sync + 'static {
 #[async_trait::async_trait]
 impl Upstream for Origin {
     async fn read(&self, want: &Want, range: Option<Range<u64>>) -> Result<Incoming, OriginError> {
-        let asked = range.clone().map(|range| ByteRange::From(range.start, Some(range.end - 1)));
+        let asked = range.as_ref().and_then(ByteRange::of);
         let accept = match want.kind {
             Kind::Blob => Vec::new(),
             Kind::Manifest => MANIFESTS.iter().copied().map(HeaderValue::from_static).collect(),
@@ -76,8 +76,7 @@ impl Upstream for Origin {
             return Err(OriginError::Nonsense { registry: registry(), why: "another range than was asked for".into() });
         }
         let (size, media_type) = (body.size, body.media_type.clone());
-        let stream = futures::stream::unfold(body, |mut body| async move { Some((body.next().await?, body)) });
-        Ok(Incoming { size, media_type, stream: stream.boxed() })
+        Ok(Incoming { size, media_type, stream: body.into_stream() })
     }
 }
 

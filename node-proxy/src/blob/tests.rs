@@ -339,7 +339,7 @@ impl Lab {
             config,
             Parts {
                 me: me.clone(),
-                store: Arc::new(Memory::new(quota)),
+                store: Memory::new(quota),
                 upstream: Arc::clone(&self.registry) as Arc<dyn Upstream>,
                 peers: Arc::new(Wire { cluster: Arc::clone(&self.cluster), liar: self.liar.clone() }),
                 source: Arc::new(Source { cluster: Arc::clone(&self.cluster), me: me.clone() }),

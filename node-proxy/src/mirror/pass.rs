@@ -24,7 +24,8 @@ impl Mirror {
     pub(super) async fn pass(&self, pull: &Pull, pass: Pass<'_>) -> Result<Answer, Refusal> {
         let range = match pull.asked {
             asked if asked.is_whole() => None,
-            Asked::From(first, last) => Some(ByteRange::From(first, last)),
+            Asked::From(first, None) => Some(ByteRange::From(first)),
+            Asked::From(first, Some(last)) => Some(ByteRange::Span { first, last }),
             Asked::Last(n) => Some(ByteRange::Last(n)),
             Asked::Whole => None,
             Asked::Impossible => return Err(Refusal::range(None)),

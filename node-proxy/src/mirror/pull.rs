@@ -12,7 +12,7 @@ use super::pass::Pass;
 use super::range::{Asked, Given};
 use super::route::{Content, Route};
 use crate::blob::{Opened, ReadError, Want};
-use crate::origin::{As, Credential, Head, OriginError, Reference, Target};
+use crate::origin::{Access, As, Credential, Head, OriginError, Reference, Target};
 
 /// A request for content, its registry known.
 pub(super) struct Pull {
@@ -31,7 +31,7 @@ impl Mirror {
             head,
             asked: Asked::of(headers),
             accept: headers.get_all(header::ACCEPT).iter().cloned().collect(),
-            caller: Credential::of(headers),
+            caller: headers.get(header::AUTHORIZATION).cloned().map(Credential::new),
         };
         match content {
             Content::Manifest(reference) => self.manifest(&pull, reference).await,
@@ -95,10 +95,12 @@ impl Mirror {
     /// Whether an anonymous token reads this repository (I10). Without a caller's credential, "no" is the registry's
     /// challenge, passed on unchanged: containerd then gets a token from the registry and comes back with it.
     async fn is_public(&self, pull: &Pull, kind: Kind, digest: &Digest) -> Result<bool, OriginError> {
-        match self.origin.is_public(&pull.target, kind, digest).await {
-            Ok(()) => Ok(true),
-            Err(OriginError::Unauthorized { .. }) if pull.caller.is_some() => Ok(false),
-            Err(error) => Err(error),
+        match self.origin.access(&pull.target, kind, digest).await? {
+            Access::Public => Ok(true),
+            Access::Private { .. } if pull.caller.is_some() => Ok(false),
+            Access::Private { challenges } => {
+                Err(OriginError::Unauthorized { registry: pull.target.registry.to_string(), challenges })
+            }
         }
     }
 

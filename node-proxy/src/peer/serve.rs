@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState};
+use shoal_base::drain::Drain;
+use shoal_base::telemetry::set_parent;
 use shoal_proto::frame::{Frame, Hello, Refusal, Run};
 use shoal_proto::{BlockIndex, BlockSet, Digest, Layout};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
-use shoal_base::drain::Drain;
 use tracing::Instrument;
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::connection::{Connection, End};
 use super::metrics::Answer;
@@ -92,7 +91,7 @@ impl Peer {
         let span = tracing::info_span!(
             parent: None, "serve blob", %digest, peer.node = %child.node, bytes = tracing::field::Empty
         );
-        continue_trace(&span, traceparent);
+        set_parent(&span, traceparent);
         let (layout, now) = (offer.layout(), Instant::now());
         let serving = Serving {
             peer: self,
@@ -274,24 +273,4 @@ impl Serving<'_> {
 /// Waits for a change; false when there will be none any more.
 async fn next_change(changed: &mut watch::Receiver<u64>) -> bool {
     changed.changed().await.is_ok()
-}
-
-/// Makes a span a child of the W3C `traceparent`; one that does not parse is left out.
-fn continue_trace(span: &tracing::Span, traceparent: &str) {
-    let mut parts = traceparent.split('-');
-    let (Some("00"), Some(trace), Some(parent), Some(flags), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return;
-    };
-    let (Ok(trace), Ok(parent), Ok(flags)) =
-        (TraceId::from_hex(trace), SpanId::from_hex(parent), u8::from_str_radix(flags, 16))
-    else {
-        return;
-    };
-    let remote = SpanContext::new(trace, parent, TraceFlags::new(flags), true, TraceState::default());
-    if remote.is_valid() {
-        // It fails when nothing is exported, and then there is nothing to continue.
-        let _ = span.set_parent(opentelemetry::Context::new().with_remote_span_context(remote));
-    }
 }

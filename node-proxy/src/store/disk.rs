@@ -56,6 +56,9 @@ use super::metrics::Metrics;
 use super::places::{Places, RECENT, STATE};
 use super::{Change, Config, Held, Info, Partial, Store, StoreError, Usage, walk};
 
+/// What a power cut may cost a partial blob at most, and what is synced at once: a second of a fast disk.
+const SYNC_EVERY: u64 = 128 << 20;
+
 /// Blobs in a directory of this machine. See the module's description.
 pub struct Disk {
     inner: Arc<Inner>,
@@ -68,6 +71,8 @@ struct Inner {
     metrics: Metrics,
     /// Bytes of the file system left to others.
     reserve: u64,
+    /// Bytes of a partial blob that a checkpoint makes durable at once.
+    sync_every: u64,
     boot_id: String,
     /// Held while room is made: from the ledger's decision until the files are gone.
     room: Mutex<()>,
@@ -84,11 +89,11 @@ impl Disk {
     /// [`StoreError::Io`] when another daemon uses the directory, or it can't be read or written;
     /// [`StoreError::Damaged`] when it belongs to a newer version.
     pub async fn open(config: Config) -> Result<Arc<Self>, StoreError> {
-        Self::open_with(config, Files::default()).await
+        Self::open_with(config, Files::default(), SYNC_EVERY).await
     }
 
-    async fn open_with(config: Config, files: Files) -> Result<Arc<Self>, StoreError> {
-        let inner = blocking(move || Inner::open(config, files)).await?;
+    async fn open_with(config: Config, files: Files, sync_every: u64) -> Result<Arc<Self>, StoreError> {
+        let inner = blocking(move || Inner::open(config, files, sync_every)).await?;
         Ok(Arc::new(Self { inner: Arc::new(inner) }))
     }
 
@@ -152,7 +157,7 @@ impl Store for Disk {
 }
 
 impl Inner {
-    fn open(config: Config, files: Files) -> Result<Self, StoreError> {
+    fn open(config: Config, files: Files, sync_every: u64) -> Result<Self, StoreError> {
         let started = Instant::now();
         let (places, lock) = Places::open(&config.dir, &files)?;
         let metrics = Metrics::new();
@@ -170,6 +175,7 @@ impl Inner {
             ledger: Arc::new(ledger),
             metrics,
             reserve: config.reserve,
+            sync_every,
             boot_id: config.boot_id.unwrap_or_else(boot_id),
             room: Mutex::default(),
             probes: AtomicU64::default(),

@@ -3,7 +3,7 @@
 //! One door, so that a test can stand behind a kill at any step, a power cut, a full or a failing disk: see [`Faults`].
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -27,17 +27,15 @@ pub(super) fn failed(action: &'static str, path: &Path, need: u64) -> impl FnOnc
 }
 
 impl Files {
-    /// Writes a small file, replacing what is there.
+    /// Writes a small file, replacing what is there. One that could not be written whole goes.
     pub(super) fn write_new(&self, path: &Path, bytes: &[u8], sync: bool) -> Result<(), StoreError> {
-        let failed = |action| failed(action, path, bytes.len() as u64);
         self.step(path, "create")?;
-        let mut file = File::create(path).map_err(failed("create"))?;
-        #[cfg(test)]
-        self.faults
-            .before_write(path, 0..bytes.len() as u64, |part| file.write_all(&bytes[..part]))
-            .map_err(failed("write"))?;
-        file.write_all(bytes).map_err(failed("write"))?;
-        if sync { self.sync_file(&file, path) } else { Ok(()) }
+        let file = File::create(path).map_err(failed("create", path, bytes.len() as u64))?;
+        let written = self.write_at(&file, path, bytes, 0);
+        written.and_then(|()| if sync { self.sync_file(&file, path) } else { Ok(()) }).inspect_err(|_| {
+            // The error of the write is the one that matters.
+            _ = self.unlink(path);
+        })
     }
 
     /// Makes a sparse file of this length, replacing what is there. It can be read and written.
@@ -140,8 +138,8 @@ mod faults {
         pub(in crate::store) full: AtomicBool,
         /// Syncs fail with EIO.
         pub(in crate::store) sync_fails: AtomicBool,
-        /// What was written since the last sync, by file: lost in a power cut.
-        unsynced: Mutex<BTreeMap<PathBuf, Vec<Range<u64>>>>,
+        /// What was overwritten since the last sync, by file, oldest first: offset and bytes, zeros for a hole.
+        unsynced: Mutex<BTreeMap<PathBuf, Vec<(u64, Vec<u8>)>>>,
     }
 
     impl Default for Faults {
@@ -166,14 +164,13 @@ mod faults {
             self.steps_left.load(Ordering::SeqCst) < 0
         }
 
-        /// Does to the files what a power cut may: what was not synced reads as zeros.
+        /// Does to the files what a power cut may: what was not synced is as it was before, zeros at first.
         pub(in crate::store) fn cut_power(&self) {
-            for (path, ranges) in std::mem::take(&mut *self.unsynced.lock()) {
+            for (path, writes) in std::mem::take(&mut *self.unsynced.lock()) {
                 let Ok(file) = std::fs::OpenOptions::new().write(true).open(&path) else { continue };
-                for range in ranges {
-                    let len = file.metadata().unwrap().len();
-                    let end = range.end.min(len);
-                    file.write_all_at(&vec![0; end.saturating_sub(range.start) as usize], range.start).unwrap();
+                for (offset, bytes) in writes.into_iter().rev() {
+                    let len = file.metadata().unwrap().len().saturating_sub(offset).min(bytes.len() as u64);
+                    file.write_all_at(&bytes[..len as usize], offset).unwrap();
                 }
             }
         }
@@ -198,7 +195,11 @@ mod faults {
                 return Err(io::ErrorKind::StorageFull.into());
             }
             let half = (range.end - range.start) as usize / 2;
-            self.unsynced.lock().entry(path.to_owned()).or_default().push(range);
+            let mut old = vec![0; (range.end - range.start) as usize];
+            if let Ok(file) = std::fs::File::open(path) {
+                _ = file.read_at(&mut old, range.start);
+            }
+            self.unsynced.lock().entry(path.to_owned()).or_default().push((range.start, old));
             match self.steps_left.fetch_sub(1, Ordering::SeqCst) {
                 1.. => Ok(()),
                 0 => write(half).and(Err(self.dead())),

@@ -3,7 +3,7 @@
 use shoal_proto::frame::Frame;
 use shoal_proto::{Digest, Hash, Layout, PieceList};
 
-use super::wire::{Loss, traceparent};
+use super::wire::Loss;
 use super::{ListError, Parent, Swarm};
 
 impl Swarm {
@@ -42,7 +42,7 @@ impl Swarm {
     }
 
     async fn list_from(&self, parent: &Parent, digest: Digest, layout: Layout) -> Result<PieceList, Loss> {
-        let open = Frame::Open { digest, traceparent: traceparent(&tracing::Span::current()) };
+        let open = super::open_frame(digest);
         let (mut connection, size) = match self.open(parent, &open, layout).await? {
             super::Answer::Blob(connection, size) => (connection, size),
             super::Answer::Busy(_, after) => return Err(Loss::Broken(format!("it is busy for {after:?}"))),

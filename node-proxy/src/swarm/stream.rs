@@ -13,7 +13,7 @@ use tokio::time::sleep_until;
 use super::fetch::Shared;
 use super::pick::Seat;
 use super::score::Score;
-use super::wire::{Connection, Loss, traceparent};
+use super::wire::{Connection, Loss};
 use super::{Answer, Event, Parent};
 
 /// Blocks above this are hashed off the async threads, and may take longer than the silence to arrive.
@@ -82,7 +82,7 @@ impl Stream {
 
     async fn drive(&mut self) -> Result<Ended, Loss> {
         let fetch = self.fetch.clone();
-        let open = Frame::Open { digest: fetch.digest, traceparent: traceparent(&tracing::Span::current()) };
+        let open = super::open_frame(fetch.digest);
         let (mut connection, size) = match fetch.swarm.open(&self.parent, &open, fetch.layout).await? {
             Answer::Blob(connection, size) => (connection, size),
             Answer::Busy(connection, after) => {

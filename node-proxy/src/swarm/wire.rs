@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use futures::StreamExt;
-use opentelemetry::trace::TraceContextExt;
 use shoal_proto::frame::{Frame, FrameCodec, FrameError, Hello, Refusal};
 use shoal_proto::{BlockIndex, ClusterId, Layout, NodeId};
 use tokio::io::AsyncWriteExt;
@@ -13,7 +12,6 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 use tokio_util::codec::FramedRead;
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::{Config, Parent};
 
@@ -166,14 +164,4 @@ impl Connection {
         let mut byte = [0];
         matches!(self.reader.get_ref().try_read(&mut byte), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
     }
-}
-
-/// The W3C `traceparent` of a span, empty when it is not traced.
-pub(super) fn traceparent(span: &tracing::Span) -> String {
-    let context = span.context();
-    let context = context.span().span_context().clone();
-    if !context.is_valid() {
-        return String::new();
-    }
-    format!("00-{}-{}-{:02x}", context.trace_id(), context.span_id(), context.trace_flags().to_u8())
 }

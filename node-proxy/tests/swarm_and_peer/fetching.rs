@@ -272,7 +272,7 @@ async fn a_connection_serves_one_blob_after_another_until_this_node_moves() {
     let parent = parent("p", &[&books[0], &books[1], &books[2]]).await;
     let mut registry = Registry::default();
     let me = tokio::sync::watch::Sender::new(Some(hello("a", "child")));
-    let metrics = swarm::Metrics::register(&mut registry);
+    let metrics = swarm::Metrics::register(registry.sub_registry_with_prefix("shoal_swarm"));
     let swarm = swarm::Swarm::new(swarm::Config::default(), me.subscribe(), metrics);
     for (at, blob) in blobs.iter().enumerate() {
         if at == 2 {

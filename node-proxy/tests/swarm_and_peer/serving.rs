@@ -170,7 +170,7 @@ async fn draining_ends_what_rests_and_lets_an_upload_finish() {
     let ground = Field::of(&blob);
     let _fetching = fetch(&swarm, &ground, &[&parent.parent]);
     eventually("it serves", || ground.len() == 2).await;
-    parent.drain.cancel();
+    parent.drain.fire();
     assert_eq!(next(&mut resting).await, Some(Ok(Frame::Refused(Refusal::Draining))));
     drop(resting);
     assert_eq!(parent.peer.load().uploads, 1);

@@ -12,13 +12,13 @@ use node_proxy::blob::ReadError;
 use node_proxy::peer::{self, Offer, Offers, Peer};
 use node_proxy::swarm::{self, Event, Ground, Halt, Parent, ParentAddr, Swarm};
 use parking_lot::Mutex;
+use shoal_base::drain::{self, Trigger};
 use shoal_proto::frame::{Frame, FrameCodec, FrameError, Hello};
 use shoal_proto::{BlockIndex, BlockSet, Digest, Hash, Layout, NodeId, PieceList};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::codec::Framed;
-use tokio_util::sync::CancellationToken;
 
 pub(crate) const BLOCK: u64 = 256 << 10;
 /// Everything in these tests is a matter of milliseconds; this bound only ends a test that hangs.
@@ -303,7 +303,7 @@ pub(crate) struct Running {
     pub(crate) peer: Arc<Peer>,
     pub(crate) shelf: Arc<Shelf>,
     pub(crate) me: watch::Sender<Option<Hello>>,
-    pub(crate) drain: CancellationToken,
+    pub(crate) drain: Trigger,
     pub(crate) running: JoinHandle<()>,
 }
 
@@ -335,9 +335,9 @@ pub(crate) async fn parent_with(name: &str, config: peer::Config, me: Option<Hel
     let me = watch::Sender::new(me);
     let peer = Peer::new(config, me.subscribe(), shelf.clone(), peer::Metrics::default());
     let (listener, parent) = listen(name).await;
-    let drain = CancellationToken::new();
-    let running = tokio::spawn(peer.clone().run(listener, drain.clone()));
-    Running { parent, peer, shelf, me, drain, running }
+    let (trigger, drain) = drain::channel();
+    let running = tokio::spawn(peer.clone().run(listener, drain));
+    Running { parent, peer, shelf, me, drain: trigger, running }
 }
 
 /// A parent of cluster `a`.

@@ -17,8 +17,6 @@ use crate::store::places::{LIST, RECENT, STATE};
 use crate::store::sidecar::{self, Record};
 use crate::store::{Held, Info, Notes, Partial, Resumed, StoreError};
 
-/// What a power cut may cost at most, and what is synced at once: a second of a fast disk.
-const SYNC_EVERY: u64 = 128 << 20;
 /// What a record has at most: 8,192 hashes and three bitmaps of 1 KiB, and a head.
 const LARGEST_RECORD: u64 = 512 << 10;
 
@@ -216,7 +214,7 @@ impl Writing {
         let (written, sync) = {
             let mut marks = self.marks.lock();
             marks.writable(&self.digest)?;
-            let sync = marks.unsynced >= SYNC_EVERY;
+            let sync = marks.unsynced >= self.inner.sync_every;
             if sync {
                 marks.unsynced = 0;
             }

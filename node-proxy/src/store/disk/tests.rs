@@ -1,1 +1,112 @@
+//! What only a disk can do wrong: kills, power cuts, damage, fullness, and two daemons.
 
+mod crash;
+mod faults;
+mod restart;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{Disk, SYNC_EVERY};
+use crate::store::files::{Faults, Files};
+use crate::store::suite::eventually;
+use crate::store::{Config, Store, StoreError};
+
+/// A directory in which stores come and go.
+struct Machine {
+    dir: tempfile::TempDir,
+    quota: u64,
+    reserve: u64,
+    boot: u32,
+    sync_every: u64,
+    faults: Arc<Faults>,
+}
+
+impl Machine {
+    fn new(quota: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self { dir, quota, reserve: 0, boot: 1, sync_every: SYNC_EVERY, faults: Arc::default() }
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.dir.path().join("store").join(below)
+    }
+
+    async fn try_open(&self) -> Result<Arc<Disk>, StoreError> {
+        let config = Config {
+            dir: self.path(""),
+            quota: self.quota,
+            reserve: self.reserve,
+            boot_id: Some(format!("boot-{}", self.boot)),
+        };
+        Disk::open_with(config, Files { faults: Arc::clone(&self.faults) }, self.sync_every).await
+    }
+
+    /// Starts a daemon, once the one before is gone altogether.
+    async fn open(&self) -> Arc<Disk> {
+        eventually(async || match self.try_open().await {
+            Ok(disk) => Some(disk),
+            Err(StoreError::Io { action: "lock", .. }) => None,
+            Err(error) => panic!("{error}"),
+        })
+        .await
+    }
+
+    /// The daemon is killed here: nothing more of it reaches the disk.
+    async fn kill(&mut self, store: Option<Arc<Disk>>) {
+        self.faults.kill_after(0);
+        drop(store);
+        self.wait_until_unlocked().await;
+        self.faults = Arc::default();
+    }
+
+    /// The machine loses power and comes up again: what was not synced is lost.
+    async fn cut_power(&mut self, store: Option<Arc<Disk>>) {
+        self.faults.kill_after(0);
+        drop(store);
+        self.wait_until_unlocked().await;
+        self.faults.cut_power();
+        self.faults = Arc::default();
+        self.boot += 1;
+    }
+
+    async fn wait_until_unlocked(&self) {
+        eventually(async || {
+            let Ok(lock) = std::fs::File::open(self.path("lock")) else { return Some(()) };
+            lock.try_lock().ok()
+        })
+        .await;
+    }
+
+    /// Every file below `held` or `partial`.
+    fn files(&self, below: &str) -> Vec<PathBuf> {
+        fn walk(dir: &Path, files: &mut Vec<PathBuf>) {
+            for entry in std::fs::read_dir(dir).unwrap() {
+                let entry = entry.unwrap();
+                if entry.file_type().unwrap().is_dir() {
+                    walk(&entry.path(), files);
+                } else {
+                    files.push(entry.path());
+                }
+            }
+        }
+        let mut files = Vec::new();
+        walk(&self.path(below), &mut files);
+        files
+    }
+
+    /// Asserts that the disk has what the store says and nothing else.
+    fn assert_tidy(&self, store: &Disk) {
+        let held: u64 = store.list().iter().map(|(_, info)| info.size).sum();
+        let partial: u64 = store.partials().iter().map(|(_, size)| size).sum();
+        let usage = store.usage();
+        assert_eq!((usage.held, usage.held_blobs as usize, usage.partial), (held, store.list().len(), partial));
+        assert!(self.quota == 0 || held + partial <= self.quota);
+        assert_eq!(self.files("held").len(), 2 * store.list().len(), "{:?}", self.files("held"));
+        for file in self.files("partial") {
+            let name = file.file_stem().unwrap().to_str().unwrap();
+            let known = store.partials().iter().any(|(digest, _)| digest.hex() == name);
+            assert!(known && file.extension().is_none_or(|what| what == "state" || what == "recent"), "{file:?}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The programs that the lab runs: where they are, and how a fresh Debian or Ubuntu gets them.
+//!
+//! Daemons (containerd, docker-registry, runc) come as the distribution's packages, but are only unpacked below
+//! `.lab/tools`: nothing is started, configured or upgraded on the machine. Only programs that work on the kernel
+//! (iproute2, nftables) are installed. `crictl`, which is not packaged, is built from the pinned module in
+//! `integration/tools`.
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    containerd::Programs,
+    process::{command, find_program, run},
+    run::{checkout, lab_dir},
+};
+
+mod apt;
+mod go;
+
+/// Packages that are unpacked, with the program of each that the lab runs.
+const UNPACKED: [(&str, &str); 3] =
+    [("containerd", "usr/bin/containerd"), ("docker-registry", "usr/bin/docker-registry"), ("runc", "usr/sbin/runc")];
+
+/// Packages that are installed, with a program of each.
+const INSTALLED: [(&str, &str); 3] = [("iproute2", "ip"), ("nftables", "nft"), ("procps", "sysctl")];
+
+/// Where every program is.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    /// containerd and crictl.
+    pub containerd: Programs,
+    /// `docker-registry`
+    pub registry: PathBuf,
+}
+
+/// The programs of Shoal itself.
+#[derive(Debug, Clone)]
+pub struct ShoalPrograms {
+    /// `shoal-node`
+    pub node: PathBuf,
+    /// `shoal-control`
+    pub control: PathBuf,
+    /// `shoalctl`
+    pub ctl: PathBuf,
+}
+
+fn tools_dir() -> PathBuf {
+    lab_dir().join("tools")
+}
+
+fn unpacked_root() -> PathBuf {
+    tools_dir().join("root")
+}
+
+fn crictl() -> PathBuf {
+    tools_dir().join("bin/crictl")
+}
+
+/// Where `runc` was unpacked: its directory differs between releases.
+fn unpacked(file: &str) -> Option<PathBuf> {
+    let name = Path::new(file).file_name()?;
+    let beside = ["usr/bin", "usr/sbin"].map(|dir| unpacked_root().join(dir).join(name));
+    beside.into_iter().find(|path| path.is_file())
+}
+
+impl Tools {
+    /// Finds every program.
+    ///
+    /// # Errors
+    /// When one is missing: the message names it and the command that gets it.
+    pub fn locate() -> Result<Self> {
+        let mut missing: Vec<&str> = INSTALLED
+            .iter()
+            .filter(|(_, program)| find_program(program).is_none())
+            .map(|(package, _)| *package)
+            .collect();
+        missing.extend(UNPACKED.iter().filter(|(_, file)| unpacked(file).is_none()).map(|(package, _)| *package));
+        if !crictl().is_file() {
+            missing.push("crictl");
+        }
+        if !missing.is_empty() {
+            bail!("the lab lacks {}: run `make tools`", missing.join(", "));
+        }
+        let find = |file: &str| unpacked(file).with_context(|| format!("{file} is gone: run `make tools`"));
+        let containerd = find("usr/bin/containerd")?;
+        let bin = containerd.parent().context("containerd has no directory")?.to_owned();
+        Ok(Self { containerd: Programs { containerd, crictl: crictl(), bin }, registry: find("usr/bin/docker-registry")? })
+    }
+
+    /// A line for each program with its version.
+    ///
+    /// # Errors
+    /// When one can't be run.
+    pub fn versions(&self) -> Result<Vec<String>> {
+        let first = |command: &mut Command| -> Result<String> {
+            Ok(run(command)?.lines().next().unwrap_or_default().trim().to_owned())
+        };
+        Ok(vec![
+            first(Command::new(&self.containerd.containerd).arg("--version"))?,
+            first(Command::new(&self.containerd.crictl).arg("--version"))?,
+            format!("docker-registry {}", package_version("docker-registry")),
+            first(&mut command("ip", ["-V"]))?,
+            first(&mut command(find_program("nft").context("nft is missing: run `make tools`")?, ["--version"]))?,
+        ])
+    }
+}
+
+/// Gets what is missing; asks for root only to install packages, and says so.
+///
+/// # Errors
+/// When something can't be had: the message says what to do.
+pub fn setup() -> Result<Tools> {
+    if let Ok(tools) = Tools::locate() {
+        return Ok(tools);
+    }
+    if find_program("apt-get").is_none() || find_program("dpkg").is_none() {
+        bail!("`lab setup` knows Debian and Ubuntu only (no apt-get here); README names the programs to put in place by hand");
+    }
+    let wanted: Vec<&str> =
+        INSTALLED.iter().filter(|(_, program)| find_program(program).is_none()).map(|(package, _)| *package).collect();
+    apt::install(&wanted)?;
+    fs::create_dir_all(tools_dir().join("bin")).with_context(|| format!("create {}", tools_dir().display()))?;
+    for (package, file) in UNPACKED {
+        if unpacked(file).is_none() {
+            let version = apt::unpack(package, &tools_dir().join("debs"), &unpacked_root())?;
+            fs::write(tools_dir().join(format!("{package}.version")), version)?;
+        }
+    }
+    if !crictl().is_file() {
+        build_crictl()?;
+    }
+    Tools::locate()
+}
+
+fn package_version(package: &str) -> String {
+    fs::read_to_string(tools_dir().join(format!("{package}.version"))).unwrap_or_else(|_| "(version not recorded)".into())
+}
+
+fn build_crictl() -> Result<()> {
+    let go = go::obtain(&tools_dir())?;
+    let module = checkout().join("integration/tools");
+    println!("lab: building crictl with {} (a few minutes, once)", go.display());
+    let unfinished = tools_dir().join("bin/crictl.new");
+    let mut build = command(&go, ["build", "-trimpath", "-o"]);
+    build.arg(&unfinished).arg("sigs.k8s.io/cri-tools/cmd/crictl").current_dir(&module);
+    build.env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=readonly").env("GOTOOLCHAIN", "auto");
+    // go.sum pins every module; the caches stay in the lab's own directory when there is no home to put them.
+    if std::env::var_os("HOME").is_none() {
+        build.env("HOME", tools_dir());
+    }
+    run(&mut build).context("build crictl")?;
+    fs::rename(&unfinished, crictl()).context("put crictl in place")
+}
+
+impl ShoalPrograms {
+    /// Finds the daemons beside this program (or its test's) in the target directory.
+    ///
+    /// # Errors
+    /// When one is missing: the message names the command that builds it.
+    pub fn locate() -> Result<Self> {
+        let own = std::env::current_exe().context("find own path")?;
+        let dir = own
+            .ancestors()
+            .skip(1)
+            .find(|dir| dir.join("shoal-node").is_file())
+            .with_context(|| format!("no shoal-node beside {}: run `cargo build --workspace`", own.display()))?;
+        let find = |name: &str| -> Result<PathBuf> {
+            let file = dir.join(name);
+            if !file.is_file() {
+                bail!("{} is missing: run `cargo build --workspace`", file.display());
+            }
+            Ok(file)
+        };
+        Ok(Self { node: find("shoal-node")?, control: find("shoal-control")?, ctl: find("shoalctl")? })
+    }
+}
