@@ -3,7 +3,8 @@
 //! It owns no clock, no socket and no randomness: moments and a seed are passed in. The same events give the same
 //! effects, which is what the property tests and a simulator live on.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use shoal_proto::{ClusterId, Digest, NodeId};
@@ -151,8 +152,8 @@ impl State {
 
     fn registered(&mut self, member: Member, restarted: bool, step: &mut Step<'_>) {
         let Member { node: id, cluster, addr, location } = member;
-        if !self.nodes.contains_key(&id) {
-            let node = Node {
+        if let Entry::Vacant(slot) = self.nodes.entry(id.clone()) {
+            slot.insert(Node {
                 cluster,
                 addr,
                 location,
@@ -161,8 +162,7 @@ impl State {
                 held: HashMap::new(),
                 stale: None,
                 finders: BTreeSet::new(),
-            };
-            self.nodes.insert(id, node);
+            });
             return;
         }
         self.end_finders(&id, Stop::NoSession, !restarted, step);
@@ -275,7 +275,7 @@ impl State {
         }
         if what.complete {
             let stale = self.nodes.get_mut(id).and_then(|node| node.stale.take());
-            for digest in stale.unwrap_or_else(HashSet::new) {
+            for digest in stale.unwrap_or_default() {
                 self.release(id, digest, step);
             }
         }
