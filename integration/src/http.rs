@@ -3,8 +3,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use futures::TryStreamExt;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -72,7 +74,17 @@ impl Client {
     ///
     /// # Errors
     /// When the connection can't be made or breaks.
-    pub async fn send(&self, mut request: Request<Body>) -> Result<Answer> {
+    pub async fn send(&self, request: Request<Body>) -> Result<Answer> {
+        let (head, body) = self.open(request).await?.into_parts();
+        let body = body.collect().await.context("read the answer")?.to_bytes();
+        Ok(Answer { status: head.status, headers: head.headers, body })
+    }
+
+    /// Sends a request and gives the answer as it begins. `Host` is filled in. The connection lasts as long as the body is read.
+    ///
+    /// # Errors
+    /// When the connection can't be made or breaks.
+    pub async fn open(&self, mut request: Request<Body>) -> Result<Response<Incoming>> {
         request.headers_mut().insert(header::HOST, self.host.parse()?);
         let stream = self.from.connect(self.to).await?;
         match &self.tls {
@@ -90,14 +102,11 @@ impl Client {
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Body>,
-) -> Result<Answer> {
+) -> Result<Response<Incoming>> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let response = sender.send_request(request).await.context("send the request")?;
-    let (head, body) = response.into_parts();
-    let body = body.collect().await.context("read the answer")?.to_bytes();
-    connection.abort();
-    Ok(Answer { status: head.status, headers: head.headers, body })
+    // Ends when the body was read, or is dropped.
+    tokio::spawn(connection);
+    sender.send_request(request).await.context("send the request")
 }
 
 /// No body.
@@ -108,4 +117,10 @@ pub fn empty() -> Body {
 /// A body that is in memory.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+}
+
+/// A body that is read from a file as it is sent.
+pub fn from_file(file: tokio::fs::File) -> Body {
+    let chunks = tokio_util::io::ReaderStream::with_capacity(file, 256 << 10);
+    BodyExt::boxed(StreamBody::new(chunks.map_ok(Frame::data)))
 }

@@ -8,6 +8,7 @@
 //! Everything is named after the run ([`run`]), and taken down when the run ends; what a crashed run left is found by that
 //! name and removed by the next ([`sweep`]).
 
+pub mod bench;
 pub mod check;
 pub mod containerd;
 pub mod control;
@@ -16,6 +17,8 @@ pub mod demo;
 pub mod facts;
 pub mod http;
 pub mod image;
+pub mod memory;
+pub mod mirror;
 pub mod net;
 pub mod node;
 pub mod otlp;

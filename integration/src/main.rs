@@ -3,7 +3,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use lab::{check, demo, facts::Facts, image::Plan, progress::Progress, report, sweep, tools, world::WorldPlan};
+use lab::{bench, check, demo, facts::Facts, image::Plan, progress::Progress, report, sweep, tools, world::WorldPlan};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, Parser)]
@@ -30,6 +30,12 @@ enum Command {
     Check {
         /// What `lab demo --json` wrote.
         file: PathBuf,
+    },
+    /// Read one blob from origin, peer and disk, and print speed and memory. Needs root.
+    Bench {
+        /// Size of the blob in MiB.
+        #[arg(long, default_value_t = 1024)]
+        mebibytes: u64,
     },
     /// Remove what a crashed run left. Needs root; every run does this first.
     Sweep,
@@ -78,6 +84,11 @@ async fn run(command: Command) -> Result<ExitCode> {
             let text = std::fs::read(&file).with_context(|| format!("read {}", file.display()))?;
             let facts: Facts = serde_json::from_slice(&text).with_context(|| format!("parse {}", file.display()))?;
             Ok(judge(&facts))
+        }
+        Command::Bench { mebibytes } => {
+            let reads = bench::one_blob(mebibytes << 20).await?;
+            print!("{}", bench::table(&reads));
+            Ok(ExitCode::SUCCESS)
         }
         Command::Sweep => {
             sweep::sweep()?.iter().for_each(|line| println!("removed {line}"));

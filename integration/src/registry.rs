@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail};
 use http::{Method, Request, StatusCode, header};
 
 use crate::{
-    http::{Answer, Body, Client, empty, full},
-    image::Image,
+    http::{Answer, Client, empty, from_file, full},
+    image::{Image, ImageBlob},
     net::Netns,
     process::Daemon,
     tls::Authority,
@@ -74,7 +74,7 @@ impl Registry {
     pub async fn push(&self, image: &Image, repository: &str, tag: &str) -> Result<()> {
         let token = self.signer.token(repository, &["pull", "push"])?;
         for blob in image.blobs() {
-            self.push_blob(&token, repository, &blob.digest, &blob.file).await?;
+            self.push_blob(&token, repository, blob).await?;
         }
         let request = Request::builder()
             .method(Method::PUT)
@@ -85,7 +85,7 @@ impl Registry {
         expect(&answer, StatusCode::CREATED, "put the manifest")
     }
 
-    async fn push_blob(&self, token: &str, repository: &str, digest: &str, file: &Path) -> Result<()> {
+    async fn push_blob(&self, token: &str, repository: &str, blob: &ImageBlob) -> Result<()> {
         let authorization = format!("Bearer {token}");
         let start = Request::builder()
             .method(Method::POST)
@@ -100,11 +100,18 @@ impl Registry {
         let joint = if path.contains('?') { '&' } else { '?' };
         let put = Request::builder()
             .method(Method::PUT)
-            .uri(format!("{path}{joint}digest={digest}"))
+            .uri(format!("{path}{joint}digest={}", blob.digest))
             .header(header::AUTHORIZATION, &authorization)
-            .header(header::CONTENT_TYPE, "application/octet-stream");
-        let answer = self.client.send(put.body(file_body(file).await?)?).await?;
-        expect(&answer, StatusCode::CREATED, &format!("upload {digest}"))
+            .header(header::CONTENT_TYPE, "application/octet-stream")
+            .header(header::CONTENT_LENGTH, blob.size);
+        let file = tokio::fs::File::open(&blob.file).await.with_context(|| format!("open {}", blob.file.display()))?;
+        let answer = self.client.send(put.body(from_file(file))?).await?;
+        expect(&answer, StatusCode::CREATED, &format!("upload {}", blob.digest))
+    }
+
+    /// Who signs tokens for it.
+    pub fn signer(&self) -> &Signer {
+        &self.signer
     }
 
     /// The requests so far, in the order in which they ended.
@@ -120,12 +127,6 @@ impl Registry {
     pub fn log(&self) -> &Path {
         self.daemon.log()
     }
-}
-
-async fn file_body(file: &Path) -> Result<Body> {
-    // Whole in memory: a push is the lab's own business and happens once a run.
-    let bytes = tokio::fs::read(file).await.with_context(|| format!("read {}", file.display()))?;
-    Ok(full(bytes))
 }
 
 fn expect(answer: &Answer, status: StatusCode, what: &str) -> Result<()> {

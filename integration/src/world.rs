@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     control::Control,
+    mirror::MirrorReader,
     net::{Net, Place},
     node::{Node, NodePlan, Surroundings},
     otlp::{self, Receiver},
@@ -170,6 +171,14 @@ impl World {
         self.nodes.get_mut(name).with_context(|| format!("no node {name}"))
     }
 
+    /// A reader of a node's mirror.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn reader(&self, name: &str) -> Result<MirrorReader> {
+        Ok(MirrorReader::new(&self.net.namespace(name)?, self.registry.signer().clone()))
+    }
+
     /// All nodes by name.
     pub fn nodes(&self) -> &BTreeMap<String, Node> {
         &self.nodes
@@ -189,7 +198,8 @@ impl World {
     /// When control's list of nodes can't be read.
     pub async fn spans(&self) -> Result<Vec<otlp::SpanRecord>> {
         let control = self.control.as_ref().context("this lab runs without Shoal")?;
-        let names: BTreeMap<String, String> = control.nodes().await?.into_iter().map(|node| (node.id, node.name)).collect();
+        let names: BTreeMap<String, String> =
+            control.nodes().await?.into_iter().map(|node| (node.id, node.name)).collect();
         let named = |mut span: otlp::SpanRecord| {
             if let Some(name) = names.get(&span.instance) {
                 span.instance.clone_from(name);

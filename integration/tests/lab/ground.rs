@@ -1,0 +1,63 @@
+//! The ground under all other scenarios: the parts work together when Shoal is not there, and what a crash left goes away.
+use std::{fs, process::Command};
+
+use anyhow::{Context, Result, ensure};
+use lab::{
+    image::{Image, Plan},
+    registry::reads_by_digest,
+    sweep::sweep,
+    world::{World, WorldPlan},
+};
+
+use crate::alone;
+
+#[test]
+fn containerd_alone_pulls_from_the_origin_with_an_anonymous_token() {
+    alone(async {
+        let mut world = World::start(WorldPlan { shoal: false, ..WorldPlan::two_clusters().only(2) }).await?;
+        let image = Image::obtain(&Plan::small())?;
+        world.registry.push(&image, "lab/small", "1").await?;
+        world.start_nodes().await?;
+        for node in ["a1", "a2"] {
+            let timing = world.node(node)?.pull("lab/small", "1", &image).await?;
+            let seconds = timing.seconds();
+            // 24 MiB through 100 Mbit/s: the link is shaped, and the clock is right.
+            let fastest = image.size() as f64 * 8.0 / 105e6;
+            ensure!(seconds > fastest && seconds < fastest * 4.0, "{node}: {seconds} s, the link allows {fastest} s");
+        }
+        let log = world.registry.access_log()?;
+        let reads = reads_by_digest(&log, |address| world.name_of(address));
+        for blob in image.blobs() {
+            let by_node = reads.get(&blob.digest).with_context(|| format!("nobody read {}", blob.digest))?;
+            ensure!(by_node.len() == 2 && by_node.values().all(|reads| reads.bytes == blob.size), "{by_node:?}");
+        }
+        ensure!(log.iter().any(|line| line.status == 401), "the origin never challenged");
+        ensure!(world.net.pair_counts()?.iter().all(|pair| pair.packets == 0), "nodes spoke to each other");
+        Ok(())
+    });
+}
+
+/// What a run leaves that was killed: the names of a dead process, with a live process of its own inside.
+#[test]
+fn leftovers_of_a_killed_run_are_removed_and_nothing_else() {
+    alone(async {
+        let dead = "shoal-1t1n0-a1";
+        let foreign = "other-1t1n0-a1";
+        let ip = |args: &[&str]| -> Result<()> {
+            let done = Command::new("ip").args(args).status().context("run ip: run `make tools`")?;
+            ensure!(done.success(), "ip {args:?} failed: the lab needs root (make test)");
+            Ok(())
+        };
+        ip(&["netns", "add", dead])?;
+        ip(&["netns", "add", foreign])?;
+        let mut inside = Command::new("ip").args(["netns", "exec", dead, "sleep", "1000"]).spawn()?;
+        fs::create_dir_all("/run/shoal-lab/1t1n0")?;
+        let swept = sweep();
+        ip(&["netns", "delete", foreign]).context("the foreign namespace was removed too")?;
+        swept?;
+        ensure!(!fs::exists(format!("/run/netns/{dead}"))?, "the namespace is still there");
+        ensure!(!fs::exists("/run/shoal-lab/1t1n0")?, "the directory is still there");
+        ensure!(!inside.wait()?.success(), "the process inside was left alone");
+        Ok(())
+    });
+}
