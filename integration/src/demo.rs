@@ -76,13 +76,13 @@ async fn pull(world: &mut World, name: &str, image: &Image) -> Result<PullFacts>
     let before = node.shoal()?.bytes_by_source().await?;
     let timing = node.pull(REPOSITORY, TAG, image).await?;
     let after = node.shoal()?.bytes_by_source().await?;
-    let mirror_bytes =
+    let fetched_bytes =
         after.into_iter().map(|(source, sum)| (source.clone(), sum - before.get(&source).unwrap_or(&0))).collect();
     Ok(PullFacts {
         node: name.to_owned(),
         first_head: timing.first_head,
         last_commit: timing.last_commit,
-        mirror_bytes,
+        fetched_bytes,
         origin_bytes: 0,
     })
 }

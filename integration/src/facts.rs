@@ -80,8 +80,8 @@ pub struct PullFacts {
     pub first_head: f64,
     /// When the last blob was committed to containerd's content store, seconds since the epoch.
     pub last_commit: f64,
-    /// Bytes that the node's mirror gave, by source, as its own metrics say.
-    pub mirror_bytes: BTreeMap<String, u64>,
+    /// Bytes that the node fetched during the pull, by source, as its own metrics say.
+    pub fetched_bytes: BTreeMap<String, u64>,
     /// Bytes of blobs that the origin's access log says this node read.
     pub origin_bytes: u64,
 }
@@ -92,9 +92,9 @@ impl PullFacts {
         self.last_commit - self.first_head
     }
 
-    /// Bytes from one source, as the mirror counted them.
+    /// Bytes from one source, as the node counted them.
     pub fn from(&self, source: &str) -> u64 {
-        self.mirror_bytes.get(source).copied().unwrap_or(0)
+        self.fetched_bytes.get(source).copied().unwrap_or(0)
     }
 }
 

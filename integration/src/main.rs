@@ -41,8 +41,23 @@ enum Command {
     Sweep,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// Work on blocking threads that outlives the run by more than this is left behind.
+const LAST_WORK: std::time::Duration = std::time::Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("lab: start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(run_until_told());
+    runtime.shutdown_timeout(LAST_WORK);
+    code
+}
+
+async fn run_until_told() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "lab=info,warn".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
     let work = run(Cli::parse().command);

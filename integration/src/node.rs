@@ -197,13 +197,20 @@ impl ShoalNode {
         &self.admin
     }
 
-    /// Bytes given to containerd so far, by source (`origin`, `peer`, `local`).
+    /// Bytes fetched so far, by source (`origin`, `peer`). Not what was given to containerd: a blob that look-ahead brought
+    /// from a peer before it was asked for is given out of the store.
     ///
     /// # Errors
     /// When the metrics can't be read.
     pub async fn bytes_by_source(&self) -> Result<BTreeMap<String, u64>> {
         let text = self.admin.get_text("/metrics").await?;
-        Ok(labelled(&text, "shoal_mirror_bytes_total", "source"))
+        let of = |metric: &str| text.lines().find_map(|line| line.strip_prefix(metric)?.trim().parse::<f64>().ok());
+        let sources = [("origin", "shoal_blob_from_origin_bytes_total "), ("peer", "shoal_blob_from_peers_bytes_total ")];
+        let fetched = sources.map(|(source, metric)| {
+            let bytes = of(metric).with_context(|| format!("{metric}is not in /metrics"))?;
+            Ok((source.to_owned(), bytes as u64))
+        });
+        fetched.into_iter().collect()
     }
 }
 

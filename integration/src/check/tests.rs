@@ -21,7 +21,7 @@ fn pull(node: &str, seconds: f64, first: bool) -> PullFacts {
         node: node.into(),
         first_head: 100.0,
         last_commit: 100.0 + seconds,
-        mirror_bytes: [(source.to_owned(), SIZE)].into(),
+        fetched_bytes: [(source.to_owned(), SIZE)].into(),
         origin_bytes: if first { SIZE } else { 0 },
     }
 }
@@ -129,7 +129,7 @@ fn a_byte_of_the_origin_on_the_second_node_fails() {
     facts.clusters[1].pulls[1].origin_bytes = 1;
     assert_only(&facts, "b: the second node");
     let mut facts = good();
-    facts.clusters[0].pulls[1].mirror_bytes.insert("peer".into(), SIZE - 1);
+    facts.clusters[0].pulls[1].fetched_bytes.insert("peer".into(), SIZE - 1);
     assert_only(&facts, "a: the second node");
 }
 
