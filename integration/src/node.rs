@@ -205,7 +205,8 @@ impl ShoalNode {
     pub async fn bytes_by_source(&self) -> Result<BTreeMap<String, u64>> {
         let text = self.admin.get_text("/metrics").await?;
         let of = |metric: &str| text.lines().find_map(|line| line.strip_prefix(metric)?.trim().parse::<f64>().ok());
-        let sources = [("origin", "shoal_blob_from_origin_bytes_total "), ("peer", "shoal_blob_from_peers_bytes_total ")];
+        let sources =
+            [("origin", "shoal_blob_from_origin_bytes_total "), ("peer", "shoal_blob_from_peers_bytes_total ")];
         let fetched = sources.map(|(source, metric)| {
             let bytes = of(metric).with_context(|| format!("{metric}is not in /metrics"))?;
             Ok((source.to_owned(), bytes as u64))

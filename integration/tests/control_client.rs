@@ -167,7 +167,8 @@ async fn permit(finding: &mut Finding) -> u64 {
 }
 
 async fn parents(finding: &mut Finding) -> Vec<String> {
-    let names = |parents: Vec<node_proxy::swarm::Parent>| parents.iter().map(|parent| parent.node.to_string()).collect();
+    let names =
+        |parents: Vec<node_proxy::swarm::Parent>| parents.iter().map(|parent| parent.node.to_string()).collect();
     hear(finding, |news| if let News::Parents(parents) = news { Some(names(parents)) } else { None }).await
 }
 
@@ -185,7 +186,8 @@ async fn nodes_find_each_other_s_blobs_and_follow_the_one_that_reads_the_origin(
     a.differences.send(Difference::Dropped(digest(1))).await.unwrap();
     eventually("control hears of differences", || control.nodes.list().iter().any(|node| node.held_blobs == 1)).await;
     assert_eq!(parents(&mut b.find(2).await).await, [me.clone()]);
-    eventually("heartbeats carry the load", || control.nodes.list().iter().all(|node| node.bytes_from_peers == 42)).await;
+    eventually("heartbeats carry the load", || control.nodes.list().iter().all(|node| node.bytes_from_peers == 42))
+        .await;
 
     let mut reads = a.find(3).await;
     let id = permit(&mut reads).await;
@@ -194,7 +196,8 @@ async fn nodes_find_each_other_s_blobs_and_follow_the_one_that_reads_the_origin(
     assert!(hear(&mut follows, at_origin).await, "a request is out at the origin");
     reads.tell.send(Tell::Headers { permit: id, size: 2 * BLOCK, media_type: "x".into() }).await.unwrap();
     reads.tell.send(Tell::Hashes { first: 0, hashes: vec![1; 32].into() }).await.unwrap();
-    let head = hear(&mut follows, |news| if let News::Head { author, size, .. } = news { Some((author, size)) } else { None });
+    let head =
+        hear(&mut follows, |news| if let News::Head { author, size, .. } = news { Some((author, size)) } else { None });
     assert_eq!(head.await, (me.parse().unwrap(), 2 * BLOCK));
     reads.tell.send(Tell::Done { size: 2 * BLOCK, root: [9; 32], media_type: "x".into() }).await.unwrap();
     drop(reads);

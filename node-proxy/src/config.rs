@@ -214,12 +214,7 @@ pub struct RawOrigin {
 
 impl Default for RawOrigin {
     fn default() -> Self {
-        Self {
-            connect_timeout: span(5),
-            headers_timeout: span(20),
-            body_timeout: span(15),
-            registry: BTreeMap::new(),
-        }
+        Self { connect_timeout: span(5), headers_timeout: span(20), body_timeout: span(15), registry: BTreeMap::new() }
     }
 }
 
@@ -292,11 +287,13 @@ impl TryFrom<Raw> for Config {
             faults.push("node.location", "has an empty element");
         }
         let optional = |text: &String| Some(text.trim()).filter(|text| !text.is_empty()).map(str::to_owned);
-        let advertise = optional(&node.advertise)
-            .and_then(|text| faults.take("node.advertise", text.parse().map_err(|_| format!("{text:?} is not an IP address"))));
-        let endpoint = optional(&raw.control.endpoint).and_then(|text| faults.take("control.endpoint", endpoint(&text)));
-        let default_registry =
-            optional(&raw.mirror.default_registry).and_then(|text| faults.take("mirror.default_registry", text.parse()));
+        let advertise = optional(&node.advertise).and_then(|text| {
+            faults.take("node.advertise", text.parse().map_err(|_| format!("{text:?} is not an IP address")))
+        });
+        let endpoint =
+            optional(&raw.control.endpoint).and_then(|text| faults.take("control.endpoint", endpoint(&text)));
+        let default_registry = optional(&raw.mirror.default_registry)
+            .and_then(|text| faults.take("mirror.default_registry", text.parse()));
         if raw.peer.listen.port() == 0 {
             faults.push("peer.listen", "needs a port that peers can be told");
         }

@@ -174,9 +174,9 @@ impl Mirror {
     /// Which registry a request means, if this mirror may ask it.
     fn registry(&self, ns: Option<&str>) -> Result<Registry, Refusal> {
         let registry = match ns {
-            Some(ns) => ns.parse::<Registry>().map_err(|error| {
-                Refusal::new(StatusCode::BAD_REQUEST, Code::NameInvalid, format!("ns: {error}"))
-            })?,
+            Some(ns) => ns
+                .parse::<Registry>()
+                .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, Code::NameInvalid, format!("ns: {error}")))?,
             None => self.config.default_registry.clone().ok_or_else(|| {
                 Refusal::new(StatusCode::NOT_FOUND, Code::NameUnknown, "ns is missing and there is no default registry")
             })?,

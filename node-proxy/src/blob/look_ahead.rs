@@ -75,7 +75,8 @@ pub(super) fn blobs_of(manifest: &[u8]) -> Vec<(Digest, u64)> {
     let config = manifest.config.media_type.as_str();
     let image = config == oci_distribution::manifest::IMAGE_CONFIG_MEDIA_TYPE
         || config == oci_distribution::manifest::IMAGE_DOCKER_CONFIG_MEDIA_TYPE;
-    if manifest.schema_version != 2 || manifest.artifact_type.is_some() || !image || manifest.layers.len() > MOST_BLOBS {
+    if manifest.schema_version != 2 || manifest.artifact_type.is_some() || !image || manifest.layers.len() > MOST_BLOBS
+    {
         return Vec::new();
     }
     let elsewhere = |blob: &OciDescriptor| {

@@ -47,7 +47,12 @@ pub trait Upstream: Send + Sync + 'static {
 #[async_trait::async_trait]
 pub trait Peers: Send + Sync + 'static {
     /// Fetches what the ground lacks, until it is whole or halts, or the call is dropped.
-    async fn fetch(&self, ground: Arc<dyn Ground>, parents: watch::Receiver<Arc<[Parent]>>, events: mpsc::Sender<Event>);
+    async fn fetch(
+        &self,
+        ground: Arc<dyn Ground>,
+        parents: watch::Receiver<Arc<[Parent]>>,
+        events: mpsc::Sender<Event>,
+    );
 
     /// The body of a sealed list, checked against its root.
     ///

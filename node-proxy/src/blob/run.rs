@@ -17,7 +17,7 @@ use super::upstream::{self, Heard, Trouble};
 use super::{Inner, ReadError, close, store_failed};
 use crate::origin::OriginError;
 use crate::store::StoreError;
-use crate::swarm::{Ask, Event, Finding, FindError, ListError, News, OriginTrouble, Parent, Tell};
+use crate::swarm::{Ask, Event, FindError, Finding, ListError, News, OriginTrouble, Parent, Tell};
 
 /// Progress to control, idleness and retries are looked at this often.
 const TICK: Duration = Duration::from_millis(250);
@@ -329,8 +329,7 @@ impl Runner {
         self.flight.begin(layout, media_type.into(), author.clone(), partial);
         self.closing = Some(start(close::follow(Arc::clone(&self.flight))));
         let ground = Field { flight: Arc::clone(&self.flight), layout, metrics: self.inner.metrics.clone() };
-        let (peers, parents, events) =
-            (Arc::clone(&self.inner.peers), self.parents.subscribe(), self.events.0.clone());
+        let (peers, parents, events) = (Arc::clone(&self.inner.peers), self.parents.subscribe(), self.events.0.clone());
         self.swarm = Some(start(async move { peers.fetch(Arc::new(ground), parents, events).await }));
         true
     }
@@ -496,11 +495,17 @@ impl Runner {
         if self.checkpoint.as_ref().is_some_and(|running| !running.is_finished()) {
             return;
         }
-        let Some((bytes, partial, notes)) = self.flight.body(|body| {
-            let bytes = u64::from(blocks) * body.layout.block_size();
-            let due = bytes >= self.checkpointed + CHECKPOINT && !body.have.is_full();
-            due.then(|| (bytes, Arc::clone(&body.partial), body.notes()))
-        }).flatten() else { return };
+        let Some((bytes, partial, notes)) = self
+            .flight
+            .body(|body| {
+                let bytes = u64::from(blocks) * body.layout.block_size();
+                let due = bytes >= self.checkpointed + CHECKPOINT && !body.have.is_full();
+                due.then(|| (bytes, Arc::clone(&body.partial), body.notes()))
+            })
+            .flatten()
+        else {
+            return;
+        };
         self.checkpointed = bytes;
         self.checkpoint = Some(start(async move { partial.checkpoint(&notes).await }));
     }

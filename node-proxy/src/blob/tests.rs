@@ -16,9 +16,7 @@ use tokio::sync::{mpsc, watch};
 use super::*;
 use crate::origin::{OriginError, Target};
 use crate::store::Memory;
-use crate::swarm::{
-    Ask, Event, FindError, Finding, Ground, ListError, News, OriginTrouble, Parent, ParentAddr, Tell,
-};
+use crate::swarm::{Ask, Event, FindError, Finding, Ground, ListError, News, OriginTrouble, Parent, ParentAddr, Tell};
 
 const BLOCK: usize = 256 << 10;
 
@@ -539,9 +537,7 @@ async fn an_image_manifest_makes_its_blobs_fly() {
     let one = lab.node("one");
     let layers: Vec<Digest> = (0..5).map(|seed| lab.publish(&content(BLOCK, seed))).collect();
     let config = lab.publish(&content(10, 99));
-    let describe = |digest: &Digest, size: usize, kind: &str| {
-        serde_json::json!({"mediaType": kind, "digest": digest.to_string(), "size": size})
-    };
+    let describe = |digest: &Digest, size: usize, kind: &str| serde_json::json!({"mediaType": kind, "digest": digest.to_string(), "size": size});
     let manifest = serde_json::json!({
         "schemaVersion": 2,
         "config": describe(&config, 10, "application/vnd.oci.image.config.v1+json"),

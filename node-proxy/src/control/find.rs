@@ -175,7 +175,9 @@ async fn send(
                 OriginTrouble::Unreachable => (wire::OriginFailure::Unreachable, 0),
                 OriginTrouble::NotFound => (wire::OriginFailure::NotFound, 0),
                 OriginTrouble::Denied => (wire::OriginFailure::Denied, 0),
-                OriginTrouble::Busy(after) => (wire::OriginFailure::Busy, after.as_millis().try_into().unwrap_or(u32::MAX)),
+                OriginTrouble::Busy(after) => {
+                    (wire::OriginFailure::Busy, after.as_millis().try_into().unwrap_or(u32::MAX))
+                }
                 OriginTrouble::Abandoned => (wire::OriginFailure::Abandoned, 0),
             };
             Say::Failed(wire::OriginFailed { permit_id: permit, failure: failure.into(), retry_after_ms: after })

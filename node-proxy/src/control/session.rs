@@ -22,12 +22,7 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 
 impl Client {
     /// Keeps a session with control until the drain is signalled. `differences` is what the store's changes become.
-    pub async fn run(
-        self: Arc<Self>,
-        node: Arc<dyn Node>,
-        mut differences: mpsc::Receiver<Difference>,
-        drain: Drain,
-    ) {
+    pub async fn run(self: Arc<Self>, node: Arc<dyn Node>, mut differences: mpsc::Receiver<Difference>, drain: Drain) {
         if self.channel.is_none() {
             tracing::info!("no control is configured: this node has no peers and reads the origin");
             // Nobody wants to know; the sender must not wait.
@@ -122,11 +117,7 @@ impl Client {
             instance,
             name: config.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            facts: Some(wire::Facts {
-                ip: ip.to_string(),
-                idc: config.idc.clone(),
-                location: config.location.clone(),
-            }),
+            facts: Some(wire::Facts { ip: ip.to_string(), idc: config.idc.clone(), location: config.location.clone() }),
             peer_port: u32::from(config.peer_port),
             pinned_cluster: config.pinned.clone(),
             role: role.into(),

@@ -21,9 +21,17 @@ pub(super) enum Source {
     Nothing,
     Text(Bytes),
     /// From the engine: the first bytes, which are in hand, and the rest.
-    Engine { first: Bytes, rest: Reading, length: u64 },
+    Engine {
+        first: Bytes,
+        rest: Reading,
+        length: u64,
+    },
     /// From the origin, past the store: the first bytes and the rest.
-    Pass { first: Bytes, rest: origin::Body, length: Option<u64> },
+    Pass {
+        first: Bytes,
+        rest: origin::Body,
+        length: Option<u64>,
+    },
 }
 
 /// A response body.

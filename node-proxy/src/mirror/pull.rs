@@ -1,8 +1,8 @@
 //! From a request for content to its answer: who may see it, and where its bytes come from.
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderValue};
 use http::StatusCode;
+use http::header::{self, HeaderMap, HeaderValue};
 use shoal_proto::{Digest, Kind};
 
 use super::Mirror;
@@ -72,8 +72,11 @@ impl Mirror {
                 if pull.head {
                     return Ok(headers_of(&head));
                 }
-                self.pass(pull, Pass { kind: Kind::Manifest, digest: head.digest, caller, unknown: Code::ManifestUnknown })
-                    .await
+                self.pass(
+                    pull,
+                    Pass { kind: Kind::Manifest, digest: head.digest, caller, unknown: Code::ManifestUnknown },
+                )
+                .await
             }
         }
     }
@@ -87,7 +90,9 @@ impl Mirror {
             return Ok(headers_of(&head));
         }
         if public {
-            return self.give(pull, Want { digest, target: pull.target.clone(), kind: Kind::Blob }, Code::BlobUnknown).await;
+            return self
+                .give(pull, Want { digest, target: pull.target.clone(), kind: Kind::Blob }, Code::BlobUnknown)
+                .await;
         }
         self.pass(pull, Pass { kind: Kind::Blob, digest, caller, unknown: Code::BlobUnknown }).await
     }

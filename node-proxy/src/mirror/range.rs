@@ -78,9 +78,7 @@ impl Asked {
             Self::Whole | Self::From(0, None) => Given::Whole,
             Self::Impossible => Given::Unsatisfiable,
             Self::From(first, _) if first >= size => Given::Unsatisfiable,
-            Self::From(first, last) => {
-                Given::Part(first..last.map_or(size, |last| last.saturating_add(1).min(size)))
-            }
+            Self::From(first, last) => Given::Part(first..last.map_or(size, |last| last.saturating_add(1).min(size))),
             Self::Last(_) if size == 0 => Given::Unsatisfiable,
             Self::Last(n) => Given::Part(size - n.min(size)..size),
         }

@@ -18,7 +18,12 @@ pub(super) enum Content {
 pub(super) enum Route {
     /// `/v2/`: is this a registry?
     Ping,
-    Pull { head: bool, ns: Option<String>, repository: Repository, content: Content },
+    Pull {
+        head: bool,
+        ns: Option<String>,
+        repository: Repository,
+        content: Content,
+    },
 }
 
 impl Route {

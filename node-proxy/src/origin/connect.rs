@@ -119,7 +119,8 @@ async fn through(proxy: &Intercept, url: Uri, named: &Named) -> Result<Dialed, B
     if url.scheme() == Some(&Scheme::HTTP) {
         return Ok(Dialed { proxied: true, ..direct(proxy.uri(), None).await? });
     }
-    let mut tunnel = Tunnel::new(proxy.uri().clone(), tower::service_fn(|uri: Uri| async move { direct(&uri, None).await }));
+    let mut tunnel =
+        Tunnel::new(proxy.uri().clone(), tower::service_fn(|uri: Uri| async move { direct(&uri, None).await }));
     if let Some(auth) = proxy.basic_auth() {
         tunnel = tunnel.with_auth(auth.clone());
     }

@@ -59,7 +59,11 @@ impl Metrics {
             // 5 ms to 20 s: a cache on the same network, up to the longest wait for headers.
             seconds: Histogram::new(exponential_buckets(0.005, 2.0, 13)),
         };
-        registry.register("requests", "Requests to registries, redirects and retries not counted", metrics.requests.clone());
+        registry.register(
+            "requests",
+            "Requests to registries, redirects and retries not counted",
+            metrics.requests.clone(),
+        );
         registry.register("bytes", "Bytes of bodies from registries", metrics.bytes.clone());
         let help = "From a request to its headers, redirects and tokens included";
         registry.register_with_unit("headers", help, Unit::Seconds, metrics.seconds.clone());

@@ -162,7 +162,8 @@ mod tests {
             assert_eq!(name.parse::<Repository>().unwrap().as_str(), name);
         }
         let too_long = "a".repeat(256);
-        for bad in ["", "/", "a/", "/a", "a//b", "A", "a..b", "a___b", "-a", "a-", "a.", "ä", "a b", "a._b", &too_long] {
+        for bad in ["", "/", "a/", "/a", "a//b", "A", "a..b", "a___b", "-a", "a-", "a.", "ä", "a b", "a._b", &too_long]
+        {
             assert_eq!(bad.parse::<Repository>(), Err(NameError::Repository), "{bad:?}");
         }
         for tag in ["latest", "v1.2.3", "_x", "A-b_c.d"] {
@@ -175,11 +176,14 @@ mod tests {
 
     #[test]
     fn takes_registries_with_and_without_port() {
-        for name in ["docker.io", "localhost:5000", "10.0.0.1", "10.0.0.1:1", "[::1]:5000", "[fd00::1]", "a-b.example"] {
+        for name in ["docker.io", "localhost:5000", "10.0.0.1", "10.0.0.1:1", "[::1]:5000", "[fd00::1]", "a-b.example"]
+        {
             assert_eq!(name.parse::<Registry>().unwrap().as_str(), name);
         }
         assert_eq!("Docker.IO".parse::<Registry>().unwrap().as_str(), "docker.io");
-        for bad in ["", ":5000", "a:", "a:0", "a:65536", "a:b", "a:+1", "a/b", "u@a", "::1", "[::1", "[x]", "a..b", "a?b", "-a"] {
+        for bad in [
+            "", ":5000", "a:", "a:0", "a:65536", "a:b", "a:+1", "a/b", "u@a", "::1", "[::1", "[x]", "a..b", "a?b", "-a",
+        ] {
             assert_eq!(bad.parse::<Registry>(), Err(NameError::Registry), "{bad:?}");
         }
     }

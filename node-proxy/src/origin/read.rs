@@ -77,7 +77,8 @@ impl Origin {
         let site = self.site(&target.registry);
         let path = content_path(target, Kind::Manifest, &reference.to_string());
         let span = span("origin.head", "HEAD", &site, &path);
-        match self.request(Method::HEAD, target, &site, Kind::Manifest, &path, None, accept, who).instrument(span).await {
+        match self.request(Method::HEAD, target, &site, Kind::Manifest, &path, None, accept, who).instrument(span).await
+        {
             Ok(response) => {
                 let digest = digest_of(&site, &response)?;
                 if let (Some(digest), Some(asked)) = (digest, asked_for)

@@ -108,11 +108,14 @@ impl Origin {
     }
 
     fn permit(&self, site: &Site, url: &Uri) -> Result<(), OriginError> {
-        let refused = |why: &str| Err(OriginError::Refused { registry: site.registry.to_string(), why: why.to_owned() });
+        let refused =
+            |why: &str| Err(OriginError::Refused { registry: site.registry.to_string(), why: why.to_owned() });
         match url.scheme() {
             Some(scheme) if *scheme == Scheme::HTTPS => {}
             Some(scheme) if *scheme == Scheme::HTTP && site.plain_http => {}
-            Some(scheme) if *scheme == Scheme::HTTP => return refused("it leads to plain HTTP, which is not configured"),
+            Some(scheme) if *scheme == Scheme::HTTP => {
+                return refused("it leads to plain HTTP, which is not configured");
+            }
             _ => return refused("it leads to what is neither HTTPS nor HTTP"),
         }
         if url.authority().is_none_or(|authority| authority.as_str().contains('@')) {
@@ -149,7 +152,10 @@ impl Origin {
                 Err(error) if !retried && !error.is_connect() && broke_before_answer(&error) => retried = true,
                 Err(error) => {
                     if let Some(refusal) = cause::<Refusal>(&error) {
-                        return Err(OriginError::Refused { registry: site.registry.to_string(), why: refusal.to_string() });
+                        return Err(OriginError::Refused {
+                            registry: site.registry.to_string(),
+                            why: refusal.to_string(),
+                        });
                     }
                     return Err(unreachable(site, &chain(&error)));
                 }

@@ -167,12 +167,7 @@ impl Unconfigured {
     }
 
     pub(super) fn site(&self, registry: &Registry) -> Site {
-        Site {
-            registry: registry.clone(),
-            base: home(registry, false),
-            plain_http: false,
-            client: self.0.clone(),
-        }
+        Site { registry: registry.clone(), base: home(registry, false), plain_http: false, client: self.0.clone() }
     }
 }
 

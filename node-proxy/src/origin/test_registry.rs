@@ -71,7 +71,10 @@ impl Reply {
         self
     }
 
-    fn into_response(self, head: bool) -> Response<StreamBody<BoxStream<'static, Result<Frame<Bytes>, std::io::Error>>>> {
+    fn into_response(
+        self,
+        head: bool,
+    ) -> Response<StreamBody<BoxStream<'static, Result<Frame<Bytes>, std::io::Error>>>> {
         let mut response = Response::builder().status(self.status);
         for (name, value) in self.headers {
             response = response.header(name, value);

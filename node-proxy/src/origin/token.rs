@@ -140,10 +140,11 @@ impl Origin {
             }
             _ => return Err(super::request::judge(site, &sent, None)),
         }
-        let bytes = http_body_util::BodyExt::collect(http_body_util::Limited::new(sent.response.into_body(), LARGEST_ANSWER))
-            .await
-            .map_err(|error| unreachable(site, &format!("the token's body broke: {error}")))?
-            .to_bytes();
+        let bytes =
+            http_body_util::BodyExt::collect(http_body_util::Limited::new(sent.response.into_body(), LARGEST_ANSWER))
+                .await
+                .map_err(|error| unreachable(site, &format!("the token's body broke: {error}")))?
+                .to_bytes();
         read_token(&bytes).ok_or_else(|| nonsense("the token service sent no token"))
     }
 }
@@ -167,7 +168,9 @@ fn token_url(bearer: &Bearer, target: &Target) -> Option<Uri> {
         url.push('=');
         for byte in value.bytes() {
             match byte {
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b'/' => url.push(byte.into()),
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b'/' => {
+                    url.push(byte.into())
+                }
                 _ => url.push_str(&format!("%{byte:02X}")),
             }
         }
@@ -188,7 +191,8 @@ struct Answer {
 
 fn read_token(bytes: &[u8]) -> Option<Token> {
     let answer: Answer = serde_json::from_slice(bytes).ok()?;
-    let text = answer.token.filter(|token| !token.is_empty()).or(answer.access_token.filter(|token| !token.is_empty()))?;
+    let text =
+        answer.token.filter(|token| !token.is_empty()).or(answer.access_token.filter(|token| !token.is_empty()))?;
     let mut header = HeaderValue::try_from(format!("Bearer {text}")).ok()?;
     header.set_sensitive(true);
     // The service's clock is not ours: its `issued_at` is left alone, and a day is the most that is believed.

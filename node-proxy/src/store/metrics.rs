@@ -58,20 +58,8 @@ impl Metrics {
             self.quota_bytes.clone(),
         );
         registry.register("evictions", "Blobs that went to make room", self.evictions.clone());
-        registry.register(
-            "evicted_bytes",
-            "Bytes of blobs that went to make room",
-            self.evicted_bytes.clone(),
-        );
-        registry.register(
-            "write_seconds",
-            "Time to hand one block to the file system",
-            self.write_seconds.clone(),
-        );
-        registry.register(
-            "sync_seconds",
-            "Time to bring a blob's bytes to the disk",
-            self.sync_seconds.clone(),
-        );
+        registry.register("evicted_bytes", "Bytes of blobs that went to make room", self.evicted_bytes.clone());
+        registry.register("write_seconds", "Time to hand one block to the file system", self.write_seconds.clone());
+        registry.register("sync_seconds", "Time to bring a blob's bytes to the disk", self.sync_seconds.clone());
     }
 }

@@ -45,7 +45,8 @@ async fn a_credential_that_was_dropped_does_not_come_back() {
     let home = Arc::new(parking_lot::Mutex::new(String::new()));
     let back = Arc::clone(&home);
     let storage =
-        TestServer::start(move |_| move |_: &Seen| Reply::status(307).with("location", format!("{}/end", back.lock()))).await;
+        TestServer::start(move |_| move |_: &Seen| Reply::status(307).with("location", format!("{}/end", back.lock())))
+            .await;
     let to = storage.base();
     let server = TestServer::start(move |_| {
         move |seen: &Seen| match seen.path.as_str() {
@@ -199,7 +200,10 @@ async fn a_ca_that_is_none_is_told_with_its_path() {
     std::fs::write(&path, "not a certificate").unwrap();
     let server = TestServer::start(serving).await;
     let config = Config {
-        registries: BTreeMap::from([(target().registry, RegistryConfig { ca: vec![path.clone()], ..settings(&server) })]),
+        registries: BTreeMap::from([(
+            target().registry,
+            RegistryConfig { ca: vec![path.clone()], ..settings(&server) },
+        )]),
         ..Config::default()
     };
     let error = Origin::new(config, Metrics::new(&mut MetricsRegistry::default())).err().unwrap();

@@ -11,10 +11,8 @@ async fn serve(reply: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> (TestS
 #[tokio::test]
 async fn a_range_is_given_whether_or_not_the_registry_knows_ranges() {
     for ignores in [false, true] {
-        let (_server, origin) = serve(move |seen| {
-            if ignores { Reply::ok(BYTES) } else { ranged(seen, &Bytes::from_static(BYTES)) }
-        })
-        .await;
+        let (_server, origin) =
+            serve(move |seen| if ignores { Reply::ok(BYTES) } else { ranged(seen, &Bytes::from_static(BYTES)) }).await;
         let size = BYTES.len();
         for (range, want) in [
             (ByteRange::From(0), 0..size),
@@ -27,11 +25,10 @@ async fn a_range_is_given_whether_or_not_the_registry_knows_ranges() {
             let body =
                 origin.get(&target(), Kind::Blob, &digest_of(BYTES), Some(range), &[], As::Anonymous).await.unwrap();
             assert!(body.partial);
-            assert_eq!((body.start, body.length, body.size), (
-                want.start as u64,
-                Some((want.end - want.start) as u64),
-                Some(size as u64)
-            ));
+            assert_eq!(
+                (body.start, body.length, body.size),
+                (want.start as u64, Some((want.end - want.start) as u64), Some(size as u64))
+            );
         }
         let past = read(&origin, Some(ByteRange::From(size as u64)), As::Anonymous).await;
         assert!(matches!(past, Err(OriginError::Range)), "{past:?}");
@@ -42,7 +39,9 @@ async fn a_range_is_given_whether_or_not_the_registry_knows_ranges() {
 async fn another_range_than_asked_for_is_nonsense() {
     for content_range in ["bytes 0-4/21", "bytes 6-10/21", "bytes 5-9/*", "bytes */21", "nonsense"] {
         let (_server, origin) = serve(move |_| {
-            Reply::status(206).with("content-range", content_range).content(Content::Whole(Bytes::from_static(b"01234")))
+            Reply::status(206)
+                .with("content-range", content_range)
+                .content(Content::Whole(Bytes::from_static(b"01234")))
         })
         .await;
         let got = read(&origin, Some(ByteRange::Span { first: 5, last: 10 }), As::Anonymous).await;
@@ -52,7 +51,8 @@ async fn another_range_than_asked_for_is_nonsense() {
 
 #[tokio::test]
 async fn a_body_that_ends_early_is_an_error() {
-    let (_server, origin) = serve(|_| Reply::status(200).content(Content::Broken(Bytes::from_static(b"some"), 21))).await;
+    let (_server, origin) =
+        serve(|_| Reply::status(200).content(Content::Broken(Bytes::from_static(b"some"), 21))).await;
     let mut body = origin.get(&target(), Kind::Blob, &digest_of(BYTES), None, &[], As::Anonymous).await.unwrap();
     assert_eq!(body.next().await.unwrap().unwrap(), "some");
     assert!(matches!(body.next().await, Some(Err(OriginError::Unreachable { .. }))));
@@ -61,7 +61,8 @@ async fn a_body_that_ends_early_is_an_error() {
 
 #[tokio::test]
 async fn a_silent_body_is_an_error() {
-    let (_server, origin) = serve(|_| Reply::status(200).content(Content::Silent(Bytes::from_static(b"some"), 21))).await;
+    let (_server, origin) =
+        serve(|_| Reply::status(200).content(Content::Silent(Bytes::from_static(b"some"), 21))).await;
     let error = read(&origin, None, As::Anonymous).await.unwrap_err();
     assert!(matches!(&error, OriginError::Unreachable { why, .. } if why.contains("no byte within")), "{error:?}");
 }
@@ -69,7 +70,9 @@ async fn a_silent_body_is_an_error() {
 #[tokio::test]
 async fn more_bytes_than_the_range_announced_are_nonsense() {
     let (_server, origin) = serve(|_| {
-        Reply::status(206).with("content-range", "bytes 5-9/21").content(Content::Chunked(Bytes::from_static(b"0123456")))
+        Reply::status(206)
+            .with("content-range", "bytes 5-9/21")
+            .content(Content::Chunked(Bytes::from_static(b"0123456")))
     })
     .await;
     let got = read(&origin, Some(ByteRange::Span { first: 5, last: 9 }), As::Anonymous).await;

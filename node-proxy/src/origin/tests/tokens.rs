@@ -50,7 +50,11 @@ async fn a_token_that_the_registry_no_longer_takes_is_renewed() {
                 Some(_) => true,
                 None => false,
             };
-            if fine { ranged(seen, &Bytes::from_static(BYTES)) } else { Reply::status(401).with("www-authenticate", challenge(&base)) }
+            if fine {
+                ranged(seen, &Bytes::from_static(BYTES))
+            } else {
+                Reply::status(401).with("www-authenticate", challenge(&base))
+            }
         }
     })
     .await;
@@ -79,7 +83,9 @@ async fn the_challenge_comes_back_unchanged_when_the_token_service_says_no() {
             if seen.path.starts_with("/token") {
                 return Reply::status(401).with("www-authenticate", "Basic realm=\"the token service's own\"");
             }
-            Reply::status(401).with("www-authenticate", challenge(&base)).with("www-authenticate", "Basic realm=\"second\"")
+            Reply::status(401)
+                .with("www-authenticate", challenge(&base))
+                .with("www-authenticate", "Basic realm=\"second\"")
         }
     })
     .await;
@@ -114,7 +120,8 @@ async fn the_first_challenge_comes_back_when_the_anonymous_token_is_not_enough()
 
 #[tokio::test]
 async fn a_basic_challenge_is_relayed_and_no_token_is_sought() {
-    let server = TestServer::start(|_| |_: &Seen| Reply::status(401).with("www-authenticate", "Basic realm=\"r\"")).await;
+    let server =
+        TestServer::start(|_| |_: &Seen| Reply::status(401).with("www-authenticate", "Basic realm=\"r\"")).await;
     let error = read(&origin(&server), None, As::Anonymous).await.unwrap_err();
     assert!(matches!(&error, OriginError::Unauthorized { challenges, .. } if challenges == &["Basic realm=\"r\""]));
     assert_eq!(server.seen().len(), 1);
