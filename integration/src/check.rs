@@ -172,7 +172,7 @@ fn origin_link(facts: &Facts) -> Verdict {
     let shaped = link.is_some_and(|link| link.down_bits == Some(ORIGIN_BITS) && link.up_bits == Some(ORIGIN_BITS));
     let measured = facts.links.origin_measured;
     // A stream can't be faster than its link; much slower, and the first pulls were slowed by something else.
-    let holds = shaped && measured <= ORIGIN_BITS / 100 * 103 && measured >= ORIGIN_BITS / 2;
+    let holds = shaped && (ORIGIN_BITS / 2..=ORIGIN_BITS / 100 * 103).contains(&measured);
     verdict(
         holds,
         "the origin's link runs at 100 Mbit/s",

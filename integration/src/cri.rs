@@ -7,7 +7,7 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 /// The generated stubs.
-#[expect(missing_docs, clippy::doc_markdown, reason = "generated from integration/proto")]
+#[expect(missing_docs, reason = "generated from integration/proto")]
 #[allow(unreachable_pub)]
 pub mod v1 {
     tonic::include_proto!("runtime.v1");

@@ -19,11 +19,13 @@ mod walk;
 
 /// Runs a scenario alone on this machine.
 fn alone(scenario: impl Future<Output = Result<()>>) {
-    fs::create_dir_all(lab_dir()).unwrap();
-    let file = fs::File::create(lab_dir().join("lock")).unwrap();
-    let _lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    if let Err(error) = runtime.block_on(scenario) {
+    fs::create_dir_all(lab_dir()).expect("make the lab's directory");
+    let file = fs::File::create(lab_dir().join("lock")).expect("make the lab's lock");
+    let _lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).expect("take the lab's lock");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("start the runtime");
+    let ended = runtime.block_on(scenario);
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    if let Err(error) = ended {
         panic!("{error:#}");
     }
 }

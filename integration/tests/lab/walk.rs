@@ -1,5 +1,5 @@
 //! The walk-through of the demo on a smaller image.
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use lab::{check, demo, image::Plan, progress::Progress, report, world::WorldPlan};
 
 use crate::alone;

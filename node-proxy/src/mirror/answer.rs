@@ -46,7 +46,8 @@ pub(super) struct Refusal {
     pub(super) status: StatusCode,
     code: Code,
     message: String,
-    headers: HeaderMap,
+    /// Boxed: a map of headers is large, and most refusals have none.
+    headers: Box<HeaderMap>,
 }
 
 impl Refusal {
@@ -55,7 +56,7 @@ impl Refusal {
         if status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
-        Self { status, code, message: message.into(), headers }
+        Self { status, code, message: message.into(), headers: Box::new(headers) }
     }
 
     /// 416 for content of `size` bytes.
@@ -153,6 +154,6 @@ impl From<Refusal> for Answer {
         let error = serde_json::json!({
             "errors": [{"code": refusal.code.word(), "message": refusal.message, "detail": null}]
         });
-        Self::json(refusal.status, error.to_string(), refusal.headers)
+        Self::json(refusal.status, error.to_string(), *refusal.headers)
     }
 }
