@@ -1,4 +1,5 @@
 //! The node's client of control against the real control service, over loopback.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::net::SocketAddr;
 use std::path::Path;

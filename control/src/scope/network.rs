@@ -12,6 +12,10 @@ const MAPPED_BITS: u8 = 96;
 pub(super) fn parse_network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let net: IpNet = text.parse().map_err(|_| not_a_cidr(text))?;
+    // ipnet reads 010.0.0.0 as 10.0.0.0, others read it as octal 8.0.0.0: whoever writes it is asked to be clear.
+    if text.split_once('/').is_none_or(|(ip, _)| ip.parse::<IpAddr>().is_err()) {
+        return Err(not_a_cidr(text));
+    }
     let IpNet::V6(six) = net else { return Ok(net.trunc()) };
     let Some(four) = six.addr().to_ipv4_mapped() else { return Ok(net.trunc()) };
     let Some(len) = six.prefix_len().checked_sub(MAPPED_BITS) else {

@@ -59,7 +59,7 @@ fn private_apt(dir: &Path) -> Result<Vec<String>> {
     let status = dir.join("status");
     fs::write(&status, "")?;
     let list = dir.join("sources.list");
-    fs::write(&list, format!("deb {} {SUITE} main\n", debian_mirror()))?;
+    fs::write(&list, format!("deb {} {SUITE} main\n", debian_mirror()?))?;
     let path = |key: &str, path: &Path| vec!["-o".to_owned(), format!("{key}={}", path.display())];
     Ok([
         path("Dir::Etc::sourcelist", &list),
@@ -73,12 +73,16 @@ fn private_apt(dir: &Path) -> Result<Vec<String>> {
     .concat())
 }
 
-/// The Debian mirror that this machine's apt uses, else Debian's own.
-fn debian_mirror() -> String {
+/// The Debian mirror that this machine's apt uses.
+///
+/// # Errors
+/// When it uses none: then Go has to be installed by hand.
+fn debian_mirror() -> Result<String> {
     let parts = ["/etc/apt/sources.list.d"].iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
     let files = parts.map(|entry| entry.path()).chain([PathBuf::from("/etc/apt/sources.list")]);
     let texts: Vec<String> = files.filter_map(|file| fs::read_to_string(file).ok()).collect();
-    texts.iter().find_map(|text| mirror_in(text)).unwrap_or_else(|| "https://deb.debian.org/debian".into())
+    let mirror = texts.iter().find_map(|text| mirror_in(text));
+    mirror.context("apt here uses no Debian mirror: install Go 1.24 or later, with `go` on the PATH")
 }
 
 fn mirror_in(text: &str) -> Option<String> {

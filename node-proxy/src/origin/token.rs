@@ -128,7 +128,9 @@ impl Origin {
 
     async fn fetch_token(&self, site: &Site, target: &Target, bearer: &Bearer) -> Result<Token, OriginError> {
         let nonsense = |why: &str| OriginError::Nonsense { registry: site.registry.to_string(), why: why.to_owned() };
-        let url = token_url(bearer, target).ok_or_else(|| nonsense("the token realm is not an URL"))?;
+        // A realm that is no URL gives no token here; the registry's challenge goes to the caller, who may know better.
+        let no_realm = || OriginError::Denied { registry: site.registry.to_string() };
+        let url = token_url(bearer, target).ok_or_else(no_realm)?;
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         let request = Outgoing { method: Method::GET, url, headers, follow: true };
