@@ -1,4 +1,5 @@
 //! `shoal-control explain`, as an operator or another program runs it.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::path::PathBuf;
 use std::process::{Command, Output};

@@ -1,6 +1,7 @@
 //! Client of the control service: one session that says who this node is and what it holds, and one `Find` per flight.
 //!
-//! Owns the connection to control, this node's id and its last assignment on disk. Implements [`ParentSource`].
+//! Owns the connection to control, this node's id and its last assignment on disk. Implements
+//! [`ParentSource`](crate::swarm::ParentSource).
 //! Decides nothing about blobs: it translates between `shoal.control.v1` and the words of `swarm`.
 //!
 //! What always holds: the node starts and serves without control, with its last assignment for 24 h (I4); a find fails

@@ -96,7 +96,7 @@ pub enum News {
         /// n times 32 bytes.
         hashes: Bytes,
     },
-    /// The list is complete; its body is what came before, or is had from a parent ([`fetch_list`]).
+    /// The list is complete; its body is what came before, or is had from a parent ([`Swarm::fetch_list`]).
     Sealed {
         /// Who vouches for the root.
         author: NodeId,

@@ -18,6 +18,9 @@ use sha2::{Digest as _, Sha256};
 use shoal_proto::Digest;
 use tokio::net::TcpListener;
 
+/// A body that is cut where a test says so.
+type Streamed = StreamBody<BoxStream<'static, Result<Frame<Bytes>, std::io::Error>>>;
+
 /// What a server was asked.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
@@ -71,10 +74,7 @@ impl Reply {
         self
     }
 
-    fn into_response(
-        self,
-        head: bool,
-    ) -> Response<StreamBody<BoxStream<'static, Result<Frame<Bytes>, std::io::Error>>>> {
+    fn into_response(self, head: bool) -> Response<Streamed> {
         let mut response = Response::builder().status(self.status);
         for (name, value) in self.headers {
             response = response.header(name, value);
