@@ -41,7 +41,7 @@ use route::Route;
 
 /// Headers of a request must come within this: the caller is on this machine.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
-/// A client that takes no byte for so long has gone.
+/// Headers in one request; containerd sends fewer than ten.
 const MOST_HEADERS: usize = 64;
 
 /// Settings of the mirror.
