@@ -47,12 +47,21 @@ pub(super) enum End {
     Failed(ReadError),
 }
 
+/// Whether a request for this blob, ours or another node's, is out at the origin: readers wait longer then (I8).
+#[derive(Clone, Copy, Default)]
+pub(super) enum AtOrigin {
+    #[default]
+    Never,
+    Now,
+    /// It was, until then.
+    Until(tokio::time::Instant),
+}
+
 #[derive(Default)]
 struct State {
     body: Option<Body>,
     end: Option<End>,
-    /// Another node's request is out at the origin: readers wait longer (I8).
-    at_origin: bool,
+    at_origin: AtOrigin,
     /// Next byte of every reader, by reader.
     readers: HashMap<u64, u64>,
     next_reader: u64,
@@ -133,6 +142,13 @@ impl Flight {
         self.bump();
     }
 
+    /// The media type became known after the size.
+    pub(super) fn learn_type(&self, media_type: &str) {
+        if let Some(body) = self.state.lock().body.as_mut().filter(|body| body.media_type.is_empty()) {
+            body.media_type = media_type.into();
+        }
+    }
+
     /// Looks at the body, if there is one.
     pub(super) fn body<T>(&self, look: impl FnOnce(&Body) -> T) -> Option<T> {
         self.state.lock().body.as_ref().map(look)
@@ -150,11 +166,17 @@ impl Flight {
     }
 
     pub(super) fn set_at_origin(&self, at_origin: bool) {
-        self.state.lock().at_origin = at_origin;
+        let mut state = self.state.lock();
+        state.at_origin = match (at_origin, state.at_origin) {
+            (true, _) => AtOrigin::Now,
+            (false, AtOrigin::Now) => AtOrigin::Until(tokio::time::Instant::now()),
+            (false, before) => before,
+        };
+        drop(state);
         self.bump();
     }
 
-    pub(super) fn is_at_origin(&self) -> bool {
+    pub(super) fn at_origin(&self) -> AtOrigin {
         self.state.lock().at_origin
     }
 
@@ -246,6 +268,14 @@ impl Flight {
         let mut state = self.state.lock();
         state.offers -= 1;
         state.note_idle();
+    }
+
+    /// Whether a reader got bytes of this block, or may have.
+    pub(super) fn is_read_past(&self, block: BlockIndex) -> bool {
+        let state = self.state.lock();
+        let Some(body) = &state.body else { return false };
+        let start = body.layout.block_range(block).start;
+        state.readers.values().any(|at| *at > start)
     }
 
     /// Whether somebody on this node waits for it.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use shoal_proto::Digest;
 use tokio::time::Instant;
 
-use super::flight::{End, Flight};
+use super::flight::{AtOrigin, End, Flight};
 use super::{Inner, ReadError, Sources, store_failed};
 use crate::store::Held;
 
@@ -22,6 +22,7 @@ pub struct Opened {
     media_type: Arc<str>,
     from: Source,
     engine: Arc<Inner>,
+    since: Instant,
 }
 
 #[derive(Clone)]
@@ -50,23 +51,27 @@ impl Drop for Interest {
 }
 
 impl Opened {
-    pub(super) fn held(digest: Digest, held: Arc<dyn Held>, engine: Arc<Inner>) -> Self {
+    pub(super) fn held(digest: Digest, held: Arc<dyn Held>, engine: Arc<Inner>, since: Instant) -> Self {
         let info = held.info();
         let (size, media_type) = (info.size, Arc::clone(&info.media_type));
-        Self { digest, size, media_type, from: Source::Held(held), engine }
+        Self { digest, size, media_type, from: Source::Held(held), engine, since }
     }
 
     /// Waits until the flight knows its size. `None`: it ended well in the meantime, look into the store.
-    pub(super) async fn flight(engine: Arc<Inner>, flight: Arc<Flight>) -> Option<Result<Self, ReadError>> {
+    pub(super) async fn flight(
+        engine: Arc<Inner>,
+        flight: Arc<Flight>,
+        since: Instant,
+    ) -> Option<Result<Self, ReadError>> {
         let interest = Arc::new(Interest::new(Arc::clone(&flight), 0));
         let digest = flight.digest();
-        let mut patience = Patience::new(&engine, &flight);
+        let mut patience = Patience { engine: &engine, flight: &flight, since };
         let mut changed = flight.subscribe();
         loop {
             changed.borrow_and_update();
             if let Some((layout, media_type)) = flight.body(|body| (body.layout, Arc::clone(&body.media_type))) {
                 let from = Source::Flight(interest);
-                return Some(Ok(Self { digest, size: layout.size(), media_type, from, engine }));
+                return Some(Ok(Self { digest, size: layout.size(), media_type, from, engine, since }));
             }
             match flight.end() {
                 Some(End::Held(_)) => return None,
@@ -111,6 +116,7 @@ impl Opened {
             engine: Arc::clone(&self.engine),
             sources: Sources::default(),
             started: false,
+            since: self.since,
         }
     }
 }
@@ -124,6 +130,7 @@ pub struct Reading {
     engine: Arc<Inner>,
     sources: Sources,
     started: bool,
+    since: Instant,
 }
 
 impl Reading {
@@ -166,7 +173,8 @@ impl Reading {
 
     async fn flying(&mut self, interest: &Interest) -> Result<Bytes, ReadError> {
         let flight = &interest.flight;
-        let mut patience = Patience::new(&self.engine, flight);
+        let engine = Arc::clone(&self.engine);
+        let mut patience = Patience { engine: &engine, flight, since: self.since };
         let mut changed = flight.subscribe();
         loop {
             changed.borrow_and_update();
@@ -238,14 +246,17 @@ struct Patience<'a> {
     since: Instant,
 }
 
-impl<'a> Patience<'a> {
-    fn new(engine: &'a Inner, flight: &'a Flight) -> Self {
-        Self { engine, flight, since: Instant::now() }
-    }
-
+impl Patience<'_> {
+    /// After a wait for the origin the usual budget begins anew, within the longer one: headers that took 6 s must not end
+    /// in a refusal because the first block takes another moment.
     fn budget(&self) -> Duration {
         let config = &self.engine.config;
-        if self.flight.is_at_origin() { config.origin_byte_budget } else { config.first_byte_budget }
+        let (usual, most) = (config.first_byte_budget, config.origin_byte_budget.max(config.first_byte_budget));
+        match self.flight.at_origin() {
+            AtOrigin::Now => most,
+            AtOrigin::Until(left) => (left.saturating_duration_since(self.since) + usual).min(most),
+            AtOrigin::Never => usual,
+        }
     }
 
     /// Waits for a change of the flight, as long as the budget lasts.

@@ -364,7 +364,7 @@ async fn read(engine: &Engine, digest: Digest) -> Result<(Bytes, Sources), ReadE
 }
 
 async fn read_range(engine: &Engine, digest: Digest, range: Range<u64>) -> Result<(Bytes, Sources), ReadError> {
-    let opened = engine.open(want(digest)).await?;
+    let opened = engine.open(want(digest), tokio::time::Instant::now()).await?;
     let mut reading = opened.read(range);
     let mut bytes = Vec::new();
     while let Some(part) = reading.next().await {
@@ -488,7 +488,7 @@ async fn i1_a_lying_author_never_completes_a_body_and_nobody_holds_the_blob() {
     let hashes: Vec<u8> = lie.chunks(BLOCK).flat_map(PieceList::hash).collect();
     *lab.cluster.false_list.lock() = Some(("one".parse().unwrap(), lie.len() as u64, hashes));
     let liar = one.clone();
-    let opened = two.open(want(digest)).await.unwrap();
+    let opened = two.open(want(digest), tokio::time::Instant::now()).await.unwrap();
     let flight = two.0.flights.lock().get(&digest).cloned().unwrap();
     for block in 0..3 {
         let offer = liar.offer(&lie_digest).await.unwrap();
@@ -508,7 +508,10 @@ async fn i1_a_lying_author_never_completes_a_body_and_nobody_holds_the_blob() {
     assert_eq!(*lab.cluster.mismatches.lock(), ["one".parse().unwrap()]);
     assert!(two.0.store.held(&digest).is_none());
     assert!(two.offer(&digest).await.is_none());
-    assert!(matches!(two.open(want(digest)).await.err().unwrap(), ReadError::Mismatched(_)));
+    assert!(matches!(
+        two.open(want(digest), tokio::time::Instant::now()).await.err().unwrap(),
+        ReadError::Mismatched(_)
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -517,7 +520,7 @@ async fn i8_a_silent_origin_gives_an_error_within_the_budget() {
     let one = lab.node("one");
     lab.registry.stuck.store(true, Ordering::SeqCst);
     let since = tokio::time::Instant::now();
-    let error = one.open(want(digest_of(b"x"))).await.err().unwrap();
+    let error = one.open(want(digest_of(b"x")), tokio::time::Instant::now()).await.err().unwrap();
     assert!(matches!(error, ReadError::Slow { .. }), "{error}");
     assert!(since.elapsed() <= Duration::from_secs(21), "{:?}", since.elapsed());
 }
@@ -544,7 +547,7 @@ async fn an_image_manifest_makes_its_blobs_fly() {
         "layers": layers.iter().map(|digest| describe(digest, BLOCK, "application/x")).collect::<Vec<_>>(),
     });
     let manifest = lab.publish(&Bytes::from(manifest.to_string()));
-    let opened = one.open(Want { kind: Kind::Manifest, ..want(manifest) }).await.unwrap();
+    let opened = one.open(Want { kind: Kind::Manifest, ..want(manifest) }, tokio::time::Instant::now()).await.unwrap();
     one.look_ahead(&opened, &target());
     let all = || layers.iter().chain([&config]).all(|digest| one.0.store.held(digest).is_some());
     tokio::time::timeout(Duration::from_secs(10), async {

@@ -1,0 +1,185 @@
+//! What control says of a blob: size, parents, hashes, permit.
+
+use std::sync::Arc;
+
+use shoal_proto::{Layout, NodeId, PieceList};
+use tokio::time::Instant;
+
+use super::super::flight::Field;
+use super::super::metrics::Leave;
+use super::super::{ReadError, close, store_failed};
+use super::{Runner, TICK, start};
+use crate::swarm::{ListError, News, OriginTrouble, Parent, Tell};
+
+impl Runner {
+    pub(super) async fn on_news(&mut self, news: Option<News>) {
+        match news {
+            None | Some(News::Again) => {
+                self.finding = None;
+                self.ask_at = Some(Instant::now() + TICK);
+                if self.permit.is_none() && self.parents.borrow().is_empty() {
+                    self.ask_at = Some(Instant::now());
+                }
+            }
+            Some(News::Parents(parents)) => {
+                self.parents.send_replace(parents.into());
+                self.want_list_body();
+            }
+            Some(News::Head { author, size, media_type }) => {
+                if self.begin(size, &media_type, &author).await {
+                    self.take_author(author);
+                }
+            }
+            Some(News::Hashes { first, hashes }) => {
+                let fits = self.flight.change(|body| body.list.set_run(first, &hashes));
+                if let Some(Err(conflict)) = fits {
+                    tracing::warn!(digest = %self.flight.digest(), %conflict, "piece list contradicts itself");
+                    self.mismatch().await;
+                }
+            }
+            Some(News::Sealed { author, root, size, media_type }) => {
+                if self.begin(size, &media_type, &author).await {
+                    self.sealed = Some((author, root));
+                    self.want_list_body();
+                }
+            }
+            Some(News::Permit { id }) => {
+                self.permit = Some(id);
+                if self.origin.is_some() {
+                    return;
+                }
+                self.start_origin(Leave::Permit);
+            }
+            Some(News::Revoked) => {
+                self.permit = None;
+                self.origin = None;
+                self.flight.set_at_origin(false);
+            }
+            Some(News::Waiting { at_origin, reason }) => {
+                tracing::debug!(reason, "wait for another node");
+                self.flight.set_at_origin(at_origin);
+            }
+            Some(News::NotFound) if self.origin.is_none() => self.fail(ReadError::NotFound(self.flight.digest())),
+            Some(News::NotFound) => {}
+            Some(News::Alone) => {
+                self.finding = None;
+                self.without_control(Leave::Alone);
+            }
+        }
+    }
+
+    /// What an earlier flight left on disk is there at once: readers get it, and only the rest is asked for.
+    pub(super) async fn resume(&mut self) {
+        let digest = self.flight.digest();
+        let left = self.inner.store.partials().into_iter().find(|(left, _)| *left == digest);
+        if let Some((_, size)) = left {
+            let me = self.inner.me.clone();
+            self.begin(size, "", &me).await;
+        }
+    }
+
+    /// Size and media type are known: makes room, and lets swarm and hash begin. False: the flight is over.
+    pub(super) async fn begin(&mut self, size: u64, media_type: &str, author: &NodeId) -> bool {
+        let digest = self.flight.digest();
+        if let Some(layout) = self.flight.layout() {
+            if layout.size() == size {
+                self.flight.learn_type(media_type);
+                return true;
+            }
+            tracing::warn!(%digest, %author, size, known = layout.size(), "author contradicts the known size");
+            self.mismatch().await;
+            return false;
+        }
+        let layout = match Layout::of(size) {
+            Ok(layout) => layout,
+            Err(error) => {
+                self.fail(ReadError::NotKept(digest, error.to_string()));
+                return false;
+            }
+        };
+        let partial = match self.inner.store.partial(&digest, layout).await {
+            Ok(partial) => partial,
+            Err(error) => {
+                if let Some(permit) = self.permit.take() {
+                    self.tell(Tell::Trouble { permit, why: OriginTrouble::Abandoned }).await;
+                }
+                self.fail(store_failed(digest, &error));
+                return false;
+            }
+        };
+        self.flight.begin(layout, media_type.into(), author.clone(), partial);
+        self.follow();
+        true
+    }
+
+    /// Another author vouches for the list from now on: hashes of blocks that are not here yet are forgotten.
+    pub(super) fn take_author(&self, author: NodeId) {
+        self.flight.change(|body| {
+            if body.author == author {
+                return;
+            }
+            let mut list = PieceList::new(body.layout);
+            for block in body.have.runs().iter().flat_map(shoal_proto::frame::Run::blocks) {
+                if let Some(hash) = body.list.get(block) {
+                    list.set(block, *hash).expect("the list is empty and the block exists");
+                }
+            }
+            body.list = list;
+            body.author = author;
+        });
+    }
+
+    /// Gets the body of a sealed list from a whole parent, when the list is not complete already.
+    pub(super) fn want_list_body(&mut self) {
+        let (Some((_, root)), None) = (&self.sealed, &self.list_body) else { return };
+        let Some((layout, complete)) = self.flight.body(|body| (body.layout, body.list.is_complete())) else { return };
+        let parents: Arc<[Parent]> = self.parents.borrow().iter().filter(|parent| parent.complete).cloned().collect();
+        if complete || parents.is_empty() {
+            return;
+        }
+        let (peers, digest, root) = (Arc::clone(&self.inner.peers), self.flight.digest(), *root);
+        self.list_body = Some(start(async move { peers.fetch_list(digest, layout, root, parents).await }));
+    }
+
+    /// Lets swarm and hash begin, from what is there.
+    fn follow(&mut self) {
+        let Some(layout) = self.flight.layout() else { return };
+        self.closing = Some(start(close::follow(Arc::clone(&self.flight))));
+        let ground = Field { flight: Arc::clone(&self.flight), layout, metrics: self.inner.metrics.clone() };
+        let (peers, parents, events) = (Arc::clone(&self.inner.peers), self.parents.subscribe(), self.events.0.clone());
+        self.swarm = Some(start(async move { peers.fetch(Arc::new(ground), parents, events).await }));
+    }
+
+    pub(super) async fn on_list(&mut self, list: Option<Result<PieceList, ListError>>) {
+        let list = match list {
+            Some(Ok(list)) => list,
+            Some(Err(error)) => return tracing::debug!(%error, "fetch piece list"),
+            None => return,
+        };
+        let author = self.sealed.as_ref().map(|(author, _)| author.clone());
+        let contradicted = self.flight.body(|body| {
+            let known = body.have.runs();
+            let known = known.iter().flat_map(shoal_proto::frame::Run::blocks);
+            known.filter(|block| body.list.get(*block) != list.get(*block)).collect::<Vec<_>>()
+        });
+        let contradicted = contradicted.unwrap_or_default();
+        if contradicted.iter().any(|block| self.flight.is_read_past(*block)) {
+            // One of two authors lied, and a reader has bytes of the first: it must not get a complete body.
+            tracing::warn!(digest = %self.flight.digest(), "a sealed list contradicts bytes that were read");
+            return self.mismatch().await;
+        }
+        self.flight.change(|body| {
+            for block in &contradicted {
+                body.have.remove(*block);
+            }
+            body.list = list;
+            if let Some(author) = author {
+                body.author = author;
+            }
+        });
+        if !contradicted.is_empty() {
+            // What was hashed may be gone, and whoever fetched may have ended: both begin again.
+            self.follow();
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The flight's own read of the origin: when it may, with whose leave, and what comes of it.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::super::ReadError;
+use super::super::metrics::Leave;
+use super::super::upstream::{self, Heard, Trouble};
+use super::{ORIGIN_TRIES, Runner, STALL, TICK, start};
+use crate::origin::OriginError;
+use crate::swarm::{OriginTrouble, Tell};
+
+impl Runner {
+    /// Whether this flight may read the origin: somebody waits for it, or it is its turn ahead of the readers.
+    pub(super) fn may_read_origin(&self) -> bool {
+        self.flight.is_awaited() || self.ticket.is_some()
+    }
+
+    /// A reader came, or the gate opened: what was held back starts.
+    pub(super) fn may_now(&mut self) {
+        if !self.may_read_origin() {
+            return;
+        }
+        if let Some(leave) = self.leave.take() {
+            self.start_origin(leave);
+        } else if !self.asked_for_permit && self.finding.is_some() && self.origin.is_none() {
+            // Control must know before it can give a permit: ask again.
+            self.finding = None;
+            self.ask_at = Some(Instant::now());
+        }
+    }
+
+    /// Parents that are known go on serving; without any, the origin.
+    pub(super) fn without_control(&mut self, leave: Leave) {
+        if self.origin.is_some() {
+            return;
+        }
+        if !self.parents.borrow().is_empty() && self.grown.1.elapsed() < STALL {
+            return;
+        }
+        if self.may_read_origin() {
+            self.start_origin(leave);
+        } else {
+            self.leave = Some(leave);
+        }
+    }
+
+    pub(super) fn start_origin(&mut self, leave: Leave) {
+        if self.origin.is_some() || self.flight.body(|body| body.have.is_full()) == Some(true) {
+            return;
+        }
+        self.inner.metrics.origin_read(leave);
+        self.flight.set_at_origin(true);
+        let awaited = self.flight.is_awaited().then(|| self.inner.gate.awaited());
+        let read = upstream::read(Arc::clone(&self.inner), Arc::clone(&self.flight), self.heard.0.clone());
+        self.origin = Some((start(read), awaited));
+    }
+
+    pub(super) async fn on_heard(&mut self, heard: Heard) {
+        if let Some(tell) = self.permit.and_then(|permit| heard.tell(permit)) {
+            self.tell(tell).await;
+        }
+        match heard {
+            Heard::Headers { size, media_type } => {
+                self.flight.set_at_origin(false);
+                let me = self.inner.me.clone();
+                self.begin(size, &media_type, &me).await;
+            }
+            Heard::Block { .. } => self.progress().await,
+            Heard::Ended(Ok(())) => self.origin = None,
+            Heard::Ended(Err(trouble)) => {
+                self.origin = None;
+                self.flight.set_at_origin(false);
+                self.on_trouble(trouble).await;
+            }
+        }
+    }
+
+    pub(super) async fn on_trouble(&mut self, trouble: Trouble) {
+        let digest = self.flight.digest();
+        let permit = self.permit.take();
+        match trouble {
+            Trouble::Here(error) => {
+                if let Some(permit) = permit {
+                    self.tell(Tell::Trouble { permit, why: OriginTrouble::Abandoned }).await;
+                }
+                self.fail(error);
+            }
+            Trouble::Contradicted => {
+                tracing::warn!(%digest, "the origin's bytes contradict the piece list");
+                self.mismatch().await;
+            }
+            Trouble::Origin(error) => {
+                self.origin_failures += 1;
+                let why = match &error {
+                    OriginError::NotFound { .. } => OriginTrouble::NotFound,
+                    OriginError::Unauthorized { .. } | OriginError::Denied { .. } => OriginTrouble::Denied,
+                    OriginError::Busy { retry_after, .. } => OriginTrouble::Busy(*retry_after),
+                    _ => OriginTrouble::Unreachable,
+                };
+                tracing::info!(%digest, %error, "read origin");
+                if let Some(permit) = permit {
+                    self.tell(Tell::Trouble { permit, why }).await;
+                }
+                let final_word = !matches!(why, OriginTrouble::Unreachable | OriginTrouble::Busy(_));
+                if self.origin_failures >= ORIGIN_TRIES || (final_word && permit.is_none()) {
+                    self.fail(match why {
+                        OriginTrouble::NotFound => ReadError::NotFound(digest),
+                        _ => ReadError::Origin(digest, Arc::new(error)),
+                    });
+                } else if permit.is_none() {
+                    self.ask_at = Some(Instant::now() + TICK);
+                    self.finding = None;
+                }
+            }
+        }
+    }
+}
