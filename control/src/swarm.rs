@@ -9,6 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use shoal_base::drain::Drain;
@@ -23,6 +24,7 @@ mod candidates;
 mod event;
 mod metrics;
 mod permit;
+mod public;
 mod state;
 
 pub use event::{
@@ -30,6 +32,7 @@ pub use event::{
     Waiting,
 };
 pub use metrics::Metrics;
+pub use public::Repository;
 pub use state::{Counts, STARTING, State};
 
 /// Words that wait for one stream. A whole piece list is eight of them; a reader at 10 Gbit/s makes 5,000 a second.
@@ -51,13 +54,19 @@ struct Inner {
     outlets: HashMap<FinderId, mpsc::Sender<Say>>,
     last: FinderId,
     complaints: HashSet<(NodeId, NodeId)>,
+    public: public::Public,
 }
 
 impl Swarm {
     /// Knows nothing yet. Its two seconds without permits start now.
     pub fn new(metrics: Metrics) -> Self {
-        let inner =
-            Inner { state: State::new(), outlets: HashMap::new(), last: FinderId(0), complaints: HashSet::new() };
+        let inner = Inner {
+            state: State::new(),
+            outlets: HashMap::new(),
+            last: FinderId(0),
+            complaints: HashSet::new(),
+            public: public::Public::default(),
+        };
         Self { started: Instant::now(), nearer: Notify::new(), metrics, inner: Mutex::new(inner) }
     }
 
@@ -90,6 +99,20 @@ impl Swarm {
         let mut inner = self.inner.lock();
         self.apply(&mut inner, Event::Announced { node: node.clone(), what });
         inner.state.held_by(node)
+    }
+
+    /// A node read a repository with an anonymous token so long ago.
+    pub fn saw_public(&self, node: &NodeId, repository: Repository, age: Duration) {
+        let inner = &mut *self.inner.lock();
+        if let Some(cluster) = inner.state.cluster_of(node) {
+            inner.public.saw(cluster.clone(), repository, age, Instant::now());
+        }
+    }
+
+    /// How long ago some node of this node's cluster did (I5).
+    pub fn public_since(&self, node: &NodeId, repository: &Repository) -> Option<Duration> {
+        let inner = self.inner.lock();
+        inner.public.age(inner.state.cluster_of(node)?, repository, Instant::now())
     }
 
     /// How much is known.

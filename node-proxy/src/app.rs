@@ -55,8 +55,10 @@ impl App {
 
         let store = Disk::open(config.store.clone()).await.context("open the store")?;
         store.register(registry.sub("store"));
-        let origin = Origin::new(config.origin.clone(), origin::Metrics::new(registry.sub("origin")))?;
         let control = control::Client::open(config.control.clone(), control::Metrics::new(registry.sub("control")))?;
+        let witness = Arc::new(facts::Cluster(Arc::clone(&control)));
+        let origin = origin::Metrics::new(registry.sub("origin"));
+        let origin = Origin::new(config.origin.clone(), witness, origin)?;
         let swarm = swarm::Metrics::register(registry.sub("swarm"));
         let swarm = Swarm::new(config.swarm.clone(), control.membership(), swarm);
         let counted = blob::Metrics::new(registry.sub("blob"));

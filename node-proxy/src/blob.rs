@@ -177,19 +177,20 @@ impl Engine {
     }
 
     /// Opens content for reading: from the store, or by joining or starting its flight. Size and media type are known
-    /// when this returns; no byte need be there yet. Cancel safe.
+    /// when this returns; no byte need be there yet. `since`: when the caller began to wait, which the budget is counted
+    /// from. Cancel safe.
     ///
     /// # Errors
     /// [`ReadError`], within the first byte budget.
-    pub async fn open(&self, want: Want) -> Result<Opened, ReadError> {
+    pub async fn open(&self, want: Want, since: tokio::time::Instant) -> Result<Opened, ReadError> {
         self.refuse_shunned(&want.digest)?;
         // A flight may end between the look into the store and the look among the flights: hence twice.
         for _ in 0..2 {
             if let Some(held) = self.open_held(&want.digest).await? {
-                return Ok(Opened::held(want.digest, held, Arc::clone(&self.0)));
+                return Ok(Opened::held(want.digest, held, Arc::clone(&self.0), since));
             }
             let flight = self.join(&want, None);
-            match Opened::flight(Arc::clone(&self.0), flight).await {
+            match Opened::flight(Arc::clone(&self.0), flight, since).await {
                 Some(opened) => return opened,
                 None => continue,
             }
@@ -236,6 +237,12 @@ impl Engine {
         }
         let flight = self.0.flights.lock().get(digest).cloned()?;
         Offer::flight(*digest, flight)
+    }
+
+    /// What is known of a held blob, from memory; `None` when it is not held or must not be given.
+    pub fn held(&self, digest: &Digest) -> Option<crate::store::Info> {
+        self.refuse_shunned(digest).ok()?;
+        self.0.store.held(digest)
     }
 
     /// W3C trace context of the flight that fetched, or fetches, this digest: a request that comes while or shortly after

@@ -121,7 +121,7 @@ pub struct RawMirror {
     pub first_byte_budget: Span,
     /// The same while another node's request is out at the registry.
     pub origin_byte_budget: Span,
-    /// Connections at once.
+    /// Connections at once; a request on one more is answered 503, and containerd asks the registry.
     pub max_connections: u32,
     /// Blobs of an image that may be read from the registry at once before containerd asks for them; 0 turns it off.
     pub look_ahead: u32,
@@ -332,6 +332,8 @@ impl TryFrom<Raw> for Config {
                 allow: registries("mirror.allow", &raw.mirror.allow, &mut faults),
                 deny: registries("mirror.deny", &raw.mirror.deny, &mut faults),
                 max_connections: raw.mirror.max_connections as usize,
+                first_byte_budget: raw.mirror.first_byte_budget.into(),
+                origin_byte_budget: raw.mirror.origin_byte_budget.into(),
             },
             blob: blob::Config {
                 first_byte_budget: raw.mirror.first_byte_budget.into(),

@@ -25,6 +25,7 @@ use tonic::transport::{Channel, Endpoint};
 mod assignment;
 mod find;
 mod metrics;
+mod public;
 mod session;
 
 pub use assignment::node_id;
@@ -120,6 +121,7 @@ pub struct Client {
     membership: watch::Sender<Option<Hello>>,
     /// Ties finds to the session; none while there is no session.
     session: ArcSwapOption<Assigned>,
+    public: public::Public,
     metrics: Metrics,
 }
 
@@ -168,7 +170,8 @@ impl Client {
                 .connect_lazy()
         });
         let membership = watch::Sender::new(remembered);
-        Ok(Arc::new(Self { config, node, channel, membership, session: ArcSwapOption::empty(), metrics }))
+        let (session, public) = (ArcSwapOption::empty(), public::Public::default());
+        Ok(Arc::new(Self { config, node, channel, membership, session, public, metrics }))
     }
 
     /// This node.

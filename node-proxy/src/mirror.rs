@@ -18,8 +18,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use shoal_base::drain::Drain;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument;
 
 use crate::blob::Engine;
@@ -32,6 +32,8 @@ mod pass;
 mod pull;
 mod range;
 mod route;
+#[cfg(test)]
+mod tests;
 
 pub use metrics::Metrics;
 
@@ -43,6 +45,10 @@ use route::Route;
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Headers in one request; containerd sends fewer than ten.
 const MOST_HEADERS: usize = 64;
+/// Connections above the bound that are told so at once; a client that waits without an answer may wait for ever.
+const MOST_TURNED_AWAY: usize = 256;
+/// What is turned away must ask within this.
+const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Settings of the mirror.
 #[derive(Debug, Clone)]
@@ -53,8 +59,12 @@ pub struct Config {
     pub allow: Vec<Registry>,
     /// Registries that may not be asked for; outranks `allow`.
     pub deny: Vec<Registry>,
-    /// Connections at once; more wait in the listener's backlog.
+    /// Connections at once; what asks on one more is answered 503.
     pub max_connections: usize,
+    /// The longest wait for a first byte, counted from the request, 5 s (I8).
+    pub first_byte_budget: Duration,
+    /// The same while our own request for bytes is out at the origin, 20 s (decision 003).
+    pub origin_byte_budget: Duration,
 }
 
 /// The mirror, ready to run.
@@ -74,11 +84,8 @@ impl Mirror {
     /// Serves until the drain is signalled; requests that run then are finished, as far as the grace allows.
     pub async fn run(self: Arc<Self>, listener: TcpListener, drain: Drain) {
         let slots = Arc::new(Semaphore::new(self.config.max_connections));
+        let turned_away = Arc::new(Semaphore::new(MOST_TURNED_AWAY));
         loop {
-            let slot = tokio::select! {
-                slot = Arc::clone(&slots).acquire_owned() => slot.expect("the semaphore is never closed"),
-                () = drain.signalled() => return,
-            };
             let stream = tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => stream,
@@ -91,14 +98,19 @@ impl Mirror {
                 () = drain.signalled() => return,
             };
             let (mirror, drain) = (Arc::clone(&self), drain.clone());
-            tokio::spawn(async move {
-                let _slot = slot;
-                mirror.connection(stream, drain).await;
-            });
+            match Arc::clone(&slots).try_acquire_owned() {
+                Ok(slot) => drop(tokio::spawn(mirror.connection(stream, drain, slot))),
+                Err(_) => {
+                    self.metrics.turned_away();
+                    if let Ok(slot) = Arc::clone(&turned_away).try_acquire_owned() {
+                        tokio::spawn(mirror.turn_away(stream, slot));
+                    }
+                }
+            }
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: tokio::net::TcpStream, drain: Drain) {
+    async fn connection(self: Arc<Self>, stream: TcpStream, drain: Drain, _slot: OwnedSemaphorePermit) {
         let _ = stream.set_nodelay(true);
         let guard = drain.guard();
         let service = service_fn(move |request: Request<Incoming>| {
@@ -125,6 +137,24 @@ impl Mirror {
         drop(guard);
     }
 
+    /// Answers what comes on a connection too many with 503, so that the client goes on elsewhere at once.
+    async fn turn_away(self: Arc<Self>, stream: TcpStream, _slot: OwnedSemaphorePermit) {
+        let service = service_fn(|_: Request<Incoming>| {
+            let text = format!("more than {} connections at once", self.config.max_connections);
+            let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, text);
+            let answer = Answer::from(refusal).into_response(tracing::Span::none(), self.metrics.clone());
+            async move { Ok::<_, Infallible>(answer) }
+        });
+        let serving = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(TURN_AWAY_TIMEOUT)
+            .max_headers(MOST_HEADERS)
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(stream), service);
+        // Whoever can't be told is as gone as whoever was.
+        let _ = serving.await;
+    }
+
     /// Answers one request. Its span lasts until the body's last byte.
     async fn handle(&self, request: Request<Incoming>) -> Response<body::Body> {
         let since = Instant::now();
@@ -133,7 +163,7 @@ impl Mirror {
         let span = self.span(&request, route.as_ref().ok(), what);
         let answered = async {
             match route {
-                Ok(route) => self.pull(route, request.headers()).await,
+                Ok(route) => self.pull(route, request.headers(), since.into()).await,
                 Err(refusal) => Err(refusal),
             }
         };

@@ -35,12 +35,14 @@ pub(crate) mod test_registry;
 #[cfg(test)]
 mod tests;
 mod token;
+mod witness;
 
 pub use access::Access;
 pub use body::{Body, ByteRange};
 pub use metrics::Metrics;
 pub use name::{NameError, Reference, Registry, Repository, Tag};
 pub use site::{ConfigError, Endpoint};
+pub use witness::{Nobody, Witness};
 
 use site::Site;
 
@@ -201,15 +203,16 @@ pub struct Origin {
     plain: site::Unconfigured,
     tokens: token::Tokens,
     access: access::Memory,
+    witness: Arc<dyn Witness>,
     metrics: Metrics,
 }
 
 impl Origin {
-    /// Reads the system's roots and the configured CAs. No connection is made.
+    /// Reads the system's roots and the configured CAs. No connection is made. `witness` is asked with a registry down.
     ///
     /// # Errors
     /// [`ConfigError`]: a CA that can't be read, an endpoint or proxy that is not allowed.
-    pub fn new(config: Config, metrics: Metrics) -> Result<Arc<Self>, ConfigError> {
+    pub fn new(config: Config, witness: Arc<dyn Witness>, metrics: Metrics) -> Result<Arc<Self>, ConfigError> {
         let roots = site::system_roots();
         let mut sites = HashMap::new();
         for (registry, settings) in &config.registries {
@@ -222,6 +225,7 @@ impl Origin {
             plain,
             tokens: token::Tokens::default(),
             access: access::Memory::default(),
+            witness,
             metrics,
         }))
     }

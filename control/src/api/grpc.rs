@@ -138,6 +138,18 @@ impl Control for Streams {
         span.record("node", node.as_str());
         Ok(Response::new(find::serve(Arc::clone(&self.swarm), self.drain.clone(), node, ask, requests, span)))
     }
+
+    async fn was_public(
+        &self,
+        request: Request<wire::WasPublicRequest>,
+    ) -> Result<Response<wire::WasPublicResponse>, Status> {
+        let wire::WasPublicRequest { session, repository } = request.into_inner();
+        let repository = parse::repository(repository.unwrap_or_default())?;
+        let node = self.nodes.node_of(&session).ok_or_else(|| Status::not_found("session: unknown or ended"))?;
+        let age = self.swarm.public_since(&node, &repository);
+        let seconds_ago = age.map_or(0, |age| u32::try_from(age.as_secs()).unwrap_or(u32::MAX));
+        Ok(Response::new(wire::WasPublicResponse { known: age.is_some(), seconds_ago }))
+    }
 }
 
 async fn first<T>(requests: &mut Streaming<T>) -> Result<T, Status> {

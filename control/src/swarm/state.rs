@@ -64,6 +64,11 @@ impl State {
         self.nodes.get(node).map_or(0, |node| node.held.len())
     }
 
+    /// Where a node belongs now.
+    pub fn cluster_of(&self, node: &NodeId) -> Option<&ClusterId> {
+        self.nodes.get(node)?.cluster.as_ref()
+    }
+
     /// When [`Event::Tick`] is due; `None`: not before something else happens.
     pub fn next_tick(&self) -> Option<At> {
         self.timers.first_key_value().map(|(at, _)| *at)

@@ -1,6 +1,7 @@
 //! What the daemon says of itself: to control, to probes, to people.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use serde_json::json;
@@ -9,6 +10,7 @@ use shoal_proto::Digest;
 use crate::admin;
 use crate::blob::{self, Engine};
 use crate::control::{self, Holding, Load};
+use crate::origin::{Target, Witness};
 use crate::peer::Peer;
 use crate::store::{Disk, Info, Store};
 
@@ -18,6 +20,20 @@ pub(super) struct Node {
     pub(super) peer: Arc<Peer>,
     pub(super) control: Arc<control::Client>,
     pub(super) metrics: blob::Metrics,
+}
+
+/// What the cluster remembers of a registry that is down (I5).
+pub(super) struct Cluster(pub(super) Arc<control::Client>);
+
+#[async_trait::async_trait]
+impl Witness for Cluster {
+    fn saw_public(&self, target: &Target) {
+        self.0.saw_public(&target.registry.to_string(), &target.repository.to_string());
+    }
+
+    async fn public_since(&self, target: &Target) -> Option<Duration> {
+        self.0.public_since(&target.registry.to_string(), &target.repository.to_string()).await
+    }
 }
 
 pub(super) fn holding(digest: Digest, info: &Info) -> Holding {

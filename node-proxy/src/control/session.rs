@@ -16,7 +16,7 @@ use wire::session_response::Message as Hear;
 use super::{Assigned, Client, Difference, Holding, Load, Node, Outbox, assignment};
 
 /// Blobs in one announcement: about 100 KiB.
-const BATCH: usize = 1000;
+pub(super) const BATCH: usize = 1000;
 /// Until control says how often it wants a heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -93,6 +93,8 @@ impl Client {
                             if !std::mem::replace(&mut assigned, true) {
                                 self.announce_all(&out, node.holdings()).await?;
                             }
+                            // Another cluster knows nothing of it.
+                            self.tell_public(&out, true).await?;
                         }
                         Some(Hear::Fetch(order)) => {
                             tracing::debug!(order = order.order_id, "fetch orders are not carried out by this version");
@@ -104,6 +106,7 @@ impl Client {
                     Some(difference) => self.announce(&out, node, difference, differences).await?,
                     None => return Ok(()),
                 },
+                () = self.public.news(), if assigned => self.tell_public(&out, false).await?,
                 _ = beat.tick(), if assigned => send(&out, Say::Heartbeat(heartbeat(node.load()))).await?,
             }
         }
@@ -207,7 +210,7 @@ fn heartbeat(load: Load) -> wire::Heartbeat {
     }
 }
 
-async fn send(out: &Outbox<wire::SessionRequest>, message: Say) -> Result<(), tonic::Status> {
+pub(super) async fn send(out: &Outbox<wire::SessionRequest>, message: Say) -> Result<(), tonic::Status> {
     let gone = |_| tonic::Status::unavailable("the session's stream closed");
     out.send(wire::SessionRequest { message: Some(message) }).await.map_err(gone)
 }

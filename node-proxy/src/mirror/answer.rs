@@ -70,6 +70,11 @@ impl Refusal {
         refusal
     }
 
+    /// A manifest whose Content-Type nobody knows: containerd fails on a guess, and asks the next host on an error.
+    pub(super) fn untyped() -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, Code::ManifestInvalid, "the registry gave the manifest no Content-Type")
+    }
+
     /// What the origin's word becomes for containerd, which goes on at the next host after any of these.
     pub(super) fn origin(error: &OriginError, unknown: Code) -> Self {
         let text = error.to_string();

@@ -125,6 +125,8 @@ impl Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
+        // Exporters take the last exit as a span's end, so the body's end must be one.
+        let _in = self.span.enter();
         self.span.record("shoal.bytes.origin", self.counted.origin);
         self.span.record("shoal.bytes.peer", self.counted.peers);
         self.span.record("shoal.bytes.local", self.counted.local);

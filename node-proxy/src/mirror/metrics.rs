@@ -84,6 +84,7 @@ pub struct Metrics {
     requests: Family<RequestLabel, Counter>,
     bytes: Family<SourceLabel, Counter>,
     wait: Histogram,
+    turned_away: Counter,
 }
 
 impl Metrics {
@@ -93,6 +94,7 @@ impl Metrics {
             requests: Family::default(),
             bytes: Family::default(),
             wait: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
+            turned_away: Counter::default(),
         };
         // All three exist from the start, so that a rate can be taken from the first pull on.
         for source in [From::Origin, From::Peer, From::Local] {
@@ -101,6 +103,8 @@ impl Metrics {
         let (requests, bytes, wait) = (metrics.requests.clone(), metrics.bytes.clone(), metrics.wait.clone());
         registry.register("requests", "Requests by kind and status", requests);
         registry.register("bytes", "Bytes given to containerd, by source", bytes);
+        let help = "Connections above mirror.max_connections, answered 503 or closed";
+        registry.register("turned_away", help, metrics.turned_away.clone());
         registry.register_with_unit("answer", "Time until an answer's headers", Unit::Seconds, wait);
         metrics
     }
@@ -108,6 +112,10 @@ impl Metrics {
     pub(super) fn answered(&self, kind: What, status: StatusCode, after: Duration) {
         self.requests.get_or_create(&RequestLabel { kind, status: status.as_u16() }).inc();
         self.wait.observe(after.as_secs_f64());
+    }
+
+    pub(super) fn turned_away(&self) {
+        self.turned_away.inc();
     }
 
     pub(super) fn gave(&self, source: From, bytes: u64) {

@@ -10,7 +10,7 @@ use super::answer::{Answer, Code, Refusal};
 use super::body::Source;
 use super::pull::{Pull, content_range, headers};
 use super::range::Asked;
-use crate::origin::{As, ByteRange};
+use crate::origin::{As, ByteRange, OriginError};
 
 /// What is streamed, and on whose behalf.
 pub(super) struct Pass<'a> {
@@ -30,13 +30,30 @@ impl Mirror {
             Asked::Whole => None,
             Asked::Impossible => return Err(Refusal::range(None)),
         };
-        let got = self.origin.get(&pull.target, pass.kind, &pass.digest, range, &pull.accept, pass.caller).await;
-        let mut body = got.map_err(|error| Refusal::origin(&error, pass.unknown))?;
-        let first = match body.next().await {
-            Some(Ok(first)) => first,
-            Some(Err(error)) => return Err(Refusal::origin(&error, pass.unknown)),
-            None => Bytes::new(),
+        let registry = || pull.target.registry.to_string();
+        let begun = async {
+            let got = self.origin.get(&pull.target, pass.kind, &pass.digest, range, &pull.accept, pass.caller).await;
+            let mut body = got?;
+            let first = match body.next().await {
+                Some(first) => first?,
+                None if body.length == Some(0) => Bytes::new(),
+                // 200 and then nothing is the one answer that containerd does not survive.
+                None => {
+                    let why = "a body without bytes".to_owned();
+                    return Err(OriginError::Nonsense { registry: registry(), why });
+                }
+            };
+            Ok((first, body))
         };
+        let limit = self.config.origin_byte_budget;
+        let begun =
+            tokio::time::timeout(limit.saturating_sub(pull.since.elapsed()), begun).await.unwrap_or_else(|_| {
+                Err(OriginError::Unreachable { registry: registry(), why: format!("no byte within {limit:?}") })
+            });
+        let (first, body) = begun.map_err(|error| Refusal::origin(&error, pass.unknown))?;
+        if pass.kind == Kind::Manifest && body.media_type.is_empty() {
+            return Err(Refusal::untyped());
+        }
         let mut headers = headers(pass.digest, &body.media_type, body.length);
         let mut status = StatusCode::OK;
         if body.partial

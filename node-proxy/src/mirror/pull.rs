@@ -1,9 +1,13 @@
 //! From a request for content to its answer: who may see it, and where its bytes come from.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
 use shoal_proto::{Digest, Kind};
+use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::Mirror;
 use super::answer::{Answer, Code, Refusal};
@@ -21,10 +25,27 @@ pub(super) struct Pull {
     pub(super) asked: Asked,
     pub(super) accept: Vec<HeaderValue>,
     pub(super) caller: Option<Credential>,
+    /// When it came: what every budget is counted from.
+    pub(super) since: Instant,
+}
+
+impl Pull {
+    fn want(&self, digest: Digest, kind: Kind) -> Want {
+        Want { digest, target: self.target.clone(), kind }
+    }
+}
+
+/// Whose credential reads the content.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    /// Anybody with an anonymous token: what is got may be kept and offered.
+    Anybody,
+    /// The caller alone (I10).
+    Caller,
 }
 
 impl Mirror {
-    pub(super) async fn pull(&self, route: Route, headers: &HeaderMap) -> Result<Answer, Refusal> {
+    pub(super) async fn pull(&self, route: Route, headers: &HeaderMap, since: Instant) -> Result<Answer, Refusal> {
         let Route::Pull { head, ns, repository, content } = route else { return Ok(Answer::ping()) };
         let pull = Pull {
             target: Target { registry: self.registry(ns.as_deref())?, repository },
@@ -32,80 +53,125 @@ impl Mirror {
             asked: Asked::of(headers),
             accept: headers.get_all(header::ACCEPT).iter().cloned().collect(),
             caller: headers.get(header::AUTHORIZATION).cloned().map(Credential::new),
+            since,
         };
         match content {
-            Content::Manifest(reference) => self.manifest(&pull, reference).await,
-            Content::Blob(digest) => self.blob(&pull, digest).await,
+            Content::Manifest(Reference::Digest(digest)) => self.by_digest(&pull, digest, Kind::Manifest).await,
+            Content::Manifest(tag) => self.by_tag(&pull, tag).await,
+            Content::Blob(digest) => self.by_digest(&pull, digest, Kind::Blob).await,
         }
     }
 
-    async fn manifest(&self, pull: &Pull, reference: Reference) -> Result<Answer, Refusal> {
-        let refuse = |error: &OriginError| Refusal::origin(error, Code::ManifestUnknown);
-        let public = match &reference {
-            // What a tag means, and whether anybody may see it, is one question.
-            Reference::Tag(_) => {
-                match self.origin.head_manifest(&pull.target, &reference, &pull.accept, As::Anonymous).await {
-                    Ok(head) if pull.head => return Ok(headers_of(&head)),
-                    Ok(head) => Some(head.digest),
-                    Err(OriginError::Unauthorized { .. }) if pull.caller.is_some() => None,
-                    Err(error) => return Err(refuse(&error)),
-                }
+    /// What a tag means, and whether anybody may see it, is one question to the registry; the bytes come by digest.
+    async fn by_tag(&self, pull: &Pull, tag: Reference) -> Result<Answer, Refusal> {
+        let refuse = |error| Refusal::origin(&error, Code::ManifestUnknown);
+        let (head, reader) = match self.head_manifest(pull, tag.clone(), Reader::Anybody).await {
+            Ok(head) => (head, Reader::Anybody),
+            // A registry may hide what is private behind 404.
+            Err(OriginError::Unauthorized { .. } | OriginError::NotFound { .. }) if pull.caller.is_some() => {
+                (self.head_manifest(pull, tag, Reader::Caller).await.map_err(refuse)?, Reader::Caller)
             }
-            Reference::Digest(digest) => {
-                let public = self.is_public(pull, Kind::Manifest, digest).await.map_err(|error| refuse(&error))?;
-                public.then_some(*digest)
-            }
+            Err(error) => return Err(refuse(error)),
         };
-        let caller = pull.caller.as_ref().map_or(As::Anonymous, As::Caller);
-        match public {
-            Some(digest) if !pull.head => {
-                let want = Want { digest, target: pull.target.clone(), kind: Kind::Manifest };
-                self.give(pull, want, Code::ManifestUnknown).await
-            }
-            Some(_) => {
-                let head = self.origin.head_manifest(&pull.target, &reference, &pull.accept, As::Anonymous).await;
-                head.map(|head| headers_of(&head)).map_err(|error| refuse(&error))
-            }
-            None => {
-                let head = self.origin.head_manifest(&pull.target, &reference, &pull.accept, caller).await;
-                let head = head.map_err(|error| refuse(&error))?;
-                if pull.head {
-                    return Ok(headers_of(&head));
-                }
-                self.pass(
-                    pull,
-                    Pass { kind: Kind::Manifest, digest: head.digest, caller, unknown: Code::ManifestUnknown },
-                )
-                .await
-            }
-        }
-    }
-
-    async fn blob(&self, pull: &Pull, digest: Digest) -> Result<Answer, Refusal> {
-        let refuse = |error: &OriginError| Refusal::origin(error, Code::BlobUnknown);
-        let public = self.is_public(pull, Kind::Blob, &digest).await.map_err(|error| refuse(&error))?;
-        let caller = pull.caller.as_ref().filter(|_| !public).map_or(As::Anonymous, As::Caller);
         if pull.head {
-            let head = self.origin.head_blob(&pull.target, &digest, caller).await.map_err(|error| refuse(&error))?;
             return Ok(headers_of(&head));
         }
-        if public {
-            return self
-                .give(pull, Want { digest, target: pull.target.clone(), kind: Kind::Blob }, Code::BlobUnknown)
-                .await;
-        }
-        self.pass(pull, Pass { kind: Kind::Blob, digest, caller, unknown: Code::BlobUnknown }).await
+        self.bytes(pull, head.digest, Kind::Manifest, reader).await
     }
 
-    /// Whether an anonymous token reads this repository (I10). Without a caller's credential, "no" is the registry's
-    /// challenge, passed on unchanged: containerd then gets a token from the registry and comes back with it.
-    async fn is_public(&self, pull: &Pull, kind: Kind, digest: &Digest) -> Result<bool, OriginError> {
-        match self.origin.access(&pull.target, kind, digest).await? {
-            Access::Public => Ok(true),
-            Access::Private { .. } if pull.caller.is_some() => Ok(false),
-            Access::Private { challenges } => {
+    async fn by_digest(&self, pull: &Pull, digest: Digest, kind: Kind) -> Result<Answer, Refusal> {
+        let unknown = unknown(kind);
+        let reader = self.reader(pull, kind, digest).await.map_err(|error| Refusal::origin(&error, unknown))?;
+        if !pull.head {
+            return self.bytes(pull, digest, kind, reader).await;
+        }
+        if let Some(answer) = self.held(&digest, kind).filter(|_| reader == Reader::Anybody) {
+            return Ok(answer);
+        }
+        let head = match kind {
+            Kind::Manifest => self.head_manifest(pull, Reference::Digest(digest), reader).await,
+            Kind::Blob => self.head_blob(pull, digest, reader).await,
+        };
+        match head {
+            Ok(head) => Ok(headers_of(&head)),
+            // Somebody in the cluster may hold it (I5).
+            Err(error) if error.is_outage() && reader == Reader::Anybody => {
+                let opened = self.blobs.open(pull.want(digest, kind), pull.since).await;
+                let opened = opened.map_err(|_| Refusal::origin(&error, unknown))?;
+                Ok(Answer::content(StatusCode::OK, content_headers(&opened, opened.size()), Source::Nothing))
+            }
+            Err(error) => Err(Refusal::origin(&error, unknown)),
+        }
+    }
+
+    async fn bytes(&self, pull: &Pull, digest: Digest, kind: Kind, reader: Reader) -> Result<Answer, Refusal> {
+        match (reader, &pull.caller) {
+            (Reader::Caller, Some(caller)) => {
+                self.pass(pull, Pass { kind, digest, caller: As::Caller(caller), unknown: unknown(kind) }).await
+            }
+            _ => self.give(pull, pull.want(digest, kind), unknown(kind)).await,
+        }
+    }
+
+    /// The headers of what is held here, from memory.
+    fn held(&self, digest: &Digest, kind: Kind) -> Option<Answer> {
+        let info = self.blobs.held(digest)?;
+        let typed = kind == Kind::Blob || !info.media_type.is_empty();
+        let headers = typed.then(|| headers(*digest, &info.media_type, Some(info.size)))?;
+        Some(Answer::content(StatusCode::OK, headers, Source::Nothing))
+    }
+
+    /// Who reads this repository (I10). Without a caller's credential, "not anybody" is the registry's challenge, passed
+    /// on unchanged: containerd then gets a token from the registry and comes back with it.
+    async fn reader(&self, pull: &Pull, kind: Kind, digest: Digest) -> Result<Reader, OriginError> {
+        let (origin, target) = (Arc::clone(&self.origin), pull.target.clone());
+        let asked = self.ask(pull, async move { origin.access(&target, kind, &digest).await }).await;
+        match asked {
+            Ok(Access::Public) => Ok(Reader::Anybody),
+            Ok(Access::Private { .. }) | Err(OriginError::NotFound { .. }) if pull.caller.is_some() => {
+                Ok(Reader::Caller)
+            }
+            Ok(Access::Private { challenges }) => {
                 Err(OriginError::Unauthorized { registry: pull.target.registry.to_string(), challenges })
             }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn head_manifest(&self, pull: &Pull, what: Reference, reader: Reader) -> Result<Head, OriginError> {
+        let (origin, target, accept) = (Arc::clone(&self.origin), pull.target.clone(), pull.accept.clone());
+        let caller = pull.caller.clone().filter(|_| reader == Reader::Caller);
+        let asking = async move {
+            let who = caller.as_ref().map_or(As::Anonymous, As::Caller);
+            origin.head_manifest(&target, &what, &accept, who).await
+        };
+        self.ask(pull, asking).await
+    }
+
+    async fn head_blob(&self, pull: &Pull, digest: Digest, reader: Reader) -> Result<Head, OriginError> {
+        let (origin, target) = (Arc::clone(&self.origin), pull.target.clone());
+        let caller = pull.caller.clone().filter(|_| reader == Reader::Caller);
+        let asking = async move {
+            let who = caller.as_ref().map_or(As::Anonymous, As::Caller);
+            origin.head_blob(&target, &digest, who).await
+        };
+        self.ask(pull, asking).await
+    }
+
+    /// A question to the registry within the first byte budget (I8). What takes longer goes on without us, so that the
+    /// token and the access that it brings are known when containerd asks next.
+    async fn ask<T: Send + 'static>(
+        &self,
+        pull: &Pull,
+        asking: impl Future<Output = Result<T, OriginError>> + Send + 'static,
+    ) -> Result<T, OriginError> {
+        let limit = self.config.first_byte_budget;
+        let asked = tokio::spawn(asking.in_current_span());
+        let unreachable = |why: String| OriginError::Unreachable { registry: pull.target.registry.to_string(), why };
+        match tokio::time::timeout(limit.saturating_sub(pull.since.elapsed()), asked).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(ended)) => Err(unreachable(ended.to_string())),
+            Err(_) => Err(unreachable(format!("no answer within {limit:?}"))),
         }
     }
 
@@ -126,7 +192,10 @@ impl Mirror {
     }
 
     async fn engine(&self, pull: &Pull, want: &Want) -> Result<Result<Answer, Refusal>, ReadError> {
-        let opened = self.blobs.open(want.clone()).await?;
+        let opened = self.blobs.open(want.clone(), pull.since).await?;
+        if want.kind == Kind::Manifest && opened.media_type().is_empty() {
+            return Ok(Err(Refusal::untyped()));
+        }
         let size = opened.size();
         let (status, range) = match pull.asked.within(size) {
             Given::Whole => (StatusCode::OK, 0..size),
@@ -177,4 +246,11 @@ pub(super) fn headers(digest: Digest, media_type: &str, length: Option<u64>) -> 
 
 fn headers_of(head: &Head) -> Answer {
     Answer::content(StatusCode::OK, headers(head.digest, &head.media_type, Some(head.size)), Source::Nothing)
+}
+
+fn unknown(kind: Kind) -> Code {
+    match kind {
+        Kind::Blob => Code::BlobUnknown,
+        Kind::Manifest => Code::ManifestUnknown,
+    }
 }

@@ -67,7 +67,11 @@ impl Origin {
             .unwrap_or_else(|_| Err(unreachable(site, &format!("no headers within {limit:?}"))));
         self.metrics.asked(asked, &result, since.elapsed());
         match (who, &result) {
-            (As::Anonymous, Ok(_)) => self.access.learn(target, Access::Public),
+            (As::Anonymous, Ok(_)) => {
+                if self.access.learn(target, Access::Public) {
+                    self.witness.saw_public(target);
+                }
+            }
             (As::Anonymous, Err(OriginError::Unauthorized { challenges, .. })) => {
                 self.access.learn(target, Access::Private { challenges: challenges.clone() });
             }

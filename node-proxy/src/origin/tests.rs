@@ -36,7 +36,7 @@ fn origin_with(settings: RegistryConfig) -> Arc<Origin> {
         body_idle_timeout: Duration::from_millis(300),
         ..Config::default()
     };
-    Origin::new(config, Metrics::new(&mut MetricsRegistry::default())).unwrap()
+    Origin::new(config, Arc::new(Nobody), Metrics::new(&mut MetricsRegistry::default())).unwrap()
 }
 
 fn origin(server: &TestServer) -> Arc<Origin> {

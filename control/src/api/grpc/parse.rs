@@ -9,7 +9,7 @@ use tonic::Status;
 
 use crate::clusters::Facts;
 use crate::nodes::{Load, Registration, Role};
-use crate::swarm::{Announced, Ask, Meta, Tell, Trouble};
+use crate::swarm::{Announced, Ask, Meta, Repository, Tell, Trouble};
 
 /// Names, versions, repositories: longer ones are mistakes.
 const LONGEST_TEXT: usize = 1024;
@@ -104,6 +104,27 @@ fn meta(held: wire::Held) -> Result<(Digest, Meta), Status> {
     faults.text("held.media_type", &media_type);
     let (digest, root) = faults.or(digest.ok().zip(root.ok()))?;
     Ok((digest, Meta { size, root, media_type }))
+}
+
+/// A repository, and how long ago it was read.
+pub(super) fn public(public: wire::Public) -> Result<Vec<(Repository, Duration)>, Status> {
+    let one = |seen: wire::PublicRepository| {
+        let repository = repository(seen.repository.unwrap_or_default())?;
+        Ok((repository, Duration::from_secs(u64::from(seen.seconds_ago))))
+    };
+    public.repositories.into_iter().map(one).collect()
+}
+
+pub(super) fn repository(repository: wire::Repository) -> Result<Repository, Status> {
+    let wire::Repository { registry, name } = repository;
+    let mut faults = Faults::default();
+    for (field, text) in [("repository.registry", &registry), ("repository.name", &name)] {
+        faults.text(field, text);
+        if text.is_empty() {
+            faults.add(field, "is empty");
+        }
+    }
+    faults.or(Some(Repository { registry, name }))
 }
 
 /// The session that the stream names, and what it asks for.

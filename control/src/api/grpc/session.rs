@@ -108,6 +108,13 @@ fn take(nodes: &Nodes, swarm: &Swarm, session: &SessionId, message: wire::Sessio
             nodes.holds(session, held);
             Ok(())
         }
+        Some(Message::Public(public)) => {
+            let node = nodes.node_of(session).ok_or_else(over)?;
+            for (repository, age) in parse::public(public)? {
+                swarm.saw_public(&node, repository, age);
+            }
+            Ok(())
+        }
         Some(Message::Register(_)) => Err(Status::invalid_argument("register: comes once")),
         // A newer node may say what this version does not know.
         None => Ok(()),

@@ -206,6 +206,6 @@ async fn a_ca_that_is_none_is_told_with_its_path() {
         )]),
         ..Config::default()
     };
-    let error = Origin::new(config, Metrics::new(&mut MetricsRegistry::default())).err().unwrap();
+    let error = Origin::new(config, Arc::new(Nobody), Metrics::new(&mut MetricsRegistry::default())).err().unwrap();
     assert!(error.to_string().contains(&path.display().to_string()), "{error}");
 }

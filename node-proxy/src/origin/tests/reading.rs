@@ -132,7 +132,7 @@ async fn no_headers_in_time_is_an_outage() {
         headers_timeout: Duration::from_millis(100),
         ..Config::default()
     };
-    let origin = Origin::new(config, Metrics::new(&mut MetricsRegistry::default())).unwrap();
+    let origin = Origin::new(config, Arc::new(Nobody), Metrics::new(&mut MetricsRegistry::default())).unwrap();
     let error = read(&origin, None, As::Anonymous).await.unwrap_err();
     assert!(matches!(&error, OriginError::Unreachable { why, .. } if why.contains("no headers")), "{error:?}");
 }
