@@ -67,13 +67,16 @@ impl Witness for Remembered {
     }
 }
 
+/// Answers some requests in the registry's stead.
+type Instead = Box<dyn Fn(&Seen) -> Option<Reply> + Send>;
+
 /// What the registry behind the mirror has and how it behaves; tests change it as they go.
 struct Shelf {
     content: Mutex<HashMap<String, (Bytes, &'static str)>>,
     /// Only this bearer token reads anything.
     only: Mutex<Option<&'static str>>,
     /// What is answered instead.
-    instead: Mutex<Option<Box<dyn Fn(&Seen) -> Option<Reply> + Send>>>,
+    instead: Mutex<Option<Instead>>,
 }
 
 impl Shelf {

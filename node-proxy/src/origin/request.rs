@@ -66,16 +66,15 @@ impl Origin {
             .await
             .unwrap_or_else(|_| Err(unreachable(site, &format!("no headers within {limit:?}"))));
         self.metrics.asked(asked, &result, since.elapsed());
-        match (who, &result) {
-            (As::Anonymous, Ok(_)) => {
-                if self.access.learn(target, Access::Public) {
-                    self.witness.saw_public(target);
-                }
-            }
+        let tell = match (who, &result) {
+            (As::Anonymous, Ok(_)) => self.access.learn(target, Access::Public),
             (As::Anonymous, Err(OriginError::Unauthorized { challenges, .. })) => {
-                self.access.learn(target, Access::Private { challenges: challenges.clone() });
+                self.access.learn(target, Access::Private { challenges: challenges.clone() })
             }
-            _ => {}
+            _ => false,
+        };
+        if tell {
+            self.witness.saw_public(target);
         }
         result
     }
