@@ -76,6 +76,16 @@ where
     }
 }
 
+/// Parses a flag of the form `key.path=value`.
+///
+/// # Errors
+/// For people, when there is no `=`.
+pub fn setting(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .map(|(key, value)| (key.trim().to_owned(), value.to_owned()))
+        .ok_or_else(|| format!("{text:?} is not KEY=VALUE"))
+}
+
 /// A deserializer stops at the first fault and does not say where it was. Since every key has a default, each key can
 /// be tried alone, which gives all faults with their paths.
 fn faults_of_single_keys<T: DeserializeOwned>(merged: &Value) -> Vec<(String, String)> {

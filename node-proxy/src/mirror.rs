@@ -27,18 +27,22 @@ use crate::origin::{Origin, Registry};
 
 mod answer;
 mod body;
+mod headers;
 mod metrics;
 mod pass;
 mod pull;
 mod range;
+mod refusal;
+mod request;
 mod route;
 #[cfg(test)]
 mod tests;
 
 pub use metrics::Metrics;
 
-use answer::{Answer, Code, Refusal};
+use answer::Answer;
 use metrics::What;
+use refusal::{Code, Refusal};
 use route::Route;
 
 /// Headers of a request must come within this: the caller is on this machine.

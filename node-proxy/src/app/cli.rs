@@ -51,14 +51,8 @@ struct Settings {
     #[arg(long)]
     control: Option<String>,
     /// One setting, `key.path=value`. May be given many times.
-    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = set)]
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = shoal_base::config::setting)]
     sets: Vec<(String, String)>,
-}
-
-fn set(text: &str) -> Result<(String, String), String> {
-    text.split_once('=')
-        .map(|(key, value)| (key.trim().to_owned(), value.to_owned()))
-        .ok_or_else(|| format!("{text:?} is not KEY=VALUE"))
 }
 
 impl Settings {

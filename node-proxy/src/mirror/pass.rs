@@ -6,10 +6,12 @@ use http::header;
 use shoal_proto::{Digest, Kind};
 
 use super::Mirror;
-use super::answer::{Answer, Code, Refusal};
+use super::answer::Answer;
 use super::body::Source;
-use super::pull::{Pull, content_range, headers};
+use super::headers::{content_range, headers};
 use super::range::Asked;
+use super::refusal::{Code, Refusal};
+use super::request::Pull;
 use crate::origin::{As, ByteRange, OriginError};
 
 /// What is streamed, and on whose behalf.

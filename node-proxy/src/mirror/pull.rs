@@ -4,36 +4,22 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap};
 use shoal_proto::{Digest, Kind};
 use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::Mirror;
-use super::answer::{Answer, Code, Refusal};
+use super::answer::Answer;
 use super::body::Source;
+use super::headers::{content_range, headers};
 use super::pass::Pass;
 use super::range::{Asked, Given};
+use super::refusal::{Code, Refusal};
+use super::request::Pull;
 use super::route::{Content, Route};
 use crate::blob::{Opened, ReadError, Want};
 use crate::origin::{Access, As, Credential, Head, OriginError, Reference, Target};
-
-/// A request for content, its registry known.
-pub(super) struct Pull {
-    pub(super) target: Target,
-    pub(super) head: bool,
-    pub(super) asked: Asked,
-    pub(super) accept: Vec<HeaderValue>,
-    pub(super) caller: Option<Credential>,
-    /// When it came: what every budget is counted from.
-    pub(super) since: Instant,
-}
-
-impl Pull {
-    fn want(&self, digest: Digest, kind: Kind) -> Want {
-        Want { digest, target: self.target.clone(), kind }
-    }
-}
 
 /// Whose credential reads the content.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -80,7 +66,7 @@ impl Mirror {
     }
 
     async fn by_digest(&self, pull: &Pull, digest: Digest, kind: Kind) -> Result<Answer, Refusal> {
-        let unknown = unknown(kind);
+        let unknown = Code::unknown(kind);
         let reader = self.reader(pull, kind, digest).await.map_err(|error| Refusal::origin(&error, unknown))?;
         if !pull.head {
             return self.bytes(pull, digest, kind, reader).await;
@@ -107,9 +93,9 @@ impl Mirror {
     async fn bytes(&self, pull: &Pull, digest: Digest, kind: Kind, reader: Reader) -> Result<Answer, Refusal> {
         match (reader, &pull.caller) {
             (Reader::Caller, Some(caller)) => {
-                self.pass(pull, Pass { kind, digest, caller: As::Caller(caller), unknown: unknown(kind) }).await
+                self.pass(pull, Pass { kind, digest, caller: As::Caller(caller), unknown: Code::unknown(kind) }).await
             }
-            _ => self.give(pull, pull.want(digest, kind), unknown(kind)).await,
+            _ => self.give(pull, pull.want(digest, kind), Code::unknown(kind)).await,
         }
     }
 
@@ -220,37 +206,10 @@ impl Mirror {
     }
 }
 
-/// `bytes first-last/size`, `end` exclusive.
-pub(super) fn content_range(start: u64, end: u64, size: u64) -> HeaderValue {
-    HeaderValue::try_from(format!("bytes {start}-{}/{size}", end - 1)).expect("digits and punctuation")
-}
-
-fn content_headers(opened: &Opened, length: u64) -> HeaderMap {
-    headers(opened.digest(), opened.media_type(), Some(length))
-}
-
-/// What every answer with content says: exact type, length and digest (CONTAINERD 8).
-pub(super) fn headers(digest: Digest, media_type: &str, length: Option<u64>) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    let media_type = HeaderValue::from_str(media_type).ok().filter(|value| !value.is_empty());
-    let media_type = media_type.unwrap_or_else(|| HeaderValue::from_static("application/octet-stream"));
-    headers.insert(header::CONTENT_TYPE, media_type);
-    if let Some(length) = length {
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    let digest = HeaderValue::try_from(digest.to_string()).expect("hex digits");
-    headers.insert("docker-content-digest", digest);
-    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    headers
-}
-
 fn headers_of(head: &Head) -> Answer {
     Answer::content(StatusCode::OK, headers(head.digest, &head.media_type, Some(head.size)), Source::Nothing)
 }
 
-fn unknown(kind: Kind) -> Code {
-    match kind {
-        Kind::Blob => Code::BlobUnknown,
-        Kind::Manifest => Code::ManifestUnknown,
-    }
+fn content_headers(opened: &Opened, length: u64) -> HeaderMap {
+    headers(opened.digest(), opened.media_type(), Some(length))
 }

@@ -3,7 +3,7 @@
 use http::{Method, StatusCode, Uri};
 use shoal_proto::{Digest, DigestError};
 
-use super::answer::{Code, Refusal};
+use super::refusal::{Code, Refusal};
 use crate::origin::{Reference, Repository};
 
 /// A request for content.
