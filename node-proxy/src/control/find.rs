@@ -59,19 +59,22 @@ impl Client {
         // Ends when control closes, or when the flight has dropped both halves and the rest was sent.
         tokio::spawn(
             async move {
+                // The flight may be gone, and what it told last must still be sent.
                 let mut hearing = true;
+                // Waits for room; meanwhile the flight is still listened to, or both would wait for each other.
+                let mut unsaid = None;
                 loop {
                     tokio::select! {
-                        heard = answer.message(), if hearing => match heard {
+                        heard = answer.message(), if hearing && unsaid.is_none() => match heard {
                             Ok(Some(response)) => {
-                                let Some(message) = response.message.and_then(|message| news_of(message, &span)) else {
-                                    continue;
-                                };
-                                // The flight is gone, but what it told last must still be sent.
-                                hearing = news_out.send(message).await.is_ok();
+                                unsaid = response.message.and_then(|message| news_of(message, &span));
                             }
                             Ok(None) => return,
                             Err(status) => return tracing::debug!(%status, "find ended"),
+                        },
+                        room = news_out.reserve(), if unsaid.is_some() => match (room, unsaid.take()) {
+                            (Ok(room), Some(news)) => room.send(news),
+                            _ => hearing = false,
                         },
                         () = news_out.closed(), if hearing => hearing = false,
                         told = tells.recv() => match told {
