@@ -31,6 +31,9 @@ const BACKLOG: i32 = 1024;
 /// How long a client may take to send a request's headers, and how long an idle connection is kept.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The same when more than half of the connections are taken, so that clients that say nothing can't keep out a probe.
+const HURRIED_HEADER_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How long a client may be silent in the middle of a request's body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -85,7 +88,9 @@ pub async fn serve_http(listener: TcpListener, router: Router, drain: Drain) {
             () = drain.signalled() => break,
             accepted = accept(&listener) => accepted,
         };
-        let connection = graceful.watch(connection(stream, client, router.clone()));
+        let hurry = connections.available_permits() < MAX_CONNECTIONS / 2;
+        let patience = if hurry { HURRIED_HEADER_TIMEOUT } else { HEADER_TIMEOUT };
+        let connection = graceful.watch(connection(stream, client, router.clone(), patience));
         tokio::spawn(async move {
             let _permit = permit;
             if let Err(error) = connection.await {
@@ -115,6 +120,7 @@ fn connection(
     stream: TcpStream,
     client: SocketAddr,
     router: Router,
+    patience: Duration,
 ) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> + Send {
     // Answers are small; without this the last packet of one may wait for the client's ACK.
     let _ = stream.set_nodelay(true);
@@ -130,6 +136,6 @@ fn connection(
     });
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(patience)
         .serve_connection(TokioIo::new(stream), service)
 }

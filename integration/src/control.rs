@@ -95,6 +95,11 @@ impl Control {
         self.wait_ready().await
     }
 
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.daemon.pid()
+    }
+
     /// Its REST endpoint.
     pub fn rest(&self) -> &Client {
         &self.rest

@@ -15,6 +15,7 @@ pub mod control;
 pub mod cri;
 pub mod demo;
 pub mod facts;
+pub mod flood;
 pub mod http;
 pub mod image;
 pub mod memory;

@@ -262,7 +262,10 @@ impl Netns {
     }
 
     /// Runs `work` on a thread of its own that stands inside; sockets made there stay inside.
-    fn within<T: Send + 'static>(&self, work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> Result<T> {
+    pub(crate) fn within<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T> {
         let path = Path::new("/run/netns").join(&self.full_name);
         let name = self.name.clone();
         thread::spawn(move || -> Result<T> {

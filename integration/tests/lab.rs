@@ -8,6 +8,8 @@ use anyhow::Result;
 use lab::run::lab_dir;
 use nix::fcntl::{Flock, FlockArg};
 
+#[path = "lab/bad_input.rs"]
+mod bad_input;
 #[path = "lab/ground.rs"]
 mod ground;
 #[path = "lab/limits.rs"]

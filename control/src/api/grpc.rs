@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use shoal_base::drain::Drain;
 use shoal_proto::control::v1 as wire;
 use shoal_proto::control::v1::control_server::{Control, ControlServer};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -23,6 +23,7 @@ use crate::swarm::Swarm;
 
 mod find;
 mod parse;
+mod preface;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,8 @@ const MOST_STREAMS: u32 = 4096;
 /// A dead node is noticed within three seconds on either side.
 const KEEPALIVE: Duration = Duration::from_secs(1);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Connections whose first bytes are waited for; more wait in the listener's backlog.
+const MOST_UNSEEN: usize = 4096;
 /// For the first message of a stream; nothing is kept for a stream before it.
 const FIRST_MESSAGE: Duration = Duration::from_secs(5);
 
@@ -83,6 +86,13 @@ pub async fn run(
         };
         std::future::ready(answer)
     });
+    let incoming = incoming.map(|socket: io::Result<TcpStream>| async {
+        match socket {
+            Ok(socket) => preface::seen(socket).await.map(Ok),
+            Err(error) => Some(Err(error)),
+        }
+    });
+    let incoming = incoming.buffer_unordered(MOST_UNSEEN).filter_map(std::future::ready);
     tonic::transport::Server::builder()
         .max_concurrent_streams(MOST_STREAMS)
         .http2_keepalive_interval(Some(KEEPALIVE))
