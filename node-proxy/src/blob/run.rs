@@ -30,8 +30,9 @@ const STALL: Duration = Duration::from_secs(2);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Failed reads of the origin, in this flight, after which it is given up.
 const ORIGIN_TRIES: u32 = 3;
-/// The sidecar of a partial blob is written after this many new bytes.
-const CHECKPOINT: u64 = 64 << 20;
+/// The sidecar of a partial blob is written after this many new bytes, at most once a tick: what a kill costs. The store
+/// decides by itself when the disk must be waited for.
+const CHECKPOINT: u64 = 1 << 20;
 
 pub(super) fn spawn(inner: Arc<Inner>, flight: Arc<Flight>) {
     let span = tracing::info_span!("flight", digest = %flight.digest(), kind = ?flight.want.kind);
