@@ -248,6 +248,16 @@ mod the_checker_itself {
     }
 
     #[test]
+    fn lets_files_of_tests_import_what_their_room_rests_on_and_nothing_above() {
+        assert_none(&planted("mirror/tests.rs", "use crate::store::Store;\n"));
+        assert_none(&planted("mirror/tests/bounds.rs", "use crate::store::Store;\n"));
+        let faults = planted("mirror.rs", "mod tests {\n    use crate::store::Store;\n}\n");
+        assert_eq!(faults, ["mirror.rs:2: `mirror` must not import `store`; it may import blob, origin"]);
+        let faults = planted("store/tests.rs", "use crate::blob;\n");
+        assert_eq!(faults, ["store/tests.rs:1: `store` must not import `blob`; it may import nothing"]);
+    }
+
+    #[test]
     fn knows_every_room() {
         let faults = planted("attic.rs", "use crate::store;\n");
         assert_eq!(faults, ["attic.rs:1: room `attic` is not in the table"]);
