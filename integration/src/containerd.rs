@@ -10,6 +10,10 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 
+pub mod edition;
+
+use edition::Edition;
+
 use crate::{
     cri::Cri,
     net::Netns,
@@ -32,10 +36,23 @@ pub struct Programs {
 /// A running containerd.
 pub struct Containerd {
     daemon: Daemon,
-    crictl: PathBuf,
+    programs: Programs,
+    ns: Netns,
+    config: PathBuf,
+    root_ca: PathBuf,
     socket: PathBuf,
     content: PathBuf,
 }
+
+/// Pulls into one containerd; many may pull at once.
+#[derive(Debug, Clone)]
+pub struct Puller {
+    crictl: PathBuf,
+    socket: PathBuf,
+}
+
+/// A `crictl pull` that runs by itself. Dropped, it is killed.
+pub struct RunningPull(Daemon);
 
 impl Containerd {
     /// Starts containerd in the namespace and waits until CRI answers. `hosts_toml` is what its `certs.d` says of the origin;
@@ -45,9 +62,9 @@ impl Containerd {
     /// When it can't be started.
     pub async fn start(
         programs: &Programs,
+        edition: Edition,
         ns: &Netns,
-        dir: &Path,
-        runtime: &Path,
+        (dir, runtime): (&Path, &Path),
         root_ca: &Path,
         hosts_toml: Option<&str>,
     ) -> Result<Self> {
@@ -63,25 +80,55 @@ impl Containerd {
         let version = version(&programs.containerd)?;
         let socket = runtime.join("containerd.sock");
         let config = dir.join("config.toml");
-        fs::write(&config, config_text(version, dir, runtime, &certs))?;
-        let mut start = ns.command(&programs.containerd);
-        // The lab's root stands where a real node has it: among the system's.
-        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", programs.bin.display());
-        start.arg("--config").arg(&config).env("PATH", path).env("SSL_CERT_FILE", root_ca);
-        let mut daemon = Daemon::spawn(&format!("containerd of {}", ns.name), start, &dir.join("containerd.log"))?;
-        let up = eventually(Duration::from_secs(30), "containerd's CRI", || async {
-            Cri::connect(&socket).await?.version().await
-        });
-        if let Err(error) = up.await {
-            daemon.check_running()?;
-            return Err(error.context(format!("the end of {}:\n{}", daemon.log().display(), daemon.log_tail(10))));
-        }
-        Ok(Self {
-            daemon,
-            crictl: programs.crictl.clone(),
+        fs::write(&config, config_text(version, edition, dir, runtime, &certs))?;
+        let mut containerd = Self {
+            daemon: spawn(programs, ns, &config, root_ca, &dir.join("containerd.log"))?,
+            programs: programs.clone(),
+            ns: ns.clone(),
+            config,
+            root_ca: root_ca.to_owned(),
             socket,
             content: dir.join("root/io.containerd.content.v1.content/blobs/sha256"),
-        })
+        };
+        containerd.wait_ready().await?;
+        Ok(containerd)
+    }
+
+    async fn wait_ready(&mut self) -> Result<()> {
+        let up = eventually(Duration::from_secs(30), "containerd's CRI", || async {
+            Cri::connect(&self.socket).await?.version().await
+        });
+        if let Err(error) = up.await {
+            self.daemon.check_running()?;
+            let (log, tail) = (self.daemon.log().display(), self.daemon.log_tail(10));
+            return Err(error.context(format!("the end of {log}:\n{tail}")));
+        }
+        Ok(())
+    }
+
+    /// Kills it and starts it again on the same state.
+    ///
+    /// # Errors
+    /// When it does not come up again.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.daemon.kill();
+        self.daemon = spawn(&self.programs, &self.ns, &self.config, &self.root_ca, self.daemon.log())?;
+        self.wait_ready().await
+    }
+
+    /// Its log file.
+    pub fn log(&self) -> &Path {
+        self.daemon.log()
+    }
+
+    /// The directory with the blobs of its content store.
+    pub fn content(&self) -> &Path {
+        &self.content
+    }
+
+    /// Who pulls into it.
+    pub fn puller(&self) -> Puller {
+        Puller { crictl: self.programs.crictl.clone(), socket: self.socket.clone() }
     }
 
     /// The socket.
@@ -99,27 +146,7 @@ impl Containerd {
     /// # Errors
     /// What `crictl` printed.
     pub async fn crictl_pull(&self, image: &str) -> Result<String> {
-        let endpoint = format!("unix://{}", self.socket.display());
-        let mut crictl = command(
-            &self.crictl,
-            [
-                "--config",
-                "/dev/null",
-                "--timeout",
-                "10m",
-                "--image-endpoint",
-                &endpoint,
-                "--runtime-endpoint",
-                &endpoint,
-                "pull",
-                image,
-            ],
-        );
-        let output = tokio::task::spawn_blocking(move || output(&mut crictl)).await??;
-        if !output.status.success() {
-            bail!("crictl pull {image}: {}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        self.puller().pull(image).await
     }
 
     /// When containerd began to ask for the manifest of the newest pull of `repository`: seconds since the epoch, from its
@@ -156,6 +183,76 @@ impl Containerd {
             .map(|hex| format!("sha256:{hex}"))
             .collect()
     }
+}
+
+impl Puller {
+    /// Pulls with the real `crictl`.
+    ///
+    /// # Errors
+    /// What `crictl` printed.
+    pub async fn pull(&self, image: &str) -> Result<String> {
+        let mut crictl = self.command(image);
+        let output = tokio::task::spawn_blocking(move || output(&mut crictl)).await??;
+        if !output.status.success() {
+            bail!("crictl pull {image}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Starts a pull that can be interrupted; what `crictl` says goes to `log`.
+    ///
+    /// # Errors
+    /// When `crictl` can't be started.
+    pub fn start(&self, image: &str, log: &Path) -> Result<RunningPull> {
+        Ok(RunningPull(Daemon::spawn("crictl", self.command(image), log)?))
+    }
+
+    /// Removes an image, and with it the blobs that no other image needs, as soon as containerd collects them.
+    ///
+    /// # Errors
+    /// What `crictl` printed.
+    pub async fn remove(&self, image: &str) -> Result<()> {
+        let mut crictl = self.crictl(&["rmi", image]);
+        let output = tokio::task::spawn_blocking(move || output(&mut crictl)).await??;
+        if !output.status.success() {
+            bail!("crictl rmi {image}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
+    }
+
+    fn command(&self, image: &str) -> Command {
+        self.crictl(&["pull", image])
+    }
+
+    fn crictl(&self, args: &[&str]) -> Command {
+        let endpoint = format!("unix://{}", self.socket.display());
+        let mut crictl = command(&self.crictl, ["--config", "/dev/null", "--timeout", "10m"]);
+        crictl.args(["--image-endpoint", &endpoint, "--runtime-endpoint", &endpoint]).args(args);
+        crictl
+    }
+}
+
+impl RunningPull {
+    /// Whether it runs.
+    pub fn is_running(&mut self) -> bool {
+        self.0.is_running()
+    }
+
+    /// Ctrl-C.
+    ///
+    /// # Errors
+    /// When it is over.
+    pub fn interrupt(&mut self) -> Result<()> {
+        self.0.signal(nix::sys::signal::Signal::SIGINT)
+    }
+}
+
+fn spawn(programs: &Programs, ns: &Netns, config: &Path, root_ca: &Path, log: &Path) -> Result<Daemon> {
+    let mut start = ns.command(&programs.containerd);
+    // The lab's root stands where a real node has it: among the system's.
+    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", programs.bin.display());
+    start.arg("--config").arg(config).env("PATH", path).env("SSL_CERT_FILE", root_ca);
+    Daemon::spawn(&format!("containerd of {}", ns.name), start, log)
 }
 
 /// Major and minor version of a containerd.
@@ -212,15 +309,23 @@ fn parse_time(text: &str) -> Option<f64> {
     Some(days as f64 * 86400.0 + hours * 3600.0 + minutes * 60.0 + seconds - offset)
 }
 
+/// Bytes of a chunk with `concurrent_layer_fetch_buffer`: several in every layer of the lab's.
+const CHUNK: u32 = 1 << 20;
+
 /// Only what pulls need: no sandboxes are run. Versions before 2.0 read format 2, later ones format 3.
-fn config_text(version: (u32, u32), dir: &Path, runtime: &Path, certs: &Path) -> String {
+fn config_text(version: (u32, u32), edition: Edition, dir: &Path, runtime: &Path, certs: &Path) -> String {
     let (root, state) = (dir.join("root"), runtime.join("state"));
     let (socket, cni) = (runtime.join("containerd.sock"), dir.join("cni"));
     let certs = certs.display();
     let cri = if version.0 >= 2 {
+        let chunk = if edition.buffer { CHUNK } else { 0 };
         format!(
-            "[plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = \"{certs}\"\n\
-             [plugins.\"io.containerd.cri.v1.runtime\".cni]\nconf_dir = \"{0}\"\nbin_dirs = [\"{0}\"]\n",
+            "[plugins.\"io.containerd.cri.v1.images\"]\nuse_local_image_pull = {}\nconcurrent_layer_fetch_buffer = {chunk}\n\
+             [plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = \"{certs}\"\n\
+             [plugins.\"io.containerd.transfer.v1.local\"]\nconfig_path = \"{certs}\"\n\
+             concurrent_layer_fetch_buffer = {chunk}\n\
+             [plugins.\"io.containerd.cri.v1.runtime\".cni]\nconf_dir = \"{1}\"\nbin_dirs = [\"{1}\"]\n",
+            edition.local,
             cni.display()
         )
     } else {

@@ -90,7 +90,25 @@ impl Control {
     /// # Errors
     /// When it does not come up again.
     pub async fn restart(&mut self) -> Result<()> {
+        self.kill();
+        self.start_again().await
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
         self.daemon.kill();
+    }
+
+    /// Its log file.
+    pub fn log(&self) -> &Path {
+        self.daemon.log()
+    }
+
+    /// Starts it again on the same state, after it was killed.
+    ///
+    /// # Errors
+    /// When it does not come up again.
+    pub async fn start_again(&mut self) -> Result<()> {
         self.daemon = spawn(&self.programs, &self.config, &self.ns, self.daemon.log())?;
         self.wait_ready().await
     }

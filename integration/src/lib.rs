@@ -8,6 +8,7 @@
 //! Everything is named after the run ([`run`]), and taken down when the run ends; what a crashed run left is found by that
 //! name and removed by the next ([`sweep`]).
 
+pub mod aftermath;
 pub mod bench;
 pub mod check;
 pub mod containerd;
@@ -15,6 +16,7 @@ pub mod control;
 pub mod cri;
 pub mod demo;
 pub mod facts;
+pub mod faults;
 pub mod flood;
 pub mod http;
 pub mod image;

@@ -10,9 +10,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use http::StatusCode;
+use nix::sys::signal::Signal;
 
 use crate::{
-    containerd::{Containerd, Programs},
+    containerd::{Containerd, Programs, edition::Edition},
     http::Client,
     image::Image,
     net::Netns,
@@ -43,6 +44,8 @@ pub struct Surroundings {
     pub shoal_node: Option<PathBuf>,
     /// containerd and crictl.
     pub programs: Programs,
+    /// Which containerd that is, and how it pulls.
+    pub edition: Edition,
     /// The lab's root certificate.
     pub root_ca: PathBuf,
     /// Address of control's gRPC and of the trace receiver.
@@ -101,8 +104,10 @@ impl Node {
             hosts_toml = Some(run(Command::new(program).args(["hosts-toml", "--registry", registry::HOST]))?);
             shoal = Some(ShoalNode::start(program, &config, &state, &ns, dir).await?);
         }
+        let (programs, places) = (&around.programs, (dir, runtime));
+        let hosts_toml = hosts_toml.as_deref();
         let containerd =
-            Containerd::start(&around.programs, &ns, dir, runtime, &around.root_ca, hosts_toml.as_deref()).await?;
+            Containerd::start(programs, around.edition, &ns, places, &around.root_ca, hosts_toml).await?;
         Ok(Self { ns, containerd, shoal })
     }
 
@@ -168,18 +173,44 @@ impl ShoalNode {
         up.with_context(|| format!("the end of {}:\n{}", self.daemon.log().display(), self.daemon.log_tail(10)))
     }
 
+    /// Kills it at once.
+    pub fn kill(&mut self) {
+        self.daemon.kill();
+    }
+
+    /// Starts it again on the same state, after it was killed.
+    ///
+    /// # Errors
+    /// When it does not come up again.
+    pub async fn start_again(&mut self) -> Result<()> {
+        self.daemon = Self::spawn(&self.program, &self.config, &self.ns, self.daemon.log())?;
+        self.wait_ready().await
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.daemon.signal(signal)
+    }
+
+    /// Ends it by SIGTERM and says whether it ended by itself within `grace`.
+    pub async fn stop(&mut self, grace: Duration) -> bool {
+        tokio::task::block_in_place(|| self.daemon.stop(grace))
+    }
+
     /// Ends it by SIGTERM, or at once, and starts it again on the same state.
     ///
     /// # Errors
     /// When it does not come up again.
     pub async fn restart(&mut self, gently: bool) -> Result<()> {
         if gently {
-            self.daemon.stop(Duration::from_secs(40));
+            self.stop(Duration::from_secs(40)).await;
         } else {
-            self.daemon.kill();
+            self.kill();
         }
-        self.daemon = Self::spawn(&self.program, &self.config, &self.ns, self.daemon.log())?;
-        self.wait_ready().await
+        self.start_again().await
     }
 
     /// The process id.

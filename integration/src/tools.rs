@@ -13,13 +13,16 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    containerd::Programs,
+    containerd::{Programs, edition::Version},
     process::{command, find_program, run},
-    run::{checkout, lab_dir},
+    run::lab_dir,
 };
 
 mod apt;
+mod build;
+mod elsewhere;
 mod go;
+mod versions;
 
 /// Packages that are unpacked, with the program of each that the lab runs.
 const UNPACKED: [(&str, &str); 3] =
@@ -31,8 +34,7 @@ const INSTALLED: [(&str, &str); 3] = [("iproute2", "ip"), ("nftables", "nft"), (
 /// Where every program is.
 #[derive(Debug, Clone)]
 pub struct Tools {
-    /// containerd and crictl.
-    pub containerd: Programs,
+    own: Programs,
     /// `docker-registry`
     pub registry: PathBuf,
 }
@@ -89,9 +91,22 @@ impl Tools {
         let containerd = find("usr/bin/containerd")?;
         let bin = containerd.parent().context("containerd has no directory")?.to_owned();
         Ok(Self {
-            containerd: Programs { containerd, crictl: crictl(), bin },
+            own: Programs { containerd, crictl: crictl(), bin },
             registry: find("usr/bin/docker-registry")?,
         })
+    }
+
+    /// A containerd of some version, with its crictl and runc.
+    ///
+    /// # Errors
+    /// When it is missing: the message tells the command that gets it.
+    pub fn containerd(&self, version: Version) -> Result<Programs> {
+        if version == Version::Own {
+            return Ok(self.own.clone());
+        }
+        let containerd = versions::containerd(version);
+        let containerd = containerd.with_context(|| format!("the lab lacks containerd {version}: run `make tools`"))?;
+        Ok(Programs { containerd, ..self.own.clone() })
     }
 
     /// A line for each program with its version.
@@ -102,13 +117,17 @@ impl Tools {
         let first = |command: &mut Command| -> Result<String> {
             Ok(run(command)?.lines().next().unwrap_or_default().trim().to_owned())
         };
-        Ok(vec![
-            first(Command::new(&self.containerd.containerd).arg("--version"))?,
-            first(Command::new(&self.containerd.crictl).arg("--version"))?,
+        let mut lines = Vec::new();
+        for version in Version::ALL {
+            lines.push(first(Command::new(self.containerd(version)?.containerd).arg("--version"))?);
+        }
+        lines.extend([
+            first(Command::new(&self.own.crictl).arg("--version"))?,
             format!("docker-registry {}", package_version("docker-registry")),
             first(&mut command("ip", ["-V"]))?,
             first(&mut command(find_program("nft").context("nft is missing: run `make tools`")?, ["--version"]))?,
-        ])
+        ]);
+        Ok(lines)
     }
 }
 
@@ -117,7 +136,8 @@ impl Tools {
 /// # Errors
 /// When something can't be had: the message says what to do.
 pub fn setup() -> Result<Tools> {
-    if let Ok(tools) = Tools::locate() {
+    let complete = |tools: &Tools| Version::ALL.into_iter().all(|version| tools.containerd(version).is_ok());
+    if let Some(tools) = Tools::locate().ok().filter(complete) {
         return Ok(tools);
     }
     if find_program("apt-get").is_none() || find_program("dpkg").is_none() {
@@ -138,6 +158,9 @@ pub fn setup() -> Result<Tools> {
     if !crictl().is_file() {
         build_crictl()?;
     }
+    for version in Version::ALL {
+        versions::obtain(version).with_context(|| format!("get containerd {version}"))?;
+    }
     Tools::locate()
 }
 
@@ -147,22 +170,10 @@ fn package_version(package: &str) -> String {
 }
 
 fn build_crictl() -> Result<()> {
-    let go = go::obtain(&tools_dir())?;
-    let module = checkout().join("integration/tools");
-    println!("lab: building crictl with {} (a few minutes, once)", go.display());
+    const PACKAGE: &str = "sigs.k8s.io/cri-tools";
     let unfinished = tools_dir().join("bin/crictl.new");
-    let pinned = fs::read_to_string(module.join("go.mod")).context("read the pinned module")?;
-    let version =
-        pinned.lines().find_map(|line| line.strip_prefix("require sigs.k8s.io/cri-tools ")).unwrap_or("unknown");
-    let flags = format!("-X sigs.k8s.io/cri-tools/pkg/version.Version={version}");
-    let mut build = command(&go, ["build", "-trimpath", "-ldflags", &flags, "-o"]);
-    build.arg(&unfinished).arg("sigs.k8s.io/cri-tools/cmd/crictl").current_dir(&module);
-    build.env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=readonly").env("GOTOOLCHAIN", "auto");
-    // go.sum pins every module; the caches stay in the lab's own directory when there is no home to put them.
-    if std::env::var_os("HOME").is_none() {
-        build.env("HOME", tools_dir());
-    }
-    run(&mut build).context("build crictl")?;
+    let flags = format!("-X {PACKAGE}/pkg/version.Version={}", build::pinned("crictl", PACKAGE)?);
+    build::go("crictl", &format!("{PACKAGE}/cmd/crictl"), &flags, &unfinished)?;
     fs::rename(&unfinished, crictl()).context("put crictl in place")
 }
 

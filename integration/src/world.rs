@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
+    containerd::edition::Edition,
     control::Control,
     mirror::MirrorReader,
     net::{Net, Place},
@@ -34,6 +35,10 @@ pub struct WorldPlan {
     pub nodes: Vec<NodePlan>,
     /// Rate of the origin's link, bits per second.
     pub origin_rate: Option<u64>,
+    /// Rate of the nodes' links, bits per second.
+    pub node_rate: Option<u64>,
+    /// Which containerd every node runs.
+    pub edition: Edition,
     /// Whether Shoal runs; without it, containerd pulls from the origin itself.
     pub shoal: bool,
     /// Whether state and logs stay on disk.
@@ -57,9 +62,22 @@ impl WorldPlan {
                 node(2, "b", 2, "cluster-2"),
             ],
             origin_rate: Some(ORIGIN_RATE),
+            node_rate: None,
+            edition: Edition::OWN,
             shoal: true,
             keep: false,
         }
+    }
+
+    /// One cluster: `a1`, `a2` and so on.
+    pub fn one_cluster(count: u8) -> Self {
+        let node = |number| NodePlan {
+            name: format!("a{number}"),
+            address: Ipv4Addr::new(10, 77, 1, number),
+            idc: String::new(),
+            settings: BTreeMap::new(),
+        };
+        Self { nodes: (1..=count).map(node).collect(), ..Self::two_clusters() }
     }
 
     /// The first `count` nodes only.
@@ -125,7 +143,8 @@ impl World {
         }
         let around = Surroundings {
             shoal_node: programs.map(|programs| programs.node),
-            programs: tools.containerd,
+            programs: tools.containerd(plan.edition.version)?,
+            edition: plan.edition,
             root_ca: authority.root_file,
             control: CONTROL_ADDRESS,
         };
@@ -226,7 +245,7 @@ fn places(plan: &WorldPlan) -> Vec<Place> {
     let nodes = plan.nodes.iter().map(|node| Place {
         name: node.name.clone(),
         address: node.address,
-        rate: None,
+        rate: plan.node_rate,
         counted: true,
     });
     outside.into_iter().chain(nodes).collect()

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 
-use super::apt;
+use super::elsewhere::Release;
 use crate::process::{find_program, run};
 
 /// From 1.21 on, Go fetches a newer toolchain by itself when a module asks for it.
@@ -26,13 +26,11 @@ pub(super) fn obtain(tools: &Path) -> Result<PathBuf> {
         return Ok(go);
     }
     println!("lab: no Go {}.{} or later here; unpacking Debian's below {}", OLDEST.0, OLDEST.1, root.display());
-    let options = private_apt(&tools.join("apt"))?;
-    run(Command::new("apt-get").args(&options).args(["-q", "update"]))
-        .context("fetch the package lists of another release")?;
+    let release = Release::open(tools, SUITE).context("install Go 1.24 or later, with `go` on the PATH")?;
     // `golang-go` names the version; compiler and sources are packages of their own.
-    let version = policy_version(&options)?;
+    let version = version_of(&release.show("golang-go")?)?;
     for package in [format!("golang-{version}-go"), format!("golang-{version}-src")] {
-        apt::unpack_from(&package, &tools.join("debs"), &root, &options)?;
+        release.unpack(&package, &root)?;
     }
     // The package links its parts by absolute paths: below `root` they point outside, so they are made anew.
     relink(&root, &version)?;
@@ -51,51 +49,8 @@ fn unpacked(root: &Path) -> Option<PathBuf> {
     dirs.flatten().map(|entry| entry.path().join("bin/go")).find(|go| version(go).is_some())
 }
 
-/// Options that give apt a state of its own, which names the other release and nothing else.
-fn private_apt(dir: &Path) -> Result<Vec<String>> {
-    for sub in ["lists/partial", "cache/archives/partial", "parts"] {
-        fs::create_dir_all(dir.join(sub)).with_context(|| format!("create {}", dir.display()))?;
-    }
-    let status = dir.join("status");
-    fs::write(&status, "")?;
-    let list = dir.join("sources.list");
-    fs::write(&list, format!("deb {} {SUITE} main\n", debian_mirror()?))?;
-    let path = |key: &str, path: &Path| vec!["-o".to_owned(), format!("{key}={}", path.display())];
-    Ok([
-        path("Dir::Etc::sourcelist", &list),
-        path("Dir::Etc::sourceparts", &dir.join("parts")),
-        path("Dir::State", dir),
-        path("Dir::State::lists", &dir.join("lists")),
-        path("Dir::State::status", &status),
-        path("Dir::Cache", &dir.join("cache")),
-        vec!["-o".into(), "APT::Sandbox::User=root".into(), "-o".into(), "APT::Get::List-Cleanup=0".into()],
-    ]
-    .concat())
-}
-
-/// The Debian mirror that this machine's apt uses.
-///
-/// # Errors
-/// When it uses none: then Go has to be installed by hand.
-fn debian_mirror() -> Result<String> {
-    let parts = ["/etc/apt/sources.list.d"].iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
-    let files = parts.map(|entry| entry.path()).chain([PathBuf::from("/etc/apt/sources.list")]);
-    let texts: Vec<String> = files.filter_map(|file| fs::read_to_string(file).ok()).collect();
-    let mirror = texts.iter().find_map(|text| mirror_in(text));
-    mirror.context("apt here uses no Debian mirror: install Go 1.24 or later, with `go` on the PATH")
-}
-
-fn mirror_in(text: &str) -> Option<String> {
-    text.lines()
-        .filter(|line| line.starts_with("deb ") || line.starts_with("URIs:"))
-        .flat_map(str::split_whitespace)
-        .find(|word| word.contains("://") && word.trim_end_matches('/').ends_with("/debian"))
-        .map(str::to_owned)
-}
-
 /// "1.24", from the version of the package `golang-go`.
-fn policy_version(options: &[String]) -> Result<String> {
-    let shown = run(Command::new("apt-cache").args(options).args(["show", "golang-go"]))?;
+fn version_of(shown: &str) -> Result<String> {
     let line = shown.lines().find_map(|line| line.strip_prefix("Version: ")).context("apt knows no golang-go")?;
     let number = line.split(['-', '~', '+']).next().unwrap_or(line).trim_start_matches("2:");
     let mut parts = number.split('.');
@@ -127,11 +82,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mirror_is_found_in_both_forms_of_source_files() {
-        let old = "# deb http://x/debian a\ndeb [arch=amd64] http://mirror.test/debian bookworm main\n";
-        assert_eq!(mirror_in(old).as_deref(), Some("http://mirror.test/debian"));
-        let new = "Types: deb\nURIs: http://mirror.test/debian-security\nURIs: http://mirror.test/debian/\n";
-        assert_eq!(mirror_in(new).as_deref(), Some("http://mirror.test/debian/"));
-        assert_eq!(mirror_in("deb http://archive.test/ubuntu noble main"), None);
+    fn the_version_of_go_is_read_from_its_package() {
+        assert_eq!(version_of("Package: golang-go\nVersion: 2:1.24~2\n").unwrap(), "1.24");
+        assert!(version_of("Package: golang-go\n").is_err());
     }
 }
