@@ -116,6 +116,14 @@ impl Containerd {
         self.wait_ready().await
     }
 
+    /// Starts it again if it has ended, and lets it go on if it was stopped.
+    ///
+    /// # Errors
+    /// When it does not come up again.
+    pub async fn revive(&mut self) -> Result<()> {
+        if self.daemon.resume() { Ok(()) } else { self.restart().await }
+    }
+
     /// Its log file.
     pub fn log(&self) -> &Path {
         self.daemon.log()

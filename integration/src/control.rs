@@ -113,6 +113,14 @@ impl Control {
         self.wait_ready().await
     }
 
+    /// Starts it again if it has ended, and lets it go on if it was stopped.
+    ///
+    /// # Errors
+    /// When it does not come up again.
+    pub async fn revive(&mut self) -> Result<()> {
+        if self.daemon.resume() { Ok(()) } else { self.start_again().await }
+    }
+
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.daemon.pid()

@@ -54,6 +54,11 @@ impl Daemon {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Lets it go on if it was stopped. False: it has ended.
+    pub fn resume(&mut self) -> bool {
+        self.is_running() && self.signal(Signal::SIGCONT).is_ok()
+    }
+
     /// Fails with the end of the log when the process has ended.
     ///
     /// # Errors

@@ -170,6 +170,14 @@ impl World {
         };
         let started = futures::future::try_join_all(self.plan.nodes.clone().into_iter().map(start)).await?;
         self.nodes.extend(started);
+        self.all_connected().await
+    }
+
+    /// Waits until control has a session with every node that was started.
+    ///
+    /// # Errors
+    /// What control knows after 15 s.
+    pub async fn all_connected(&self) -> Result<()> {
         let Some(control) = &self.control else { return Ok(()) };
         let wanted = self.nodes.len();
         eventually(Duration::from_secs(15), "every node at control", || async {

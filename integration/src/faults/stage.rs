@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
     aftermath,
-    containerd::Puller,
+    containerd::{Puller, edition::Edition},
     image::{Image, Plan},
     node::labelled,
     registry,
@@ -34,6 +34,34 @@ pub struct Stage {
     seed: u64,
     /// Undisturbed seconds: from the origin, from a peer.
     baseline: (f64, f64),
+    failures: Vec<String>,
+}
+
+/// The longest that one scene may take: what hangs is a failure with a name.
+const SCENE_LIMIT: Duration = Duration::from_secs(180);
+
+/// Plays scenes on every edition of `SHOAL_LAB_CONTAINERD`, or on the `usual` ones: a world each, from `plan`.
+///
+/// # Errors
+/// Every scene that failed, on all editions: none keeps another from being played.
+pub async fn on_editions(
+    usual: &[Edition],
+    plan: impl Fn(Edition) -> WorldPlan,
+    seed: u64,
+    play: impl AsyncFn(&mut Stage) -> Result<()>,
+) -> Result<()> {
+    let mut failures = Vec::new();
+    for edition in Edition::from_env(usual)? {
+        let since = Instant::now();
+        let mut stage = Stage::start(plan(edition), seed).await.with_context(|| format!("set the stage on {edition}"))?;
+        if let Err(error) = play(&mut stage).await {
+            stage.failures.push(format!("{error:#}"));
+        }
+        failures.extend(stage.failures.iter().map(|failure| format!("[{edition}] {failure}")));
+        println!("scenes on containerd {edition}: {:.0} s", since.elapsed().as_secs_f64());
+    }
+    ensure!(failures.is_empty(), "{} scenes failed:\n{}", failures.len(), failures.join("\n"));
+    Ok(())
 }
 
 /// Who usually delivers, for the comparison.
@@ -96,12 +124,45 @@ impl Stage {
         let edition = plan.edition.to_string();
         let mut world = World::start(plan).await?;
         world.start_nodes().await?;
-        let mut stage = Self { world, edition, seed, baseline: (0.0, 0.0) };
+        let mut stage = Self { world, edition, seed, baseline: (0.0, 0.0), failures: Vec::new() };
         let image = stage.fresh("baseline").await?;
         stage.baseline.0 = stage.pull("a1", &image)?.end().await?;
         stage.baseline.1 = stage.pull("a2", &image)?.end().await?;
         println!("undisturbed on {}: origin {:.2} s, peer {:.2} s", stage.edition, stage.baseline.0, stage.baseline.1);
         Ok(stage)
+    }
+
+    /// Plays one scene and keeps its row. What fails is remembered with its name, and the next scene finds everything running
+    /// again. `SHOAL_LAB_SCENE` plays only those whose name contains it.
+    pub async fn scene(&mut self, fault: &str, play: impl AsyncFnOnce(&mut Self) -> Result<Row>) {
+        if std::env::var("SHOAL_LAB_SCENE").is_ok_and(|only| !fault.contains(&only)) {
+            return;
+        }
+        let since = Instant::now();
+        let played = tokio::time::timeout(SCENE_LIMIT, play(self)).await;
+        let played = played.unwrap_or_else(|_| bail!("not over after {SCENE_LIMIT:?}"));
+        let played = played.and_then(|row| super::record(&row));
+        let restored = self.restore().await.context("bring everything back afterwards");
+        for error in [played, restored].into_iter().filter_map(Result::err) {
+            println!("FAILED: {fault}: {error:#}");
+            self.failures.push(format!("{fault}: {error:#}"));
+        }
+        println!("    {:.1} s for the scene: {fault}", since.elapsed().as_secs_f64());
+    }
+
+    /// Starts again what a scene has ended or stopped, and waits until control knows every node.
+    ///
+    /// # Errors
+    /// When something does not come back.
+    pub async fn restore(&mut self) -> Result<()> {
+        let names: Vec<String> = self.world.nodes().keys().cloned().collect();
+        self.world.control()?.revive().await?;
+        for name in names {
+            let node = self.world.node(&name)?;
+            node.shoal()?.revive().await.with_context(|| format!("shoal-node of {name}"))?;
+            node.containerd.revive().await.with_context(|| format!("containerd of {name}"))?;
+        }
+        self.world.all_connected().await
     }
 
     /// A new image, pushed.
