@@ -16,6 +16,7 @@ pub mod control;
 pub mod cri;
 pub mod demo;
 pub mod facts;
+pub mod fault_proxy;
 pub mod faults;
 pub mod flood;
 pub mod http;

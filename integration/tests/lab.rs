@@ -14,6 +14,8 @@ mod bad_input;
 mod ground;
 #[path = "lab/limits.rs"]
 mod limits;
+#[path = "lab/origin_faults.rs"]
+mod origin_faults;
 #[path = "lab/scope.rs"]
 mod scope;
 #[path = "lab/walk.rs"]

@@ -435,6 +435,21 @@ async fn a_body_that_breaks_goes_on_where_the_blocks_end() {
 }
 
 #[tokio::test]
+async fn bytes_of_another_size_than_the_manifest_names_are_not_taken() {
+    let lab = Lab::new();
+    let one = lab.node("one");
+    for (len, seed) in [(2 * BLOCK, 1), (4 * BLOCK, 2)] {
+        let digest = lab.publish(&content(len, seed));
+        one.join(&want(digest), Some(3 * BLOCK as u64));
+        let error = read(&one, digest).await.unwrap_err();
+        let nonsense = matches!(&error, ReadError::Origin(_, why) if matches!(**why, OriginError::Nonsense { .. }));
+        assert!(nonsense, "{error}");
+    }
+    assert_eq!(lab.registry.bytes.load(Ordering::SeqCst), 0);
+    assert!(lab.cluster.mismatches.lock().is_empty(), "nobody lied");
+}
+
+#[tokio::test]
 async fn reads_the_origin_when_control_is_away() {
     let lab = Lab::new();
     lab.cluster.away.store(true, Ordering::SeqCst);

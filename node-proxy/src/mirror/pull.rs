@@ -163,12 +163,17 @@ impl Mirror {
 
     /// Public content, by way of store, peers or origin.
     async fn give(&self, pull: &Pull, want: Want, unknown: Code) -> Result<Answer, Refusal> {
+        let begun = !matches!(pull.asked, Asked::Whole) && pull.asked.start() > 0;
+        if begun && self.cuts.are_enough(&want.digest) {
+            let text = format!("{} was cut short again and again", want.digest);
+            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, text));
+        }
         let failed = match self.engine(pull, &want).await {
             Ok(answer) => return answer,
             Err(failed) => failed,
         };
         // Past the first byte of a blob containerd takes no 404 or 503 (I7); and what can't be kept still flows (I11).
-        if matches!(failed, ReadError::NotKept(..)) || !matches!(pull.asked, Asked::Whole) && pull.asked.start() > 0 {
+        if matches!(failed, ReadError::NotKept(..)) || begun {
             tracing::info!(digest = %want.digest, error = %failed, "pass through from the origin");
             let pass = Pass { kind: want.kind, digest: want.digest, caller: As::Anonymous, unknown };
             return self.pass(pull, pass).await;
@@ -202,7 +207,7 @@ impl Mirror {
         if status == StatusCode::PARTIAL_CONTENT {
             headers.insert(header::CONTENT_RANGE, content_range(range.start, range.end, size));
         }
-        Ok(Ok(Answer::content(status, headers, Source::Engine { first, rest, length })))
+        Ok(Ok(Answer::content(status, headers, Source::Engine { first, rest, length, note: self.cuts.of(want.digest) })))
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::super::ReadError;
-use super::super::metrics::Leave;
+use super::super::metrics::{Failure, Leave};
 use super::super::upstream::{self, Heard, Trouble};
 use super::{ORIGIN_TRIES, Runner, STALL, TICK, start};
 use crate::origin::OriginError;
@@ -80,6 +80,7 @@ impl Runner {
     pub(super) async fn on_trouble(&mut self, trouble: Trouble) {
         let digest = self.flight.digest();
         let permit = self.permit.take();
+        self.inner.metrics.origin_failed(Failure::of(&trouble));
         match trouble {
             Trouble::Here(error) => {
                 if let Some(permit) = permit {
@@ -92,7 +93,8 @@ impl Runner {
                 self.mismatch().await;
             }
             Trouble::Origin(error) => {
-                self.origin_failures += 1;
+                // A body that stops has cost seconds already: twice is enough.
+                self.origin_failures += if matches!(error, OriginError::Stalled { .. }) { 2 } else { 1 };
                 let why = match &error {
                     OriginError::NotFound { .. } => OriginTrouble::NotFound,
                     OriginError::Unauthorized { .. } | OriginError::Denied { .. } => OriginTrouble::Denied,
@@ -104,7 +106,9 @@ impl Runner {
                     self.tell(Tell::Trouble { permit, why }).await;
                 }
                 let final_word = !matches!(why, OriginTrouble::Unreachable | OriginTrouble::Busy(_));
-                if self.origin_failures >= ORIGIN_TRIES || (final_word && permit.is_none()) {
+                // Whoever waits is better served elsewhere than by waiting for a registry that does not speak to us.
+                let silent = matches!(error, OriginError::Silent { .. }) && self.parents.borrow().is_empty();
+                if silent || self.origin_failures >= ORIGIN_TRIES || (final_word && permit.is_none()) {
                     self.fail(match why {
                         OriginTrouble::NotFound => ReadError::NotFound(digest),
                         _ => ReadError::Origin(digest, Arc::new(error)),
