@@ -125,7 +125,8 @@ impl Injection {
             }
             What::Manifest(digest) => {
                 let wanted = |last| last == digest;
-                *asked.method == Method::GET && asked.path.rsplit_once("/manifests/").is_some_and(|(_, last)| wanted(last))
+                *asked.method == Method::GET
+                    && asked.path.rsplit_once("/manifests/").is_some_and(|(_, last)| wanted(last))
             }
         };
         matches && !self.fault.is_of_tls() && self.whom(asked.ours, before)

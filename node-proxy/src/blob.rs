@@ -22,6 +22,7 @@ use crate::store::{Store, StoreError};
 use crate::swarm::ParentSource;
 
 mod close;
+mod failing;
 mod flight;
 mod look_ahead;
 mod metrics;
@@ -138,6 +139,7 @@ struct Inner {
     flights: Mutex<HashMap<Digest, Arc<Flight>>>,
     shunned: Mutex<HashMap<Digest, Instant>>,
     gate: look_ahead::Gate,
+    failing: failing::Failing,
     traces: Mutex<HashMap<Digest, (Instant, String)>>,
 }
 
@@ -172,6 +174,7 @@ impl Engine {
             flights: Mutex::default(),
             shunned: Mutex::default(),
             gate,
+            failing: failing::Failing::default(),
             traces: Mutex::default(),
         }))
     }

@@ -258,9 +258,6 @@ impl Origin {
 impl OriginError {
     /// Whether the origin gave no answer at all, so that what was learnt earlier still holds.
     pub fn is_outage(&self) -> bool {
-        matches!(
-            self,
-            Self::Unreachable { .. } | Self::Stalled { .. } | Self::Silent { .. } | Self::Busy { .. }
-        )
+        matches!(self, Self::Unreachable { .. } | Self::Stalled { .. } | Self::Silent { .. } | Self::Busy { .. })
     }
 }

@@ -80,12 +80,16 @@ async fn broken(
         Fault::Stalled(pause) => {
             hand_on(shared, request, entry, |length| Shape::Pause { after: length / 2, pause }).await
         }
-        Fault::Fin => hand_on(shared, request, entry, shape(|length| Shape::End { after: length / 2, reset: None })).await,
+        Fault::Fin => {
+            hand_on(shared, request, entry, shape(|length| Shape::End { after: length / 2, reset: None })).await
+        }
         Fault::NoByte => hand_on(shared, request, entry, shape(|_| Shape::End { after: 0, reset: None })).await,
         Fault::Rst => {
             hand_on(shared, request, entry, |length| Shape::End { after: length / 2, reset: Some(reset) }).await
         }
-        Fault::TooFewBytes => hand_on(shared, request, entry, shape(|length| Shape::Short { length: length / 2 })).await,
+        Fault::TooFewBytes => {
+            hand_on(shared, request, entry, shape(|length| Shape::Short { length: length / 2 })).await
+        }
         Fault::TooManyBytes => hand_on(shared, request, entry, shape(|_| Shape::Long { more: MORE })).await,
         Fault::WrongByte => hand_on(shared, request, entry, shape(|length| Shape::Flip { at: length / 2 })).await,
         Fault::WrongName | Fault::Stranger => hand_on(shared, request, entry, |_| Shape::Whole).await,

@@ -18,15 +18,27 @@ const ARRIVE: Duration = Duration::from_millis(200);
 pub(super) enum Shape {
     Whole,
     /// Ends the connection after so many bytes.
-    End { after: u64, reset: Option<Reset> },
+    End {
+        after: u64,
+        reset: Option<Reset>,
+    },
     /// Says nothing for a while after so many bytes.
-    Pause { after: u64, pause: Duration },
+    Pause {
+        after: u64,
+        pause: Duration,
+    },
     /// Has only its first bytes, and says so.
-    Short { length: u64 },
+    Short {
+        length: u64,
+    },
     /// Has more bytes at its end, and says so.
-    Long { more: u64 },
+    Long {
+        more: u64,
+    },
     /// Has another byte at an offset.
-    Flip { at: u64 },
+    Flip {
+        at: u64,
+    },
 }
 
 impl Shape {

@@ -70,8 +70,16 @@ fn cases() -> Vec<Case> {
         case("a body that stops for 60 s", Fault::Stalled(MINUTE), SILENT_BODY, (9.0, 30.0)),
         case("too few bytes", Fault::TooFewBytes, NONSENSE, (4.0, 8.0)),
         case("too many bytes", Fault::TooManyBytes, NONSENSE, (4.0, 8.0)),
-        Case { log: PAST_US, log_ours: PAST_US, ..case("a certificate of another host", Fault::WrongName, NO_TLS, (4.0, 4.0)) },
-        Case { log: PAST_US, log_ours: PAST_US, ..case("a certificate of a stranger", Fault::Stranger, NO_TLS, (4.0, 4.0)) },
+        Case {
+            log: PAST_US,
+            log_ours: PAST_US,
+            ..case("a certificate of another host", Fault::WrongName, NO_TLS, (4.0, 4.0))
+        },
+        Case {
+            log: PAST_US,
+            log_ours: PAST_US,
+            ..case("a certificate of a stranger", Fault::Stranger, NO_TLS, (4.0, 4.0))
+        },
     ]
 }
 
@@ -164,13 +172,8 @@ async fn first(stage: &mut Stage, fault: &str, case: &Case, count: usize) -> Res
         let past = watch.past_us(&stage.world)?;
         ensure!(past == 0, "{past} bytes came past us");
     }
-    let pulled = Pulled {
-        node: "a1",
-        seconds,
-        usually: Usually::Origin,
-        log: ("a1", case.log),
-        metric: ("a1", case.metric),
-    };
+    let pulled =
+        Pulled { node: "a1", seconds, usually: Usually::Origin, log: ("a1", case.log), metric: ("a1", case.metric) };
     finish(stage, fault, &watch, pulled, case.most.0).await
 }
 
@@ -306,7 +309,9 @@ async fn without_origin(stage: &mut Stage, fault: &str, image: &Fresh) -> Result
     };
     let failed_after = since.elapsed().as_secs_f64();
     println!("    by tag, after {failed_after:.1} s: {error}");
-    ensure!(error.contains(lab::registry::HOST), "the error does not name the registry: {error}");
+    // Which of its two hosts' errors containerd shows differs by version.
+    let clear = ["503 Service Unavailable", "connection refused", "no route to host", "i/o timeout"];
+    ensure!(clear.iter().any(|why| error.contains(why)), "the error does not say why: {error}");
     ensure!(failed_after < 20.0, "{failed_after} s until the error");
     let pulled = Pulled {
         node: "a2",

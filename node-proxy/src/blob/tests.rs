@@ -44,6 +44,8 @@ struct Registry {
     bytes: Arc<AtomicUsize>,
     cut: Mutex<Option<usize>>,
     stuck: AtomicBool,
+    /// Every read fails.
+    failing: AtomicBool,
 }
 
 #[async_trait::async_trait]
@@ -54,6 +56,9 @@ impl Upstream for Registry {
             std::future::pending::<()>().await;
         }
         let registry = || want.target.registry.to_string();
+        if self.failing.load(Ordering::SeqCst) {
+            return Err(OriginError::Unreachable { registry: registry(), why: "503".into() });
+        }
         let bytes = self.blobs.lock().get(&want.digest).cloned();
         let bytes = bytes.ok_or_else(|| OriginError::NotFound { registry: registry() })?;
         let size = Some(bytes.len() as u64);
@@ -447,6 +452,27 @@ async fn bytes_of_another_size_than_the_manifest_names_are_not_taken() {
     }
     assert_eq!(lab.registry.bytes.load(Ordering::SeqCst), 0);
     assert!(lab.cluster.mismatches.lock().is_empty(), "nobody lied");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_flight_gave_up_on_a_registry_the_next_ones_try_it_once_until_it_gives_something() {
+    let lab = Lab::new();
+    let one = lab.node("one");
+    let digests: Vec<Digest> = (0..4).map(|seed| lab.publish(&content(BLOCK, seed))).collect();
+    lab.registry.failing.store(true, Ordering::SeqCst);
+    for (digest, reads) in digests.iter().zip([3, 4, 5]) {
+        let error = read(&one, *digest).await.unwrap_err();
+        assert!(matches!(error, ReadError::Origin(..)), "{error}");
+        assert_eq!(lab.reads(), reads);
+    }
+    tokio::time::advance(Duration::from_secs(31)).await;
+    assert!(read(&one, digests[0]).await.is_err());
+    assert_eq!(lab.reads(), 8, "as often as ever, half a minute later");
+    lab.registry.failing.store(false, Ordering::SeqCst);
+    assert!(read(&one, digests[1]).await.is_ok());
+    lab.registry.failing.store(true, Ordering::SeqCst);
+    assert!(read(&one, digests[2]).await.is_err());
+    assert_eq!(lab.reads(), 12, "it gave something in between");
 }
 
 #[tokio::test]

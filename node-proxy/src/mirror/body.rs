@@ -63,9 +63,7 @@ impl Body {
                     meter.count(rest.sources());
                     match part? {
                         Ok(bytes) => Some((Ok(bytes), (None, rest, meter))),
-                        Err(error) => {
-                            Some((Err(meter.cut(&error)), (None, rest, meter)))
-                        }
+                        Err(error) => Some((Err(meter.cut(&error)), (None, rest, meter))),
                     }
                 });
                 Self { parts: parts.boxed(), length: Some(length) }
@@ -84,9 +82,7 @@ impl Body {
                             meter.count(Sources { origin, ..meter.counted });
                             Some((Ok(bytes), (None, rest, meter)))
                         }
-                        Err(error) => {
-                            Some((Err(meter.cut(&error)), (None, rest, meter)))
-                        }
+                        Err(error) => Some((Err(meter.cut(&error)), (None, rest, meter))),
                     }
                 });
                 Self { parts: parts.boxed(), length }

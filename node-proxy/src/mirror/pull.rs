@@ -75,6 +75,11 @@ impl Mirror {
             return Ok(answer);
         }
         let head = match kind {
+            // Asking again would use up what is left of the time for an answer (I5).
+            _ if reader == Reader::Anybody && self.origin.is_down(&pull.target) => {
+                let (registry, why) = (pull.target.registry.to_string(), "it is down".to_owned());
+                Err(OriginError::Unreachable { registry, why })
+            }
             Kind::Manifest => self.head_manifest(pull, Reference::Digest(digest), reader).await,
             Kind::Blob => self.head_blob(pull, digest, reader).await,
         };
@@ -207,7 +212,11 @@ impl Mirror {
         if status == StatusCode::PARTIAL_CONTENT {
             headers.insert(header::CONTENT_RANGE, content_range(range.start, range.end, size));
         }
-        Ok(Ok(Answer::content(status, headers, Source::Engine { first, rest, length, note: self.cuts.of(want.digest) })))
+        Ok(Ok(Answer::content(
+            status,
+            headers,
+            Source::Engine { first, rest, length, note: self.cuts.of(want.digest) },
+        )))
     }
 }
 

@@ -110,9 +110,7 @@ impl Refusal {
             OriginError::Busy { .. }
             | OriginError::Unreachable { .. }
             | OriginError::Stalled { .. }
-            | OriginError::Silent { .. } => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, text)
-            }
+            | OriginError::Silent { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, text),
             OriginError::Refused { .. } => Self::new(StatusCode::FORBIDDEN, Code::Denied, text),
             OriginError::Nonsense { .. } => Self::new(StatusCode::BAD_GATEWAY, Code::Unavailable, text),
         }

@@ -68,7 +68,10 @@ impl Runner {
                 self.begin(size, &media_type, &me).await;
             }
             Heard::Block { .. } => self.progress().await,
-            Heard::Ended(Ok(())) => self.origin = None,
+            Heard::Ended(Ok(())) => {
+                self.origin = None;
+                self.inner.failing.clear(&self.flight.want.target.registry);
+            }
             Heard::Ended(Err(trouble)) => {
                 self.origin = None;
                 self.flight.set_at_origin(false);
@@ -106,9 +109,14 @@ impl Runner {
                     self.tell(Tell::Trouble { permit, why }).await;
                 }
                 let final_word = !matches!(why, OriginTrouble::Unreachable | OriginTrouble::Busy(_));
-                // Whoever waits is better served elsewhere than by waiting for a registry that does not speak to us.
-                let silent = matches!(error, OriginError::Silent { .. }) && self.parents.borrow().is_empty();
-                if silent || self.origin_failures >= ORIGIN_TRIES || (final_word && permit.is_none()) {
+                // Whoever waits is better served elsewhere than by a registry that does not speak to us, or gives us nothing.
+                let registry = &self.flight.want.target.registry;
+                let hopeless = matches!(error, OriginError::Silent { .. }) || self.inner.failing.is(registry);
+                let hopeless = hopeless && self.parents.borrow().is_empty();
+                if hopeless || self.origin_failures >= ORIGIN_TRIES || (final_word && permit.is_none()) {
+                    if !final_word {
+                        self.inner.failing.note(registry);
+                    }
                     self.fail(match why {
                         OriginTrouble::NotFound => ReadError::NotFound(digest),
                         _ => ReadError::Origin(digest, Arc::new(error)),

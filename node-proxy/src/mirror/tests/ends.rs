@@ -51,7 +51,8 @@ async fn i7_the_rest_of_a_blob_that_the_origin_cuts_again_and_again_is_left_to_t
         let from: usize = from.unwrap_or(0);
         let left = size - from;
         let reply = Reply::status(if from > 0 { 206 } else { 200 });
-        let reply = if from > 0 { reply.with("content-range", format!("bytes {from}-{}/{size}", size - 1)) } else { reply };
+        let reply =
+            if from > 0 { reply.with("content-range", format!("bytes {from}-{}/{size}", size - 1)) } else { reply };
         (!head).then(|| reply.content(Content::Broken(whole.slice(from..from + left / 2), left as u64)))
     });
     let mut have = rig.blob(&digest, &[]).await.body;
