@@ -134,6 +134,12 @@ impl Containerd {
         &self.content
     }
 
+    /// The directory with what its content store has not finished: one entry a blob.
+    pub fn ingests(&self) -> PathBuf {
+        // Beside `blobs/sha256`.
+        self.content.ancestors().nth(2).unwrap_or(&self.content).join("ingest")
+    }
+
     /// Who pulls into it.
     pub fn puller(&self) -> Puller {
         Puller { crictl: self.programs.crictl.clone(), socket: self.socket.clone() }

@@ -14,6 +14,7 @@ use lab::{
     },
     process::{command, run},
     registry::Front,
+    wait::eventually,
     world::WorldPlan,
 };
 
@@ -259,8 +260,16 @@ async fn wrong_layer(stage: &mut Stage, fault: &str) -> Result<Row> {
     ensure!(error.contains("unexpected commit digest"), "another error: {error}");
     let held = stage.world.node("a1")?.containerd.held();
     ensure!(!held.contains(&layer), "containerd holds the blob");
-    // What containerd has written stays until its garbage collection, and fails every pull until then (CONTAINERD 16).
-    stage.world.node("a1")?.containerd.restart().await?;
+    // What containerd has written stays until its garbage collection, and fails every pull until then. It collects when it starts.
+    let containerd = &mut stage.world.node("a1")?.containerd;
+    containerd.restart().await?;
+    let ingests = containerd.ingests();
+    eventually(Duration::from_secs(15), "containerd's collection", || async {
+        let left = std::fs::read_dir(&ingests).context("list what containerd has not finished")?.count();
+        ensure!(left == 0, "{left} unfinished blobs");
+        Ok(())
+    })
+    .await?;
     let seconds = stage.pull("a1", &image)?.end().await.context("the next pull")?;
     let past = watch.past_us(&stage.world)?;
     ensure!(past >= image.image.layers[0].size, "only {past} bytes came past us");
