@@ -2,7 +2,10 @@
 //!
 //! A pull may fail only where containerd by itself would have failed: when the fault hit a request of its own, or when the
 //! origin's bytes are wrong for everybody.
-use std::time::{Duration, Instant};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::{
@@ -12,6 +15,7 @@ use lab::{
         Row,
         stage::{Fresh, Pulled, Stage, Usually, on_editions},
     },
+    http::Client,
     process::{command, run},
     registry::Front,
     wait::eventually,
@@ -321,7 +325,12 @@ async fn without_origin(stage: &mut Stage, fault: &str, image: &Fresh) -> Result
     // Which of its two hosts' errors containerd shows differs by version.
     let clear = ["503 Service Unavailable", "connection refused", "no route to host", "i/o timeout"];
     ensure!(clear.iter().any(|why| error.contains(why)), "the error does not say why: {error}");
-    ensure!(failed_after < 20.0, "{failed_after} s until the error");
+    // What containerd needs for its own try is its own affair; ours is bounded (I8).
+    let (ns, since) = (stage.world.net.namespace("a2")?, Instant::now());
+    let mirror = Client::plain(&ns, SocketAddr::from((Ipv4Addr::LOCALHOST, 5080)));
+    let path = format!("/v2/{}/manifests/1?ns={}", image.repository, lab::registry::HOST);
+    let (status, waited) = (mirror.get(&path).await?.status, since.elapsed());
+    ensure!(status == 503 && waited < Duration::from_secs(6), "{status} after {waited:?}");
     let pulled = Pulled {
         node: "a2",
         seconds,

@@ -180,8 +180,10 @@ impl Swarm {
                 }
             }
             Tell::Progress { .. } => self.hold(node, false),
-            Tell::Done { size, root, .. } => {
+            Tell::Done { size, root, media_type } => {
                 self.sealed = Some((node.clone(), root, size));
+                // As control does: the flight may have ended before its last hash was told.
+                self.say_all(node, &News::Sealed { author: node.clone(), root, size, media_type });
                 self.hold(node, true);
             }
             Tell::Lied { node, .. } => cluster.lies.lock().push(node),
