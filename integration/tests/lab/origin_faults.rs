@@ -52,6 +52,7 @@ const DENIED: &str = "shoal_blob_origin_failures_total{why=\"Denied\"}";
 const NONSENSE: &str = "shoal_blob_origin_failures_total{why=\"Nonsense\"}";
 const TOKENS: &str = "shoal_origin_requests_total{kind=\"Token\",outcome=\"Ok\"}";
 const NO_TLS: &str = "shoal_origin_requests_total{kind=\"Manifest\",outcome=\"Unreachable\"}";
+const MISMATCHED: &str = "shoal_blob_flights_ended_total{outcome=\"Mismatched\"}";
 const MINUTE: Duration = Duration::from_secs(60);
 
 const fn case(what: &'static str, fault: Fault, metric: &'static str, most: (f64, f64)) -> Case {
@@ -127,6 +128,10 @@ fn what_the_origin_gives_wrong_or_late_or_not_at_all() {
     alone(on_editions(&[Edition::OWN, V2_3], plan, 7400, async |stage| {
         let fault = "origin: 3 s to the first byte of everything";
         stage.scene(fault, async |stage| slow(stage, fault).await).await;
+        for case in manifest_cases() {
+            let fault = format!("origin: {} of the manifest, the first 1", case.what);
+            stage.scene(&fault, async |stage| manifest(stage, &fault, &case).await).await;
+        }
         let fault = "origin: wrong bytes of a blob of one block";
         stage.scene(fault, async |stage| wrong_block(stage, fault).await).await;
         let fault = "origin: wrong bytes of a layer";
@@ -232,6 +237,29 @@ async fn slow(stage: &mut Stage, fault: &str) -> Result<Row> {
     finish(stage, fault, &watch, pulled, 25.0).await
 }
 
+fn manifest_cases() -> Vec<Case> {
+    let wrong = case("wrong bytes", Fault::WrongByte, MISMATCHED, (4.0, 4.0));
+    vec![
+        case("FIN in the middle", Fault::Fin, CUT, (4.0, 4.0)),
+        case("503 instead", Fault::Unavailable, UNREACHABLE, (4.0, 4.0)),
+        Case { log: "threw a blob away", ..wrong },
+    ]
+}
+
+/// The manifest's bytes come by digest, as a blob of one block: begun again, or left to containerd by a clear error.
+async fn manifest(stage: &mut Stage, fault: &str, case: &Case) -> Result<Row> {
+    let image = anew(stage, "manifest").await?;
+    let what = What::Manifest(image.image.digest.clone());
+    stage.world.registry.proxy()?.inject(Injection { fault: case.fault, who: Who::First(1), what });
+    let watch = stage.watch().await?;
+    let seconds = stage.pull("a1", &image)?.end().await?;
+    let hits = stage.world.registry.proxy()?.hits();
+    ensure!((hits.ours, hits.others) == (1, 0), "{hits:?}");
+    let pulled =
+        Pulled { node: "a1", seconds, usually: Usually::Origin, log: ("a1", case.log), metric: ("a1", case.metric) };
+    finish(stage, fault, &watch, pulled, case.most.0).await
+}
+
 /// Nothing of a blob of one block is given before its SHA-256 closed: containerd sees a 404 and asks the registry.
 async fn wrong_block(stage: &mut Stage, fault: &str) -> Result<Row> {
     let image = anew(stage, "wrong-block").await?;
@@ -244,7 +272,7 @@ async fn wrong_block(stage: &mut Stage, fault: &str) -> Result<Row> {
         seconds,
         usually: Usually::Origin,
         log: ("a1", "threw a blob away"),
-        metric: ("a1", "shoal_blob_flights_ended_total{outcome=\"Mismatched\"}"),
+        metric: ("a1", MISMATCHED),
     };
     finish(stage, fault, &watch, pulled, 4.0).await
 }
@@ -282,7 +310,7 @@ async fn wrong_layer(stage: &mut Stage, fault: &str) -> Result<Row> {
         seconds,
         usually: Usually::Origin,
         log: ("a1", "threw a blob away"),
-        metric: ("a1", "shoal_blob_flights_ended_total{outcome=\"Mismatched\"}"),
+        metric: ("a1", MISMATCHED),
     };
     finish(stage, fault, &watch, pulled, 4.0).await
 }
