@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     run::{PREFIX, RunId, runs_dir},
+    sweep::loops,
     wait::eventually,
     world::World,
 };
@@ -87,6 +88,7 @@ fn hash(path: &Path) -> Result<Option<String>> {
 pub struct Ground {
     namespaces: BTreeSet<String>,
     mounts: BTreeSet<String>,
+    loops: BTreeSet<String>,
     processes: BTreeSet<u32>,
     descriptors: usize,
 }
@@ -109,6 +111,8 @@ impl Ground {
         let runs = runs_dir().display().to_string();
         let mounts = fs::read_to_string("/proc/self/mounts").context("read mounts")?;
         let mounts = mounts.lines().filter(|line| line.contains(&runs)).map(str::to_owned).collect();
+        let below = |(device, file): (String, PathBuf)| file.starts_with(runs_dir()).then_some(device);
+        let loops = loops()?.into_iter().filter_map(below).collect();
         let mut processes = BTreeSet::new();
         for name in names("/proc") {
             let Ok(pid) = name.parse::<u32>() else { continue };
@@ -118,7 +122,7 @@ impl Ground {
             }
         }
         let descriptors = names("/proc/self/fd").len();
-        Ok(Self { namespaces, mounts, processes, descriptors })
+        Ok(Self { namespaces, mounts, loops, processes, descriptors })
     }
 
     /// Waits until everything that came since then is gone.
@@ -134,6 +138,7 @@ impl Ground {
             };
             left("a namespace", &now.namespaces, &self.namespaces)?;
             left("a mount", &now.mounts, &self.mounts)?;
+            left("a loop device", &now.loops, &self.loops)?;
             if let Some(pid) = now.processes.difference(&self.processes).next() {
                 bail!("the process {pid} is left");
             }

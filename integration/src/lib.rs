@@ -11,10 +11,13 @@
 pub mod aftermath;
 pub mod bench;
 pub mod check;
+pub mod clock;
+pub mod conditions;
 pub mod containerd;
 pub mod control;
 pub mod cri;
 pub mod demo;
+pub mod disk;
 pub mod facts;
 pub mod faults;
 pub mod flood;

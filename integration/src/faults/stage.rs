@@ -150,6 +150,11 @@ impl Stage {
         println!("    {:.1} s for the scene: {fault}", since.elapsed().as_secs_f64());
     }
 
+    /// Whether slow scenes are played too: `SHOAL_LAB_LONG=1`.
+    pub fn long_scenes() -> bool {
+        std::env::var_os("SHOAL_LAB_LONG").is_some_and(|value| value != "0")
+    }
+
     /// Starts again what a scene has ended or stopped, and waits until control knows every node.
     ///
     /// # Errors

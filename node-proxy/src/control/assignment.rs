@@ -54,7 +54,8 @@ pub fn node_id(state_dir: &Path) -> Result<NodeId, ControlError> {
 pub(super) fn load(state_dir: &Path, node: &NodeId) -> Option<Hello> {
     let text = fs::read(state_dir.join("assignment.json")).ok()?;
     let known: Assignment = serde_json::from_slice(&text).ok()?;
-    let age = now().checked_sub(known.at)?;
+    // Written an hour from now: the clock was set back since then.
+    let age = now().abs_diff(known.at);
     let good = known.node == *node && age <= GOOD_FOR.as_secs();
     good.then_some(Hello { cluster: known.cluster, node: known.node, epoch: known.epoch })
 }
@@ -108,14 +109,14 @@ mod tests {
     }
 
     #[test]
-    fn i4_an_assignment_older_than_a_day_is_not_believed() {
+    fn i4_an_assignment_is_believed_for_a_day_whichever_way_the_clock_was_set_since() {
         let dir = tempfile::tempdir().unwrap();
         let node: NodeId = "n".parse().unwrap();
         let cluster: ClusterId = "c".parse().unwrap();
-        for (age, good) in [(0, true), (23 * 3600, true), (25 * 3600, false)] {
+        for (age, good) in [(0, true), (23 * 3600, true), (25 * 3600, false), (-3600, true), (-25 * 3600, false)] {
             let cluster_name = "c".to_owned();
-            let known =
-                Assignment { node: node.clone(), cluster: cluster.clone(), cluster_name, epoch: 1, at: now() - age };
+            let at = now().checked_add_signed(-age).unwrap();
+            let known = Assignment { node: node.clone(), cluster: cluster.clone(), cluster_name, epoch: 1, at };
             replace(&dir.path().join("assignment.json"), &serde_json::to_vec(&known).unwrap()).unwrap();
             assert_eq!(load(dir.path(), &node).is_some(), good, "{age}");
         }

@@ -17,6 +17,9 @@ use super::{Assigned, Client, Difference, Holding, Load, Node, Outbox, assignmen
 
 /// Blobs in one announcement: about 100 KiB.
 pub(super) const BATCH: usize = 1000;
+/// How long until control is tried again, at least and at most: after a restart it must know within 5 s what nodes hold
+/// (I4), the first announcement included.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 /// Until control says how often it wants a heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -30,7 +33,7 @@ impl Client {
             return drain.signalled().await;
         }
         let instance = rand::random();
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut away = false;
         loop {
             let lived = tokio::select! {

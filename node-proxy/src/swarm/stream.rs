@@ -245,9 +245,11 @@ async fn hash(bytes: Bytes) -> Hash {
     tokio::task::spawn_blocking(move || PieceList::hash(&bytes)).await.expect("hashing does not panic")
 }
 
-/// Returns when this node is no more what it said to the parent.
+/// Returns when this node is no more of the cluster that it said to the parent (I3). Its epoch may change: control gives
+/// another one whenever it was restarted.
 async fn moved(me: &mut watch::Receiver<Option<Hello>>, said: &Hello) {
-    if me.wait_for(|now| now.as_ref() != Some(said)).await.is_err() {
+    let left = |now: &Option<Hello>| now.as_ref().is_none_or(|now| now.cluster != said.cluster);
+    if me.wait_for(left).await.is_err() {
         // Nobody is left who could move this node.
         std::future::pending::<()>().await;
     }
