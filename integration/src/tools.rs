@@ -90,10 +90,7 @@ impl Tools {
         let find = |file: &str| unpacked(file).with_context(|| format!("{file} is gone: run `make tools`"));
         let containerd = find("usr/bin/containerd")?;
         let bin = containerd.parent().context("containerd has no directory")?.to_owned();
-        Ok(Self {
-            own: Programs { containerd, crictl: crictl(), bin },
-            registry: find("usr/bin/docker-registry")?,
-        })
+        Ok(Self { own: Programs { containerd, crictl: crictl(), bin }, registry: find("usr/bin/docker-registry")? })
     }
 
     /// A containerd of some version, with its crictl and runc.

@@ -140,6 +140,7 @@ impl Client {
         if let Err(error) = assignment::save(&self.config.state_dir, hello.as_ref(), cluster) {
             tracing::warn!(%error, "remember the assignment");
         }
+        self.neighbours.belong(hello.as_ref().map(|hello| &hello.cluster));
         let alone = hello.is_none().then_some(to.reason);
         self.membership.send_if_modified(|known| {
             let moved = *known != hello;
