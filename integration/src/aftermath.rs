@@ -132,10 +132,11 @@ impl Ground {
     pub async fn is_restored(&self) -> Result<()> {
         eventually(Duration::from_secs(10), "the ground to be as before", || async {
             let now = Self::take()?;
-            let left = |what: &str, now: &BTreeSet<String>, before: &BTreeSet<String>| match now.difference(before).next() {
-                Some(left) => bail!("{what} is left: {left}"),
-                None => Ok(()),
-            };
+            let left =
+                |what: &str, now: &BTreeSet<String>, before: &BTreeSet<String>| match now.difference(before).next() {
+                    Some(left) => bail!("{what} is left: {left}"),
+                    None => Ok(()),
+                };
             left("a namespace", &now.namespaces, &self.namespaces)?;
             left("a mount", &now.mounts, &self.mounts)?;
             left("a loop device", &now.loops, &self.loops)?;
@@ -143,7 +144,12 @@ impl Ground {
                 bail!("the process {pid} is left");
             }
             // The runtime itself may have opened a few.
-            ensure!(now.descriptors <= self.descriptors + 8, "{} descriptors before, {} now", self.descriptors, now.descriptors);
+            ensure!(
+                now.descriptors <= self.descriptors + 8,
+                "{} descriptors before, {} now",
+                self.descriptors,
+                now.descriptors
+            );
             Ok(())
         })
         .await

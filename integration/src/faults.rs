@@ -85,7 +85,8 @@ pub fn text(rows: &[Row]) -> String {
     let mut out = String::new();
     for row in rows {
         let _ = writeln!(out, "{} (containerd {}): {:+.1} s", row.fault, row.containerd, row.lost_seconds);
-        for (what, value) in [("saw", &row.saw), ("bytes", &row.delivered), ("log", &row.log), ("metric", &row.metric)] {
+        for (what, value) in [("saw", &row.saw), ("bytes", &row.delivered), ("log", &row.log), ("metric", &row.metric)]
+        {
             let _ = writeln!(out, "    {what:<7} {value}");
         }
     }
@@ -129,8 +130,13 @@ mod tests {
     #[test]
     fn a_row_is_a_line_of_the_page_and_a_block_of_the_text() {
         let page = page(&[row()]);
-        assert_eq!(page.lines().last().unwrap(), "| parent killed \\| at once | 1.6 | us: 200 x 3 | peers 1.0 MiB | +1.2 | `parent lost` | `shoal_x +1` |");
-        assert!(text(&[row()]).starts_with("parent killed | at once (containerd 1.6): +1.2 s\n    saw     us: 200 x 3\n"));
+        assert_eq!(
+            page.lines().last().unwrap(),
+            "| parent killed \\| at once | 1.6 | us: 200 x 3 | peers 1.0 MiB | +1.2 | `parent lost` | `shoal_x +1` |"
+        );
+        assert!(
+            text(&[row()]).starts_with("parent killed | at once (containerd 1.6): +1.2 s\n    saw     us: 200 x 3\n")
+        );
         assert_eq!(slug("parent killed | at once"), "parent-killed---at-once");
     }
 }

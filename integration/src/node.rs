@@ -112,8 +112,7 @@ impl Node {
         }
         let (programs, places) = (&around.programs, (dir, runtime));
         let hosts_toml = hosts_toml.as_deref();
-        let containerd =
-            Containerd::start(programs, around.edition, &ns, places, &around.root_ca, hosts_toml).await?;
+        let containerd = Containerd::start(programs, around.edition, &ns, places, &around.root_ca, hosts_toml).await?;
         Ok(Self { ns, containerd, shoal })
     }
 

@@ -66,11 +66,9 @@ impl Edition {
     /// When a name is not known.
     pub fn from_env(usual: &[Self]) -> Result<Vec<Self>> {
         match std::env::var("SHOAL_LAB_CONTAINERD") {
-            Ok(names) if !names.trim().is_empty() => names
-                .split(',')
-                .map(|name| name.trim().parse())
-                .collect::<Result<_>>()
-                .context("SHOAL_LAB_CONTAINERD"),
+            Ok(names) if !names.trim().is_empty() => {
+                names.split(',').map(|name| name.trim().parse()).collect::<Result<_>>().context("SHOAL_LAB_CONTAINERD")
+            }
             _ => Ok(usual.to_vec()),
         }
     }

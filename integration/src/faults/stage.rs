@@ -53,7 +53,8 @@ pub async fn on_editions(
     let mut failures = Vec::new();
     for edition in Edition::from_env(usual)? {
         let since = Instant::now();
-        let mut stage = Stage::start(plan(edition), seed).await.with_context(|| format!("set the stage on {edition}"))?;
+        let mut stage =
+            Stage::start(plan(edition), seed).await.with_context(|| format!("set the stage on {edition}"))?;
         if let Err(error) = play(&mut stage).await {
             stage.failures.push(format!("{error:#}"));
         }

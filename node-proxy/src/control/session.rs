@@ -42,10 +42,16 @@ impl Client {
             };
             self.session.store(None);
             self.metrics.connected.set(0);
-            match lived {
-                Ok(()) => backoff.reset(),
-                Err(status) if !away => tracing::warn!(error = %status.message(), "control is away"),
-                Err(status) => tracing::debug!(error = %status.message(), "control is still away"),
+            let why = match &lived {
+                Ok(why) | Err(why) => why.message(),
+            };
+            // A session that lived and ended is news, as is the first that did not come to be.
+            match away && lived.is_err() {
+                false => tracing::warn!(error = why, "control is away"),
+                true => tracing::debug!(error = why, "control is still away"),
+            }
+            if lived.is_ok() {
+                backoff.reset();
             }
             away = true;
             tokio::select! {
@@ -55,13 +61,13 @@ impl Client {
         }
     }
 
-    /// One session. Ok when it was assigned and ended later; an error when it did not come to that.
+    /// One session. Ok, with the reason of its end, when it was assigned; an error when it did not come to that.
     async fn session(
         &self,
         instance: u64,
         node: &dyn Node,
         differences: &mut mpsc::Receiver<Difference>,
-    ) -> Result<(), tonic::Status> {
+    ) -> Result<tonic::Status, tonic::Status> {
         let mut grpc = self.grpc().ok_or_else(|| tonic::Status::unavailable("no control is configured"))?;
         let ip = self.ip().await.map_err(|error| tonic::Status::unavailable(format!("own address: {error}")))?;
         let (out, stream) = mpsc::channel(16);
@@ -78,7 +84,7 @@ impl Client {
         loop {
             tokio::select! {
                 message = news.message() => {
-                    let ended = |status: tonic::Status| if assigned { Ok(()) } else { Err(status) };
+                    let ended = |status: tonic::Status| if assigned { Ok(status) } else { Err(status) };
                     let message = match message {
                         Ok(Some(message)) => message.message,
                         Ok(None) => return ended(tonic::Status::unavailable("control ended the session")),
@@ -107,7 +113,7 @@ impl Client {
                 }
                 difference = differences.recv(), if assigned => match difference {
                     Some(difference) => self.announce(&out, node, difference, differences).await?,
-                    None => return Ok(()),
+                    None => return Ok(tonic::Status::cancelled("this node ends")),
                 },
                 () = self.public.news(), if assigned => self.tell_public(&out, false).await?,
                 _ = beat.tick(), if assigned => send(&out, Say::Heartbeat(heartbeat(node.load()))).await?,
@@ -143,6 +149,7 @@ impl Client {
         if let Err(error) = assignment::save(&self.config.state_dir, hello.as_ref(), cluster) {
             tracing::warn!(%error, "remember the assignment");
         }
+        self.neighbours.belong(hello.as_ref().map(|hello| &hello.cluster));
         let alone = hello.is_none().then_some(to.reason);
         self.membership.send_if_modified(|known| {
             let moved = *known != hello;

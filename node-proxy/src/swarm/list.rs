@@ -3,7 +3,7 @@
 use shoal_proto::frame::Frame;
 use shoal_proto::{Digest, Hash, Layout, PieceList};
 
-use super::wire::Loss;
+use super::wire::{Connection, Loss};
 use super::{ListError, Parent, Swarm};
 
 impl Swarm {
@@ -43,19 +43,26 @@ impl Swarm {
 
     async fn list_from(&self, parent: &Parent, digest: Digest, layout: Layout) -> Result<PieceList, Loss> {
         let open = super::open_frame(digest);
-        let (mut connection, size) = match self.open(parent, &open, layout).await? {
-            super::Answer::Blob(connection, size) => (connection, size),
-            super::Answer::Busy(_, after) => return Err(Loss::Broken(format!("it is busy for {after:?}"))),
+        let (mut connection, served) = match self.open(parent, &open, layout).await? {
+            super::Answer::Blob(connection, served) => (connection, served),
+            super::Answer::Busy(_, after) => return Err(Loss::Busy(after)),
         };
-        if size != layout.size() {
-            return Err(Loss::Protocol(format!("its blob has {size} bytes")));
+        if served.size != layout.size() {
+            return Err(Loss::Protocol(format!("its blob has {} bytes", served.size)));
         }
+        let list = Self::read_list(&mut connection, layout).await?;
+        self.rest(parent.clone(), connection);
+        Ok(list)
+    }
+
+    /// As much of the list as the parent knows of the blob that is open on the connection.
+    pub(super) async fn read_list(connection: &mut Connection, layout: Layout) -> Result<PieceList, Loss> {
         connection.send(&Frame::WantList).await?;
         let mut list = PieceList::new(layout);
         // Every part but the last carries a hash, and none may repeat, so this ends.
         loop {
             match connection.next_in_time().await? {
-                Frame::List { hashes, .. } if hashes.is_empty() => break,
+                Frame::List { hashes, .. } if hashes.is_empty() => return Ok(list),
                 Frame::List { first, hashes } => {
                     let known = list.known();
                     list.set_run(first, &hashes).map_err(|conflict| Loss::Lied(conflict.0))?;
@@ -69,7 +76,5 @@ impl Swarm {
                 _ => return Err(Loss::Protocol("unexpected frame instead of the list".into())),
             }
         }
-        self.rest(parent.clone(), connection);
-        Ok(list)
     }
 }

@@ -84,7 +84,7 @@ impl Stream {
         let fetch = self.fetch.clone();
         let open = super::open_frame(fetch.digest);
         let (mut connection, size) = match fetch.swarm.open(&self.parent, &open, fetch.layout).await? {
-            Answer::Blob(connection, size) => (connection, size),
+            Answer::Blob(connection, served) => (connection, served.size),
             Answer::Busy(connection, after) => {
                 fetch.swarm.rest(self.parent.clone(), connection);
                 return Ok(Ended::Busy(after));

@@ -33,6 +33,8 @@ pub(super) enum Loss {
     Silent(Duration),
     #[error("only waits, no block for {0:?}")]
     Waits(Duration),
+    #[error("it has no slot for {0:?}")]
+    Busy(Duration),
     #[error("it does not hold the blob")]
     Gone,
     #[error("it refuses us: {0:?}")]
