@@ -45,7 +45,7 @@ pub async fn check(world: &mut World) -> Result<()> {
 }
 
 /// Files of held blobs with the hex of their digests: `held/ab/cdef…`; sidecars have an extension.
-fn held_files(held: &Path) -> Result<Vec<(PathBuf, String)>> {
+pub(crate) fn held_files(held: &Path) -> Result<Vec<(PathBuf, String)>> {
     let mut files = Vec::new();
     for fan in fs::read_dir(held).with_context(|| format!("read {}", held.display()))? {
         let fan = fan?;

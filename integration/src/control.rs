@@ -194,13 +194,7 @@ impl Control {
     }
 }
 
-fn spawn(
-    programs: &ShoalPrograms,
-    config: &Path,
-    ns: &Netns,
-    conditions: &Conditions,
-    log: &Path,
-) -> Result<Daemon> {
+fn spawn(programs: &ShoalPrograms, config: &Path, ns: &Netns, conditions: &Conditions, log: &Path) -> Result<Daemon> {
     let config = config.to_str().context("the lab's path is no text")?;
     let command = conditions.command(ns, &programs.control, &["serve", "--config", config]);
     Daemon::spawn("shoal-control", command, log)

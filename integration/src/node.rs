@@ -1,6 +1,6 @@
 //! One node: a namespace with its own containerd and its own `shoal-node`.
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -13,8 +13,9 @@ use http::StatusCode;
 use nix::sys::signal::Signal;
 
 use crate::{
+    aftermath::held_files,
     conditions::Conditions,
-    containerd::{Containerd, Programs, edition::Edition},
+    containerd::{Containerd, Programs, edition::Edition, parse_time},
     disk::Disk,
     http::Client,
     image::Image,
@@ -303,6 +304,28 @@ impl ShoalNode {
             self.kill();
         }
         self.start_again().await
+    }
+
+    /// When it wrote the last line of its log, by its own clock: seconds since the epoch.
+    ///
+    /// # Errors
+    /// When the log has no line with a time.
+    pub fn said_last(&self) -> Result<f64> {
+        let tail = self.daemon.log_tail(20);
+        let times = tail.lines().rev().filter_map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).ok()?;
+            parse_time(line["timestamp"].as_str()?)
+        });
+        times.into_iter().next().with_context(|| format!("no time in:\n{tail}"))
+    }
+
+    /// Digests of the blobs that are held in its store now.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub fn held(&self) -> Result<BTreeSet<String>> {
+        let files = held_files(&self.state.join("store/held"))?;
+        Ok(files.into_iter().map(|(_, hex)| format!("sha256:{hex}")).collect())
     }
 
     /// The process id.

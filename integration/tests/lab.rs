@@ -10,10 +10,14 @@ use nix::fcntl::{Flock, FlockArg};
 
 #[path = "lab/bad_input.rs"]
 mod bad_input;
+#[path = "lab/drain.rs"]
+mod drain;
 #[path = "lab/ground.rs"]
 mod ground;
 #[path = "lab/limits.rs"]
 mod limits;
+#[path = "lab/own_faults.rs"]
+mod own_faults;
 #[path = "lab/scope.rs"]
 mod scope;
 #[path = "lab/walk.rs"]

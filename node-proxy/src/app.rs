@@ -134,15 +134,19 @@ impl App {
         tokio::spawn(listen::serve_http(listener, admin, admin_drain));
         // So does the session: peers may still take what is being fetched.
         let (control_end, control_drain) = drain::channel();
-        tokio::spawn(Arc::clone(&self.control).run(Arc::clone(&self.node), heard, control_drain));
+        tokio::spawn(Arc::clone(&self.control).run(self.node.clone(), heard, control_drain));
 
         let signal = signals.next().await;
         let (asked, grace) = (Instant::now(), self.config.grace);
         // Idle connections end at once; what is left after that moment is at work.
         end.fire();
         tracing::info!(
-            signal, ?grace, connections = drain.working(), flights = self.node.engine.flights(),
-            uploads = self.node.peer.load().uploads, "asked to end"
+            signal,
+            ?grace,
+            connections = drain.working(),
+            flights = self.node.engine.flights(),
+            uploads = self.node.peer.load().uploads,
+            "asked to end"
         );
         let in_order = async {
             if !end.drained(grace).await {
@@ -172,9 +176,9 @@ async fn tell_differences(store: Arc<Disk>, out: mpsc::Sender<Difference>, leavi
         let change = tokio::select! {
             change = changes.recv() => change,
             () = leaving.signalled() => {
-                // A session that is gone has nobody to tell.
+                // A session that is gone has nobody to tell. One that lives goes on until the very end.
                 let _ = out.send(Difference::Everything).await;
-                return;
+                return out.closed().await;
             }
         };
         let difference = match change {

@@ -40,18 +40,16 @@ impl Client {
                 lived = self.session(instance, node.as_ref(), &mut differences) => lived,
                 () = drain.signalled() => return,
             };
-            self.session.store(None);
             self.metrics.connected.set(0);
-            let why = match &lived {
-                Ok(why) | Err(why) => why.message(),
-            };
+            let Err(why) = lived else { return };
             // A session that lived and ended is news, as is the first that did not come to be.
-            match away && lived.is_err() {
-                false => tracing::warn!(error = why, "control is away"),
-                true => tracing::debug!(error = why, "control is still away"),
-            }
-            if lived.is_ok() {
+            if self.session.swap(None).is_some() {
                 backoff.reset();
+                away = false;
+            }
+            match away {
+                false => tracing::warn!(error = why.message(), "control is away"),
+                true => tracing::debug!(error = why.message(), "control is still away"),
             }
             away = true;
             tokio::select! {
@@ -61,13 +59,13 @@ impl Client {
         }
     }
 
-    /// One session. Ok, with the reason of its end, when it was assigned; an error when it did not come to that.
+    /// One session, to its end: an error says why, Ok that nobody has news of this node any more.
     async fn session(
         &self,
         instance: u64,
         node: &dyn Node,
         differences: &mut mpsc::Receiver<Difference>,
-    ) -> Result<tonic::Status, tonic::Status> {
+    ) -> Result<(), tonic::Status> {
         let mut grpc = self.grpc().ok_or_else(|| tonic::Status::unavailable("no control is configured"))?;
         let ip = self.ip().await.map_err(|error| tonic::Status::unavailable(format!("own address: {error}")))?;
         let (out, stream) = mpsc::channel(16);
@@ -84,13 +82,12 @@ impl Client {
         loop {
             tokio::select! {
                 message = news.message() => {
-                    let ended = |status: tonic::Status| if assigned { Ok(status) } else { Err(status) };
                     let message = match message {
                         Ok(Some(message)) => message.message,
-                        Ok(None) => return ended(tonic::Status::unavailable("control ended the session")),
+                        Ok(None) => return Err(tonic::Status::unavailable("control ended the session")),
                         Err(status) => {
                             tracing::debug!(%status, "session ended");
-                            return ended(status);
+                            return Err(status);
                         }
                     };
                     match message {
@@ -113,7 +110,7 @@ impl Client {
                 }
                 difference = differences.recv(), if assigned => match difference {
                     Some(difference) => self.announce(&out, node, difference, differences).await?,
-                    None => return Ok(tonic::Status::cancelled("this node ends")),
+                    None => return Ok(()),
                 },
                 () = self.public.news(), if assigned => self.tell_public(&out, false).await?,
                 _ = beat.tick(), if assigned => send(&out, Say::Heartbeat(heartbeat(node.load()))).await?,
