@@ -32,6 +32,7 @@ pub mod process;
 pub mod progress;
 pub mod registry;
 pub mod report;
+pub mod resets;
 pub mod run;
 pub mod sweep;
 pub mod tls;

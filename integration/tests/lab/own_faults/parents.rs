@@ -35,7 +35,11 @@ async fn parent_goes(stage: &mut Stage, fault: &str, silent: bool, second: bool)
     let pulling = stage.pull("a2", &image)?;
     stage.fetched("a2", &watch, 3 * MIB, &pulling).await?;
     let parent = stage.world.node("a1")?.shoal()?;
-    if silent { parent.signal(Signal::SIGSTOP)? } else { parent.kill() }
+    if silent {
+        parent.signal(Signal::SIGSTOP)?
+    } else {
+        parent.kill()
+    }
     let seconds = pulling.end().await?;
     all_through_us(stage, &watch)?;
     // What came before is not fetched again.
@@ -43,6 +47,10 @@ async fn parent_goes(stage: &mut Stage, fault: &str, silent: bool, second: bool)
     origin_read_at_most(stage, &watch, most)?;
     let metric = ("a2", if silent { SILENT } else { LOST });
     let row = stage.row(fault, &watch, from_peer("a2", seconds, LEFT, metric)).await?;
-    ensure!(!second || row.lost_seconds < RE_ASKED, "{:.1} s were lost although another parent was there", row.lost_seconds);
+    ensure!(
+        !second || row.lost_seconds < RE_ASKED,
+        "{:.1} s were lost although another parent was there",
+        row.lost_seconds
+    );
     Ok(row)
 }
