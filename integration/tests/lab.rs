@@ -12,6 +12,8 @@ use nix::fcntl::{Flock, FlockArg};
 mod bad_input;
 #[path = "lab/ground.rs"]
 mod ground;
+#[path = "lab/liars.rs"]
+mod liars;
 #[path = "lab/limits.rs"]
 mod limits;
 #[path = "lab/scope.rs"]
