@@ -23,6 +23,7 @@ pub mod faults;
 pub mod flood;
 pub mod http;
 pub mod image;
+pub mod liar;
 pub mod memory;
 pub mod mirror;
 pub mod net;

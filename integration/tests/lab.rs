@@ -20,6 +20,8 @@ mod editions;
 mod ground;
 #[path = "lab/interrupted.rs"]
 mod interrupted;
+#[path = "lab/liars.rs"]
+mod liars;
 #[path = "lab/limits.rs"]
 mod limits;
 #[path = "lab/own_faults.rs"]
