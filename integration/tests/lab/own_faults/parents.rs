@@ -7,7 +7,7 @@ use super::{MIB, SLACK, all_through_us, from_peer, origin_read_at_most, whole};
 
 const LOST: &str = "shoal_swarm_lost_parents_total{reason=\"Connection\"} ";
 const SILENT: &str = "shoal_swarm_lost_parents_total{reason=\"Silent\"} ";
-const LEFT: (&str, &str) = ("control", "its lease ended");
+const LEFT: (&str, &str) = ("control", "node left");
 
 /// I8: a silent parent's pieces are asked of another after 2 s; what was read meanwhile is no loss, and a machine that is
 /// busy with other things may add to it.
@@ -35,7 +35,11 @@ async fn parent_goes(stage: &mut Stage, fault: &str, silent: bool, second: bool)
     let pulling = stage.pull("a2", &image)?;
     stage.fetched("a2", &watch, 3 * MIB, &pulling).await?;
     let parent = stage.world.node("a1")?.shoal()?;
-    if silent { parent.signal(Signal::SIGSTOP)? } else { parent.kill() }
+    if silent {
+        parent.signal(Signal::SIGSTOP)?
+    } else {
+        parent.kill()
+    }
     let seconds = pulling.end().await?;
     all_through_us(stage, &watch)?;
     // What came before is not fetched again.
@@ -43,6 +47,10 @@ async fn parent_goes(stage: &mut Stage, fault: &str, silent: bool, second: bool)
     origin_read_at_most(stage, &watch, most)?;
     let metric = ("a2", if silent { SILENT } else { LOST });
     let row = stage.row(fault, &watch, from_peer("a2", seconds, LEFT, metric)).await?;
-    ensure!(!second || row.lost_seconds < RE_ASKED, "{:.1} s were lost although another parent was there", row.lost_seconds);
+    ensure!(
+        !second || row.lost_seconds < RE_ASKED,
+        "{:.1} s were lost although another parent was there",
+        row.lost_seconds
+    );
     Ok(row)
 }

@@ -1,5 +1,5 @@
 //! `shoal-node` is killed in the middle of a pull and started again at once: where containerd reads, and where a child reads.
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, ensure};
 use lab::{faults::stage::Stage, registry::AccessLine};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ async fn reading_side(stage: &mut Stage) {
         let image = stage.fresh("restart-reading").await?;
         let watch = stage.watch().await?;
         let pulling = stage.pull("a1", &image)?;
-        stage.fetched("a1", &watch, 6 * MIB, &pulling).await?;
+        stage.fetched("a1", &watch, 8 * MIB, &pulling).await?;
         let killed = stage.world.registry.access_log()?.len();
         stage.world.node("a1")?.shoal()?.restart(false).await?;
         let seconds = pulling.end().await?;
@@ -31,7 +31,8 @@ async fn reading_side(stage: &mut Stage) {
         let log = stage.world.registry.access_log()?;
         let ours = |line: &&AccessLine| line.agent.starts_with("shoal-node/") && line.digest() == Some(&largest.digest);
         // The read that the kill broke off ends in the log after it, and it is the one that asked for the whole.
-        let again: u64 = log.iter().skip(killed).filter(ours).filter(|line| line.status == 206).map(|line| line.bytes).sum();
+        let again: u64 =
+            log.iter().skip(killed).filter(ours).filter(|line| line.status == 206).map(|line| line.bytes).sum();
         let wholes = log.iter().filter(ours).filter(|line| line.status == 200).count();
         ensure!(wholes == 1, "the largest layer was read whole {wholes} times");
         ensure!(again <= largest.size - MIB, "{again} of {} bytes were read again", largest.size);
