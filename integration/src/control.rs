@@ -20,7 +20,8 @@ use crate::{
     wait::eventually,
 };
 
-const GRPC_PORT: u16 = 6080;
+/// Where nodes connect.
+pub const GRPC_PORT: u16 = 6080;
 const REST_PORT: u16 = 6081;
 
 /// A node in control's list, as much of it as the lab looks at.

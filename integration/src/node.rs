@@ -69,6 +69,8 @@ pub struct ShoalNode {
     daemon: Daemon,
     program: PathBuf,
     config: PathBuf,
+    /// The text of `config` as it was planned.
+    planned: String,
     /// Where it keeps its state.
     pub state: PathBuf,
     admin: Client,
@@ -151,6 +153,7 @@ impl ShoalNode {
             daemon,
             program: program.to_owned(),
             config: config.to_owned(),
+            planned: fs::read_to_string(config).with_context(|| format!("read {}", config.display()))?,
             state: state.to_owned(),
             admin,
             ns: ns.clone(),
@@ -328,6 +331,20 @@ impl ShoalNode {
         Ok(files.into_iter().map(|(_, hex)| format!("sha256:{hex}")).collect())
     }
 
+    /// Kills it and starts it again on the same state, with these settings beside those that it was planned with.
+    ///
+    /// # Errors
+    /// When a setting can't be read, or it does not come up again.
+    pub async fn restart_with(&mut self, settings: &[(&str, &str)]) -> Result<()> {
+        let mut table: toml::Table = self.planned.parse().context("parse the node's own configuration")?;
+        for (key, value) in settings {
+            put(&mut table, key, value_of(key, value)?)?;
+        }
+        self.kill();
+        fs::write(&self.config, table.to_string()).with_context(|| format!("write {}", self.config.display()))?;
+        self.start_again().await
+    }
+
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.daemon.pid()
@@ -399,10 +416,15 @@ fn config_text(plan: &NodePlan, state: &Path, around: &Surroundings) -> Result<S
     set(&format!("{origin}.ca"), vec![around.root_ca.display().to_string()].into())?;
     set("telemetry.otlp_endpoint", format!("http://{control}:{}", crate::otlp::PORT).into())?;
     for (key, value) in &plan.settings {
-        let parsed: toml::Table = format!("v = {value}").parse().with_context(|| format!("setting {key} = {value}"))?;
-        set(key, parsed["v"].clone())?;
+        set(key, value_of(key, value)?)?;
     }
     Ok(table.to_string())
+}
+
+/// A setting's value, written as in TOML.
+fn value_of(key: &str, value: &str) -> Result<toml::Value> {
+    let parsed: toml::Table = format!("v = {value}").parse().with_context(|| format!("setting {key} = {value}"))?;
+    Ok(parsed["v"].clone())
 }
 
 /// Sets a dotted key, whose quoted parts may hold dots.

@@ -124,6 +124,20 @@ impl Tools {
         Ok(Programs { containerd, ..self.own.clone() })
     }
 
+    /// Every containerd with the version that it says itself: `2.1: 2.1.6~ds1`.
+    ///
+    /// # Errors
+    /// When one is missing or can't be run.
+    pub fn containerds(&self) -> Result<Vec<String>> {
+        let says = |version: Version| -> Result<String> {
+            let text = run(Command::new(self.containerd(version)?.containerd).arg("--version"))?;
+            // The third word, after the program's name and its module's.
+            let said = text.split_whitespace().nth(2).context("containerd says no version")?;
+            Ok(format!("{version}: {}", said.trim_start_matches('v')))
+        };
+        Version::ALL.into_iter().map(says).collect()
+    }
+
     /// A line for each program with its version.
     ///
     /// # Errors
@@ -132,10 +146,8 @@ impl Tools {
         let first = |command: &mut Command| -> Result<String> {
             Ok(run(command)?.lines().next().unwrap_or_default().trim().to_owned())
         };
-        let mut lines = Vec::new();
-        for version in Version::ALL {
-            lines.push(first(Command::new(self.containerd(version)?.containerd).arg("--version"))?);
-        }
+        let mut lines: Vec<String> =
+            self.containerds()?.into_iter().map(|version| format!("containerd {version}")).collect();
         lines.extend([
             first(Command::new(&self.own.crictl).arg("--version"))?,
             format!("docker-registry {}", package_version("docker-registry")),

@@ -262,12 +262,17 @@ pub trait Ground: Send + Sync + 'static {
 /// What a fetch reports while it runs.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// The parent sent a block that does not match. It is not asked again in this fetch.
+    /// The parent sent a block that does not match, or one that was not asked for. It is not asked again in this fetch.
     Lied {
         /// Who.
         node: NodeId,
         /// Which block.
         block: BlockIndex,
+    },
+    /// The parent sent a piece list that does not match the root.
+    LiedOfList {
+        /// Who.
+        node: NodeId,
     },
     /// The parent can't serve this blob now, and why (connection, silence, gone, refused).
     Lost {

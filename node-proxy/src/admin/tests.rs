@@ -99,7 +99,7 @@ async fn asking_in_a_loop_does_not_probe_in_a_loop() {
 async fn a_probe_that_hangs_means_not_ready() {
     let ready: Ready = Arc::new(|| Box::pin(std::future::pending()));
     let debug: Debug = Arc::new(|| Box::pin(async { Value::Null }));
-    let router = router(Config::default(), Arc::new(Registry::new("shoal")), ready, debug);
+    let router = router(Config::default(), Arc::new(Registry::new("shoal")), ready, debug, drain::channel().1);
     let (status, _, body) = get_of(&router, "/readyz").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(body.contains("took longer than 3s"), "{body}");

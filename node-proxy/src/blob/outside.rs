@@ -54,7 +54,7 @@ pub trait Peers: Send + Sync + 'static {
         events: mpsc::Sender<Event>,
     );
 
-    /// The body of a sealed list, checked against its root.
+    /// The body of a sealed list, checked against its root; `events` hears of parents that sent another.
     ///
     /// # Errors
     /// [`ListError`] of the last parent that was asked.
@@ -64,6 +64,7 @@ pub trait Peers: Send + Sync + 'static {
         layout: Layout,
         root: Hash,
         parents: Arc<[Parent]>,
+        events: mpsc::Sender<Event>,
     ) -> Result<PieceList, ListError>;
 
     /// Asks parents that may know nothing of the blob; what the first says that holds it whole.
@@ -106,8 +107,9 @@ impl Peers for Arc<Swarm> {
         layout: Layout,
         root: Hash,
         parents: Arc<[Parent]>,
+        events: mpsc::Sender<Event>,
     ) -> Result<PieceList, ListError> {
-        Swarm::fetch_list(self, digest, layout, root, &parents).await
+        Swarm::fetch_list(self, digest, layout, root, &parents, events).await
     }
 
     async fn locate(&self, digest: Digest, parents: Vec<Parent>) -> Option<Located> {

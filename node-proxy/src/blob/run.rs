@@ -122,6 +122,7 @@ impl Runner {
         let inner = Arc::clone(&self.inner);
         let flight = Arc::clone(&self.flight);
         let mut changed = flight.subscribe();
+        let mut liars = inner.liars.subscribe();
         self.resume().await;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -143,6 +144,7 @@ impl Runner {
                     self.may_now();
                 }
                 Ok(()) = changed.changed() => self.may_now(),
+                Ok(()) = liars.changed() => self.on_liar().await,
                 _ = tick.tick() => self.on_tick().await,
             }
         }
@@ -214,12 +216,24 @@ impl Runner {
         match event {
             Event::Lied { node, block } => {
                 tracing::warn!(digest = %self.flight.digest(), %node, block, "peer sent bytes that do not match");
-                self.tell(Tell::Lied { node, block }).await;
+                self.on_lie(node, block).await;
             }
-            Event::Lost { node, why } => tracing::debug!(%node, why, "parent lost"),
+            Event::LiedOfList { node } => {
+                tracing::warn!(digest = %self.flight.digest(), %node, "peer sent bytes that do not match: its piece list is not the root's");
+                self.on_lie(node, 0).await;
+            }
+            Event::Lost { .. } => {}
             Event::Serving { node } => tracing::debug!(%node, "parent serves"),
         }
         self.progress().await;
+    }
+
+    /// A parent lied: nobody here asks it again, and control hears of it.
+    async fn on_lie(&mut self, node: NodeId, block: u32) {
+        self.inner.liars.add_parent(&node, self.inner.config.shun);
+        let parents = self.parents.borrow().to_vec();
+        self.name(parents);
+        self.tell(Tell::Lied { node, block }).await;
     }
 
     /// Tells control at the first block, and at most once a tick after it.

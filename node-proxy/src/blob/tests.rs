@@ -313,6 +313,7 @@ impl Peers for Wire {
         layout: Layout,
         root: Hash,
         parents: Arc<[Parent]>,
+        _: mpsc::Sender<Event>,
     ) -> Result<PieceList, ListError> {
         let node = parents[0].node.clone();
         let engine = self.cluster.engines.lock().get(&node).cloned();

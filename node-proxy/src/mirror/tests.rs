@@ -37,7 +37,14 @@ struct Nobody;
 impl Peers for Nobody {
     async fn fetch(&self, _: Arc<dyn Ground>, _: watch::Receiver<Arc<[Parent]>>, _: mpsc::Sender<Event>) {}
 
-    async fn fetch_list(&self, _: Digest, _: Layout, _: Hash, _: Arc<[Parent]>) -> Result<PieceList, ListError> {
+    async fn fetch_list(
+        &self,
+        _: Digest,
+        _: Layout,
+        _: Hash,
+        _: Arc<[Parent]>,
+        _: mpsc::Sender<Event>,
+    ) -> Result<PieceList, ListError> {
         Err(ListError::NoParent)
     }
 
