@@ -45,8 +45,13 @@ async fn parent_goes(stage: &mut Stage, fault: &str, silent: bool, second: bool)
     // What came before is not fetched again.
     let most = if second { 0 } else { image.image.size() - 2 * MIB + SLACK };
     origin_read_at_most(stage, &watch, most)?;
-    let metric = ("a2", if silent { SILENT } else { LOST });
-    let row = stage.row(fault, &watch, from_peer("a2", seconds, LEFT, metric)).await?;
+    let metric = match (silent, second) {
+        // The other parent brings all that is left before the silence is long enough to be counted.
+        (true, true) => "shoal_blob_from_peers_bytes_total ",
+        (true, false) => SILENT,
+        (false, _) => LOST,
+    };
+    let row = stage.row(fault, &watch, from_peer("a2", seconds, LEFT, ("a2", metric))).await?;
     ensure!(
         !second || row.lost_seconds < RE_ASKED,
         "{:.1} s were lost although another parent was there",
