@@ -29,6 +29,8 @@ const NODE_RATE: u64 = 80_000_000;
 const MIRROR: ([u8; 4], u16) = ([127, 0, 0, 1], 5080);
 /// Connections that the mirror of `a1` takes: more than one containerd needs.
 const MOST_CONNECTIONS: usize = 16;
+/// Nobody listens there.
+const CLOSED: &str = "\"https://registry.shoal.test:444\"";
 const ENDPOINT: &str = "origin.registry.\"registry.shoal.test\".endpoint";
 
 /// `a1` and `a2` as usual; `a3` is started again with what each scene wants of it.
@@ -44,7 +46,7 @@ fn containerd_goes_on_after_whatever_we_answer() {
     alone(async {
         on_editions(&Edition::all(), plan, SEED, async |stage: &mut Stage| {
             stage.scene("the mirror answers 404 to everything", not_found).await;
-            stage.scene("the mirror answers 403 to everything", denied).await;
+            stage.scene("the node's way to the registry is closed", closed).await;
             stage.scene("more connections than the mirror takes", turned_away).await;
             stage.scene("the node's way to the registry is silent", silent).await;
             stage
@@ -87,10 +89,9 @@ async fn not_found(stage: &mut Stage) -> Result<Row> {
     refused(stage, "the mirror answers 404 to everything", deny, Refusal { status: 404, within: 1.0 }).await
 }
 
-/// The address rule refuses loopback for a registry.
-async fn denied(stage: &mut Stage) -> Result<Row> {
-    let loopback = (ENDPOINT, "\"https://127.0.0.1:444\"");
-    refused(stage, "the mirror answers 403 to everything", loopback, Refusal { status: 403, within: 1.0 }).await
+async fn closed(stage: &mut Stage) -> Result<Row> {
+    refused(stage, "the node's way to the registry is closed", (ENDPOINT, CLOSED), Refusal { status: 503, within: 1.0 })
+        .await
 }
 
 /// Rows 11 and 12: containerd 1.7 would wait for ever for headers, so we must not.
@@ -161,7 +162,7 @@ async fn turned_away(stage: &mut Stage) -> Result<Row> {
 async fn cut(stage: &mut Stage) -> Result<Row> {
     let a3 = stage.world.node("a3")?;
     let ns = a3.ns.clone();
-    a3.shoal()?.restart_with(&[(ENDPOINT, "\"https://registry.shoal.test:444\"")]).await?;
+    a3.shoal()?.restart_with(&[(ENDPOINT, CLOSED)]).await?;
     stage.world.all_connected().await?;
     let image = stage.fresh("cut").await?;
     stage.pull("a1", &image)?.end().await?;
