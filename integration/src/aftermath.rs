@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     node::labelled,
     run::{PREFIX, RUNTIME_ROOT, RunId, runs_dir},
+    sweep::loops,
     wait::eventually,
     world::World,
 };
@@ -55,7 +56,7 @@ pub async fn check(world: &mut World) -> Result<()> {
 }
 
 /// Files of held blobs with the hex of their digests: `held/ab/cdef…`; sidecars have an extension.
-fn held_files(held: &Path) -> Result<Vec<(PathBuf, String)>> {
+pub(crate) fn held_files(held: &Path) -> Result<Vec<(PathBuf, String)>> {
     let mut files = Vec::new();
     for fan in fs::read_dir(held).with_context(|| format!("read {}", held.display()))? {
         let fan = fan?;
@@ -98,6 +99,7 @@ fn hash(path: &Path) -> Result<Option<String>> {
 pub struct Ground {
     namespaces: BTreeSet<String>,
     mounts: BTreeSet<String>,
+    loops: BTreeSet<String>,
     directories: BTreeSet<String>,
     processes: BTreeSet<u32>,
     locks: BTreeSet<String>,
@@ -125,6 +127,8 @@ impl Ground {
             below.any(|rest| run_of(rest.trim_start_matches('/').split(['/', ' ']).next().unwrap_or("")).is_some())
         };
         let mounts = fs::read_to_string("/proc/self/mounts").context("read mounts")?;
+        let below = |(device, file): (String, PathBuf)| below_a_run(&file.display().to_string()).then_some(device);
+        let loops = loops()?.into_iter().filter_map(below).collect();
         let mounts = mounts.lines().filter(|line| below_a_run(line)).map(str::to_owned).collect();
         let mut processes = BTreeSet::new();
         for name in names("/proc") {
@@ -142,7 +146,7 @@ impl Ground {
             .collect::<Vec<_>>();
         let directories = directories.into_iter().filter(|name| run_of(name).is_some()).collect();
         let descriptors = names("/proc/self/fd").len();
-        Ok(Self { namespaces, mounts, directories, processes, locks, descriptors })
+        Ok(Self { namespaces, mounts, loops, directories, processes, locks, descriptors })
     }
 
     /// Waits until everything that came since then is gone.
@@ -159,6 +163,7 @@ impl Ground {
                 };
             left("a namespace", &now.namespaces, &self.namespaces)?;
             left("a mount", &now.mounts, &self.mounts)?;
+            left("a loop device", &now.loops, &self.loops)?;
             // Whoever asked to keep the state gets it.
             if std::env::var_os("SHOAL_LAB_KEEP").is_none() {
                 left("a directory", &now.directories, &self.directories)?;

@@ -343,7 +343,7 @@ fn first_head(log: &str, repository: &str, since: f64) -> Option<f64> {
 }
 
 /// Seconds since the epoch of an RFC 3339 time, with its fraction.
-fn parse_time(text: &str) -> Option<f64> {
+pub(crate) fn parse_time(text: &str) -> Option<f64> {
     let (date, rest) = text.split_once('T')?;
     let zone = rest.rfind(['Z', '+', '-'])?;
     let mut date = date.split('-').map(|part| part.parse::<i64>().ok());

@@ -6,7 +6,7 @@
 use std::{
     fmt::Write as _,
     fs::{self, File},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -76,7 +76,7 @@ impl Net {
     ///
     /// # Errors
     /// When a step fails; what was made so far is taken down.
-    pub fn build(run_id: &RunId, places: Vec<Place>, hosts: &[(Ipv4Addr, &str)]) -> Result<Self> {
+    pub fn build(run_id: &RunId, places: Vec<Place>, hosts: &[(IpAddr, String)]) -> Result<Self> {
         let net = Self { run: run_id.clone(), switch: full_name(run_id, "switch"), places };
         net.add_namespace(&net.switch)?;
         net.batch(Some(&net.switch), "link add br0 type bridge forward_delay 0\nlink set br0 up\nlink set lo up\n")?;

@@ -12,14 +12,20 @@ use nix::fcntl::{Flock, FlockArg};
 mod answers;
 #[path = "lab/bad_input.rs"]
 mod bad_input;
+#[path = "lab/drain.rs"]
+mod drain;
 #[path = "lab/editions.rs"]
 mod editions;
 #[path = "lab/ground.rs"]
 mod ground;
 #[path = "lab/interrupted.rs"]
 mod interrupted;
+#[path = "lab/liars.rs"]
+mod liars;
 #[path = "lab/limits.rs"]
 mod limits;
+#[path = "lab/own_faults.rs"]
+mod own_faults;
 #[path = "lab/scope.rs"]
 mod scope;
 #[path = "lab/walk.rs"]

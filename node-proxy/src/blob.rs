@@ -23,6 +23,7 @@ use crate::swarm::ParentSource;
 
 mod close;
 mod flight;
+mod liars;
 mod look_ahead;
 mod metrics;
 mod offer;
@@ -40,6 +41,7 @@ pub use outside::{Incoming, Peers, Upstream};
 pub use read::{Opened, Reading};
 
 use flight::Flight;
+use liars::Liars;
 
 /// Traces of flights are remembered for late requests: so many at most, each for so long when room is needed.
 const MOST_TRACES: usize = 1024;
@@ -137,6 +139,7 @@ struct Inner {
     metrics: Metrics,
     flights: Mutex<HashMap<Digest, Arc<Flight>>>,
     shunned: Mutex<HashMap<Digest, Instant>>,
+    liars: Liars,
     gate: look_ahead::Gate,
     traces: Mutex<HashMap<Digest, (Instant, String)>>,
 }
@@ -171,6 +174,7 @@ impl Engine {
             metrics: parts.metrics,
             flights: Mutex::default(),
             shunned: Mutex::default(),
+            liars: Liars::default(),
             gate,
             traces: Mutex::default(),
         }))
