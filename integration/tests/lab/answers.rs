@@ -1,5 +1,13 @@
-//! What we answer, and what the real containerd makes of it: the rows 8 to 20 of how containerd behaves that name us. The mirror,
-//! in whatever trouble, gives only answers after which the pull goes on.
+//! What we answer, and what the real containerd makes of it: the mirror, in whatever trouble, gives only answers after which the
+//! pull goes on. By the rows of what is known of containerd:
+//!
+//! - 8 exact HEADs, 19 no encoding: `heads_are_exact_and_nothing_is_ever_encoded`; 20 ranges: `ranges_are_answered_…`
+//! - 9 one request, then the next host at once: [`refused`], [`turned_away`] with 404 and 503, origin faults with others
+//! - 10 never 408 or 429, 17 never a redirect: looked at after every scene of every test ([`lab::aftermath::check`])
+//! - 11, 12 headers in time although nothing is known: [`silent`]; 15 no 200 before a byte is in hand: the same
+//! - 13 a FIN, and the Range that follows, 14 never a RST: [`cut`], [`interrupted`]
+//! - 16 wrong bytes never make a complete body: the liars, and origin faults
+//! - 18 one stream with a buffer: `editions`; open ranges of which the start is read: [`interrupted`], and `ranges_are_…`
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
