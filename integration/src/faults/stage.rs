@@ -68,6 +68,10 @@ async fn on_one(plan: WorldPlan, seed: u64, play: &impl AsyncFn(&mut Stage) -> R
     if let Err(error) = play(&mut stage).await {
         stage.failures.push(format!("{error:#}"));
     }
+    // Once more, for what came when everything was brought back after the last scene.
+    if let Err(error) = aftermath::check(&mut stage.world).await {
+        stage.failures.push(format!("after all scenes: {error:#}"));
+    }
     Ok(std::mem::take(&mut stage.failures))
 }
 
