@@ -223,12 +223,12 @@ impl Liar {
         claim
     }
 
-    /// Serves a claim and tells control that it holds the blob.
+    /// Serves claims and tells control, in one message, that it holds the blobs.
     ///
     /// # Errors
     /// When the session is over.
-    pub async fn announce(&self, claim: Claim) -> Result<()> {
-        let held = vec![self.claim(claim).held()?];
+    pub async fn announce(&self, claims: Vec<Claim>) -> Result<()> {
+        let held = claims.into_iter().map(|claim| self.claim(claim).held()).collect::<Result<_>>()?;
         let announce = wire::Announce { held, ..wire::Announce::default() };
         self.up.send(session(wire::session_request::Message::Announce(announce))).await.context("the session is over")
     }
