@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
+    clock::Clock,
     containerd::edition::Edition,
     control::{self, Control},
     mirror::MirrorReader,
@@ -226,6 +227,14 @@ impl World {
     /// When there is no such node.
     pub fn reader(&self, name: &str) -> Result<MirrorReader> {
         Ok(MirrorReader::new(&self.net.namespace(name)?, self.registry.signer().clone()))
+    }
+
+    /// A clock for a daemon, to be stepped while it runs.
+    ///
+    /// # Errors
+    /// When the library is missing, or the clock can't be set.
+    pub fn clock(&self, name: &str) -> Result<Clock> {
+        Clock::new(&Tools::locate()?.faketime, &self.dirs.state.join(format!("clock-{name}")))
     }
 
     /// All nodes by name.

@@ -434,7 +434,8 @@ impl Blob {
         for (id, finder) in self.finders.iter_mut().filter(|(_, finder)| !finder.done) {
             if let Some(seal) = &self.seal {
                 // Who vouches for it may be nobody that this finder was lied to by.
-                let vouches = std::iter::once(&seal.author).chain(&self.whole).find(|node| around.may_name(node, finder));
+                let vouches =
+                    std::iter::once(&seal.author).chain(&self.whole).find(|node| around.may_name(node, finder));
                 if finder.seal.as_ref() != Some(&seal.meta)
                     && let Some(author) = vouches.cloned()
                 {

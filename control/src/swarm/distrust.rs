@@ -58,7 +58,8 @@ impl Distrust {
 
     /// Whether the node may be named to nobody.
     pub(super) fn is_outcast(&self, whom: &NodeId, now: At) -> bool {
-        let complaints = self.complaints.get(whom).map_or(0, |times| times.values().filter(|at| counts(**at, now)).count());
+        let complaints =
+            self.complaints.get(whom).map_or(0, |times| times.values().filter(|at| counts(**at, now)).count());
         complaints >= WITNESSES
     }
 

@@ -497,7 +497,9 @@ impl State {
         self.touch(key, step, |blob, around| {
             (blob.seal, blob.list) = (None, None);
             blob.forget_seal();
-            for finder in blob.finders.values_mut().filter(|other| other.node == author || writers.contains(&other.node)) {
+            for finder in
+                blob.finders.values_mut().filter(|other| other.node == author || writers.contains(&other.node))
+            {
                 finder.denied = true;
             }
             if let Some(entry) = blob.finders.get_mut(&finder) {

@@ -435,4 +435,3 @@ fn a_lying_author_fails_at_most_one_pull_a_node_and_nobody_believes_it() {
         .await
     });
 }
-

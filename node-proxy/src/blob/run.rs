@@ -16,7 +16,7 @@ use super::metrics::{Leave, Outcome};
 use super::upstream::Heard;
 use super::{Inner, ReadError};
 use crate::store::StoreError;
-use crate::swarm::{Ask, Event, FindError, Finding, ListError, News, OriginTrouble, Parent, Tell};
+use crate::swarm::{Ask, Event, FindError, Finding, ListError, Located, News, OriginTrouble, Parent, Tell};
 
 mod end;
 mod news;
@@ -26,6 +26,8 @@ mod origin;
 const TICK: Duration = Duration::from_millis(250);
 /// With control gone, a flight that has had no block for this long reads the origin itself.
 const STALL: Duration = Duration::from_secs(2);
+/// Parents that are known may take this long to say whether they hold a blob, while control is away.
+const KNOWN_PATIENCE: Duration = Duration::from_secs(2);
 /// Control is asked again this long after it went away.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Failed reads of the origin, in this flight, after which it is given up.
@@ -75,6 +77,9 @@ struct Runner {
     closing: Option<Aborting<Result<Digest, ReadError>>>,
     sealed: Option<(NodeId, Hash)>,
     list_body: Option<Aborting<Result<PieceList, ListError>>>,
+    /// Whether the known parents were asked, once a flight, and their answer while it is awaited.
+    asked_known: bool,
+    locating: Option<Aborting<Option<Located>>>,
     checkpoint: Option<Aborting<Result<(), StoreError>>>,
     checkpointed: u64,
     origin_failures: u32,
@@ -102,6 +107,8 @@ impl Runner {
             closing: None,
             sealed: None,
             list_body: None,
+            asked_known: false,
+            locating: None,
             checkpoint: None,
             checkpointed: 0,
             origin_failures: 0,
@@ -131,6 +138,7 @@ impl Runner {
                 Some(event) = self.events.1.recv() => self.on_event(event).await,
                 closed = joined(&mut self.closing) => self.on_closed(closed).await,
                 list = joined(&mut self.list_body) => self.on_list(list).await,
+                located = joined(&mut self.locating) => self.on_located(located.flatten()).await,
                 got = &mut ticket, if self.ticket.is_none() => {
                     self.ticket = Some(got);
                     self.may_now();

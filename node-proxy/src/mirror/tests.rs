@@ -19,7 +19,7 @@ use crate::blob::{self, Peers};
 use crate::origin::test_registry::{Content, Reply, Seen, TestServer, digest_of, ranged};
 use crate::origin::{self, RegistryConfig, Target, Witness};
 use crate::store::{Memory, Store};
-use crate::swarm::{Ask, Event, FindError, Finding, Ground, ListError, Parent, ParentSource};
+use crate::swarm::{Ask, Event, FindError, Finding, Ground, ListError, Located, Parent, ParentSource};
 
 mod bounds;
 mod ends;
@@ -47,12 +47,20 @@ impl Peers for Nobody {
     ) -> Result<PieceList, ListError> {
         Err(ListError::NoParent)
     }
+
+    async fn locate(&self, _: Digest, _: Vec<Parent>) -> Option<Located> {
+        None
+    }
 }
 
 #[async_trait::async_trait]
 impl ParentSource for Nobody {
     async fn find(&self, _: Ask) -> Result<Finding, FindError> {
         Err(FindError::Unreachable("there is no control".into()))
+    }
+
+    fn known(&self) -> Vec<Parent> {
+        Vec::new()
     }
 }
 

@@ -9,7 +9,7 @@ use shoal_proto::{Digest, Hash, Layout, PieceList};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::wire::Loss;
+use super::wire::{Connection, Loss};
 use super::{Event, ListError, Parent, Swarm};
 
 /// Before the next parent is asked beside the one that has not answered: no block can be checked without the list, so one slow
@@ -96,22 +96,29 @@ impl Swarm {
 
     async fn list_from(&self, parent: &Parent, digest: Digest, layout: Layout) -> Result<PieceList, Loss> {
         let open = super::open_frame(digest);
-        let (mut connection, size) = match self.open(parent, &open, layout).await? {
-            super::Answer::Blob(connection, size) => (connection, size),
-            super::Answer::Busy(_, after) => return Err(Loss::Broken(format!("it is busy for {after:?}"))),
+        let (mut connection, served) = match self.open(parent, &open, layout).await? {
+            super::Answer::Blob(connection, served) => (connection, served),
+            super::Answer::Busy(_, after) => return Err(Loss::Busy(after)),
         };
-        if size != layout.size() {
-            return Err(Loss::Protocol(format!("its blob has {size} bytes")));
+        if served.size != layout.size() {
+            return Err(Loss::Protocol(format!("its blob has {} bytes", served.size)));
         }
+        let list = Self::read_list(&mut connection, layout).await?;
+        self.rest(parent.clone(), connection);
+        Ok(list)
+    }
+
+    /// As much of the list as the parent knows of the blob that is open on the connection.
+    pub(super) async fn read_list(connection: &mut Connection, layout: Layout) -> Result<PieceList, Loss> {
         connection.send(&Frame::WantList).await?;
         let mut list = PieceList::new(layout);
-        let silence = self.config.silence;
+        let silence = connection.silence;
         let mut heard = Instant::now();
         // Every part but the last carries a hash, and none may repeat, so this ends.
         loop {
             let frame = timeout(silence.saturating_sub(heard.elapsed()), connection.next());
             match frame.await.map_err(|_| Loss::Waits(silence))?? {
-                Frame::List { hashes, .. } if hashes.is_empty() => break,
+                Frame::List { hashes, .. } if hashes.is_empty() => return Ok(list),
                 Frame::List { first, hashes } => {
                     let known = list.known();
                     list.set_run(first, &hashes).map_err(|conflict| Loss::Lied(conflict.0))?;
@@ -127,7 +134,5 @@ impl Swarm {
                 _ => return Err(Loss::Protocol("unexpected frame instead of the list".into())),
             }
         }
-        self.rest(parent.clone(), connection);
-        Ok(list)
     }
 }

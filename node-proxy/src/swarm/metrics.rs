@@ -76,7 +76,7 @@ impl Metrics {
             Loss::Connect(_) | Loss::Closed | Loss::Broken(_) => Reason::Connection,
             Loss::Silent(_) | Loss::Waits(_) => Reason::Silent,
             Loss::Gone => Reason::Gone,
-            Loss::Refused(_) => Reason::Refused,
+            Loss::Refused(_) | Loss::Busy(_) => Reason::Refused,
             Loss::Cluster(_) | Loss::Node(_) | Loss::Unassigned => Reason::Cluster,
             Loss::Protocol(_) | Loss::Oversize(_) => Reason::Protocol,
             Loss::Lied(_) | Loss::Unasked(_) => Reason::Lied,

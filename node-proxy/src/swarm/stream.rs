@@ -71,7 +71,17 @@ impl Drop for Seated {
 
 impl Stream {
     pub(super) fn new(fetch: Arc<Shared>, parent: Parent, seat: Seat, score: Score) -> Self {
-        Self { fetch, parent, seat, score, wants: VecDeque::new(), bytes: 0, owing_since: Instant::now(), owed: false, late: false }
+        Self {
+            fetch,
+            parent,
+            seat,
+            score,
+            wants: VecDeque::new(),
+            bytes: 0,
+            owing_since: Instant::now(),
+            owed: false,
+            late: false,
+        }
     }
 
     /// Runs until the parent is of no more use, and says why, with what was learnt of the parent.
@@ -88,7 +98,7 @@ impl Stream {
         let fetch = self.fetch.clone();
         let open = super::open_frame(fetch.digest);
         let (mut connection, size) = match fetch.swarm.open(&self.parent, &open, fetch.layout).await? {
-            Answer::Blob(connection, size) => (connection, size),
+            Answer::Blob(connection, served) => (connection, served.size),
             Answer::Busy(connection, after) => {
                 fetch.swarm.rest(self.parent.clone(), connection);
                 return Ok(Ended::Busy(after));
@@ -260,9 +270,11 @@ async fn hash(bytes: Bytes) -> Hash {
     tokio::task::spawn_blocking(move || PieceList::hash(&bytes)).await.expect("hashing does not panic")
 }
 
-/// Returns when this node is no more what it said to the parent.
+/// Returns when this node is no more of the cluster that it said to the parent (I3). Its epoch may change: control gives
+/// another one whenever it was restarted.
 async fn moved(me: &mut watch::Receiver<Option<Hello>>, said: &Hello) {
-    if me.wait_for(|now| now.as_ref() != Some(said)).await.is_err() {
+    let left = |now: &Option<Hello>| now.as_ref().is_none_or(|now| now.cluster != said.cluster);
+    if me.wait_for(left).await.is_err() {
         // Nobody is left who could move this node.
         std::future::pending::<()>().await;
     }

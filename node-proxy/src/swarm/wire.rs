@@ -33,6 +33,8 @@ pub(super) enum Loss {
     Silent(Duration),
     #[error("only waits, no block for {0:?}")]
     Waits(Duration),
+    #[error("it has no slot for {0:?}")]
+    Busy(Duration),
     #[error("it does not hold the blob")]
     Gone,
     #[error("it refuses us: {0:?}")]
@@ -82,7 +84,7 @@ pub(super) struct Connection {
     reader: FramedRead<OwnedReadHalf, FrameCodec>,
     writer: OwnedWriteHalf,
     out: BytesMut,
-    silence: Duration,
+    pub(super) silence: Duration,
     /// What this node said of itself; when that has changed, the connection is of no use.
     pub(super) said: Arc<Hello>,
     /// Whether it served before.

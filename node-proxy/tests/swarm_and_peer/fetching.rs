@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::{SinkExt, StreamExt};
-use node_proxy::swarm::{self, Event, Halt, ListError, Parent};
+use node_proxy::swarm::{self, Event, Halt, ListError, Parent, ParentAddr};
 use prometheus_client::registry::Registry;
 use shoal_proto::PieceList;
 use shoal_proto::frame::Frame;
@@ -375,8 +375,7 @@ async fn i8_a_parent_that_waits_instead_of_giving_the_list_does_not_hold_up_the_
     let (tell, _events) = mpsc::channel(16);
     let asked = |parents: Vec<Parent>| {
         let (swarm, blob, tell) = (swarm.clone(), blob.clone(), tell.clone());
-        let asking =
-            async move { swarm.fetch_list(blob.digest, blob.layout, blob.root(), &parents, tell).await };
+        let asking = async move { swarm.fetch_list(blob.digest, blob.layout, blob.root(), &parents, tell).await };
         tokio::time::timeout(Duration::from_secs(4), asking)
     };
     let since = std::time::Instant::now();
@@ -404,4 +403,26 @@ async fn prints_how_fast_it_is() {
             blob.bytes.len() as f64 / took.as_secs_f64() / 1e9
         );
     }
+}
+
+#[tokio::test]
+async fn i4_a_blob_is_located_at_the_parent_that_holds_it_whole() {
+    let blob = Blob::of(50 * BLOCK + 3);
+    let partial = Book::empty(&blob);
+    partial.grow(0);
+    let part = parent("part", &[&partial]).await;
+    let none = parent("none", &[]).await;
+    let stranger =
+        parent_with("stranger", peer_config(), Some(hello("elsewhere", "stranger")), &[&Book::whole(&blob)]).await;
+    let good = parent("good", &[&Book::whole(&blob)]).await;
+    let gone = Parent { addr: ParentAddr(([127, 0, 0, 1], 1).into()), ..none.parent.clone() };
+    let (swarm, _me) = child();
+    let useless = [&part.parent, &none.parent, &stranger.parent, &gone].map(Parent::clone);
+    assert_eq!(swarm.locate(blob.digest, &useless).await, None);
+    let located =
+        swarm.locate(blob.digest, &[&useless[..], std::slice::from_ref(&good.parent)].concat()).await.unwrap();
+    assert_eq!(
+        (located.parent, located.size, located.list),
+        (good.parent.clone(), blob.layout.size(), blob.list.clone())
+    );
 }

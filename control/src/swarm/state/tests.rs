@@ -538,7 +538,9 @@ fn i1_an_author_that_lied_is_not_believed_about_that_blob_and_gets_no_permit_for
     bench.headers(reading, permit);
     bench.hashes(reading, 0, &[9, 9, 9, 9]);
     let follower = bench.find("a");
-    assert!(bench.take(follower).iter().any(|say| matches!(say, Say::Head { author, .. } if author.as_str() == "liar")));
+    assert!(
+        bench.take(follower).iter().any(|say| matches!(say, Say::Head { author, .. } if author.as_str() == "liar"))
+    );
     bench.tell(follower, Tell::Mismatch { author: node("liar") });
     bench.hold("liar", 1, 9);
     let said = bench.take(follower);
@@ -583,7 +585,10 @@ fn who_was_refused_is_believed_when_those_who_said_otherwise_turned_out_to_lie()
     bench.wait(ms(200));
     let said = bench.take(finder);
     assert_eq!(names(&last_parents(&said).unwrap()), ["a"], "{said:?}");
-    assert!(said.iter().any(|say| matches!(say, Say::Sealed { author, meta } if author.as_str() == "a" && meta.root == [1; 32])));
+    assert!(
+        said.iter()
+            .any(|say| matches!(say, Say::Sealed { author, meta } if author.as_str() == "a" && meta.root == [1; 32]))
+    );
 }
 
 #[test]

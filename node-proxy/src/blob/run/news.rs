@@ -9,7 +9,7 @@ use super::super::flight::Field;
 use super::super::metrics::Leave;
 use super::super::{ReadError, close, store_failed};
 use super::{Runner, TICK, start};
-use crate::swarm::{ListError, News, OriginTrouble, Parent, Tell};
+use crate::swarm::{ListError, Located, News, OriginTrouble, Parent, Tell};
 
 impl Runner {
     pub(super) async fn on_news(&mut self, news: Option<News>) {
@@ -168,6 +168,27 @@ impl Runner {
         let (peers, digest, root) = (Arc::clone(&self.inner.peers), self.flight.digest(), *root);
         let events = self.events.0.clone();
         self.list_body = Some(start(async move { peers.fetch_list(digest, layout, root, parents, events).await }));
+    }
+
+    /// A known parent holds the blob whole and vouches for its list, or none does.
+    pub(super) async fn on_located(&mut self, located: Option<Located>) {
+        // Control is back and named others, or the origin is read already.
+        if self.finding.is_some() || self.origin.is_some() {
+            return;
+        }
+        let Some(Located { parent, size, media_type, list }) = located else {
+            return self.without_control(Leave::NoControl);
+        };
+        let Some(root) = list.root() else { return self.without_control(Leave::NoControl) };
+        tracing::debug!(digest = %self.flight.digest(), node = %parent.node, "located without control");
+        if !self.begin(size, &media_type, &parent.node).await {
+            return;
+        }
+        self.inner.metrics.located.inc();
+        self.sealed = Some((parent.node.clone(), root));
+        self.grown.1 = Instant::now();
+        self.parents.send_replace(Arc::from([parent]));
+        self.on_list(Some(Ok(list))).await;
     }
 
     /// Lets swarm and hash begin, from what is there.
