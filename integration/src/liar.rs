@@ -152,7 +152,7 @@ pub struct Liar {
     table: Arc<Table>,
     beating: AbortOnDropHandle<()>,
     hearing: AbortOnDropHandle<()>,
-    _serving: AbortOnDropHandle<()>,
+    serving: AbortOnDropHandle<()>,
 }
 
 impl Liar {
@@ -206,7 +206,7 @@ impl Liar {
             table,
             beating: AbortOnDropHandle::new(beating),
             hearing: AbortOnDropHandle::new(hearing),
-            _serving: AbortOnDropHandle::new(serving),
+            serving: AbortOnDropHandle::new(serving),
         })
     }
 
@@ -284,10 +284,13 @@ impl Liar {
     /// # Errors
     /// When control does not end its half.
     pub async fn leave(self) -> Result<()> {
-        let Self { up, beating, hearing, .. } = self;
+        let Self { up, beating, hearing, serving, .. } = self;
         // Both hold the sending half; its end is what control reads.
         beating.abort();
         drop((beating, up));
+        serving.abort();
+        // Until then its port is taken.
+        let _ = serving.await;
         tokio::time::timeout(BOUND, hearing).await.context("control did not end the liar's session")??;
         Ok(())
     }
