@@ -32,6 +32,7 @@ pub mod node;
 pub mod otlp;
 pub mod process;
 pub mod progress;
+pub mod raw;
 pub mod registry;
 pub mod report;
 pub mod resets;
