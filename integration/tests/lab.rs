@@ -14,6 +14,8 @@ mod bad_input;
 mod ground;
 #[path = "lab/limits.rs"]
 mod limits;
+#[path = "lab/many_held.rs"]
+mod many_held;
 #[path = "lab/scope.rs"]
 mod scope;
 #[path = "lab/walk.rs"]

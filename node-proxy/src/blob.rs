@@ -23,6 +23,8 @@ use crate::swarm::ParentSource;
 
 mod close;
 mod flight;
+#[doc(hidden)]
+pub mod fuzz;
 mod look_ahead;
 mod metrics;
 mod offer;

@@ -18,6 +18,9 @@ use shoal_base::units::{ByteSize, Span};
 use crate::origin::Registry;
 use crate::{blob, control, mirror, origin, peer, store, swarm};
 
+#[doc(hidden)]
+pub mod fuzz;
+
 /// Settings of `shoal-node`. Every key has a default; a node without `control.endpoint` reads the origin only.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

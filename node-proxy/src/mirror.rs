@@ -27,6 +27,8 @@ use crate::origin::{Origin, Registry};
 
 mod answer;
 mod body;
+#[doc(hidden)]
+pub mod fuzz;
 mod headers;
 mod metrics;
 mod pass;
