@@ -25,6 +25,7 @@ mod close;
 mod flight;
 #[doc(hidden)]
 pub mod fuzz;
+mod liars;
 mod look_ahead;
 mod metrics;
 mod offer;
@@ -42,6 +43,7 @@ pub use outside::{Incoming, Peers, Upstream};
 pub use read::{Opened, Reading};
 
 use flight::Flight;
+use liars::Liars;
 
 /// Traces of flights are remembered for late requests: so many at most, each for so long when room is needed.
 const MOST_TRACES: usize = 1024;
@@ -139,6 +141,7 @@ struct Inner {
     metrics: Metrics,
     flights: Mutex<HashMap<Digest, Arc<Flight>>>,
     shunned: Mutex<HashMap<Digest, Instant>>,
+    liars: Liars,
     gate: look_ahead::Gate,
     traces: Mutex<HashMap<Digest, (Instant, String)>>,
 }
@@ -173,6 +176,7 @@ impl Engine {
             metrics: parts.metrics,
             flights: Mutex::default(),
             shunned: Mutex::default(),
+            liars: Liars::default(),
             gate,
             traces: Mutex::default(),
         }))

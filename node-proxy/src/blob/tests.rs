@@ -16,7 +16,9 @@ use tokio::sync::{mpsc, watch};
 use super::*;
 use crate::origin::{OriginError, Target};
 use crate::store::Memory;
-use crate::swarm::{Ask, Event, FindError, Finding, Ground, ListError, News, OriginTrouble, Parent, ParentAddr, Tell};
+use crate::swarm::{
+    Ask, Event, FindError, Finding, Ground, ListError, Located, News, OriginTrouble, Parent, ParentAddr, Tell,
+};
 
 const BLOCK: usize = 256 << 10;
 
@@ -93,6 +95,8 @@ struct Cluster {
     mismatches: Mutex<Vec<NodeId>>,
     lies: Mutex<Vec<NodeId>>,
     next: AtomicUsize,
+    /// Nodes that this one remembers while control is away, whatever they hold.
+    known: Mutex<Vec<Parent>>,
     /// A list that control hands out instead of the true one: a lying author's.
     false_list: Mutex<Option<(NodeId, u64, Vec<u8>)>>,
 }
@@ -235,6 +239,10 @@ impl ParentSource for Source {
         });
         Ok(Finding { news, tell })
     }
+
+    fn known(&self) -> Vec<Parent> {
+        self.cluster.known.lock().iter().filter(|parent| parent.node != self.me).cloned().collect()
+    }
 }
 
 /// Peers in the same process: blocks come from the other engine's offer, and are checked as the swarm does.
@@ -305,6 +313,7 @@ impl Peers for Wire {
         layout: Layout,
         root: Hash,
         parents: Arc<[Parent]>,
+        _: mpsc::Sender<Event>,
     ) -> Result<PieceList, ListError> {
         let node = parents[0].node.clone();
         let engine = self.cluster.engines.lock().get(&node).cloned();
@@ -313,6 +322,16 @@ impl Peers for Wire {
         let list = offer.list().await.map_err(|error| lost(&error.to_string()))?;
         assert_eq!(list.layout(), layout);
         if list.root() == Some(root) { Ok(list) } else { Err(ListError::Lied { node }) }
+    }
+
+    async fn locate(&self, digest: Digest, parents: Vec<Parent>) -> Option<Located> {
+        for parent in parents {
+            let engine = self.cluster.engines.lock().get(&parent.node).cloned();
+            let Some(offer) = engine?.offer(&digest).await.filter(Offer::is_whole) else { continue };
+            let (size, media_type) = (offer.layout().size(), offer.media_type().to_owned());
+            return Some(Located { parent, size, media_type, list: offer.list().await.ok()? });
+        }
+        None
     }
 }
 
@@ -332,12 +351,16 @@ impl Lab {
     }
 
     fn node_with(&self, name: &str, config: Config, quota: u64) -> Engine {
+        self.node_on(name, config, Memory::new(quota))
+    }
+
+    fn node_on(&self, name: &str, config: Config, store: Arc<dyn Store>) -> Engine {
         let me: NodeId = name.parse().unwrap();
         let engine = Engine::new(
             config,
             Parts {
                 me: me.clone(),
-                store: Memory::new(quota),
+                store,
                 upstream: Arc::clone(&self.registry) as Arc<dyn Upstream>,
                 peers: Arc::new(Wire { cluster: Arc::clone(&self.cluster), liar: self.liar.clone() }),
                 source: Arc::new(Source { cluster: Arc::clone(&self.cluster), me: me.clone() }),
@@ -443,6 +466,62 @@ async fn reads_the_origin_when_control_is_away() {
     assert_eq!(read(&lab.node("one"), digest).await.unwrap().0, bytes);
     assert_eq!(read(&lab.node("two"), digest).await.unwrap().0, bytes);
     assert_eq!(lab.reads(), 2);
+}
+
+#[tokio::test]
+async fn i4_with_control_away_a_known_peer_gives_what_it_holds_and_the_origin_the_rest() {
+    let lab = Lab::new();
+    let (one, two) = (lab.node("one"), lab.node("two"));
+    let (held, other) = (content(5 * BLOCK + 9, 7), content(BLOCK, 8));
+    let [held_digest, other_digest] = [&held, &other].map(|bytes| lab.publish(bytes));
+    read(&one, held_digest).await.unwrap();
+    lab.cluster.away.store(true, Ordering::SeqCst);
+    let addr = ParentAddr(([127, 0, 0, 1], 1).into());
+    let known = ["one", "two"].map(|name| Parent { node: name.parse().unwrap(), addr, complete: true });
+    *lab.cluster.known.lock() = known.into();
+    let (got, sources) = read(&two, held_digest).await.unwrap();
+    assert_eq!((got, sources.peers, sources.origin), (held.clone(), held.len() as u64, 0));
+    let (got, sources) = read(&two, other_digest).await.unwrap();
+    assert_eq!((got, sources.origin), (other.clone(), other.len() as u64));
+    assert_eq!(lab.reads(), 2);
+}
+
+#[tokio::test]
+async fn i1_a_known_peer_that_vouches_for_wrong_bytes_never_completes_a_body() {
+    let lab = Lab::new();
+    let bytes = content(3 * BLOCK, 7);
+    let digest = lab.publish(&bytes);
+    lab.cluster.away.store(true, Ordering::SeqCst);
+    // It holds other bytes under the digest, and its list agrees with them.
+    let wrong = content(3 * BLOCK, 9);
+    let store = Memory::new(0);
+    let layout = Layout::of(wrong.len() as u64).unwrap();
+    let partial = store.partial(&digest, layout).await.unwrap();
+    let mut list = PieceList::new(layout);
+    for block in 0..layout.blocks() {
+        let part = wrong.slice(block as usize * BLOCK..(block as usize + 1) * BLOCK);
+        list.set(block, PieceList::hash(&part)).unwrap();
+        partial.write(block, part).await.unwrap();
+    }
+    let notes = crate::store::Notes { list, author: "liar".parse().unwrap(), media_type: "".into() };
+    partial.commit(&notes).await.unwrap();
+    lab.node_on("liar", Config::default(), store);
+    let addr = ParentAddr(([127, 0, 0, 1], 1).into());
+    *lab.cluster.known.lock() = vec![Parent { node: "liar".parse().unwrap(), addr, complete: true }];
+    let two = lab.node("two");
+    let opened = two.open(want(digest), tokio::time::Instant::now()).await.unwrap();
+    let mut reading = opened.read(0..u64::MAX);
+    let mut got = 0;
+    let error = loop {
+        match reading.next().await {
+            Some(Ok(part)) => got += part.len(),
+            Some(Err(error)) => break error,
+            None => panic!("the body is complete, {got} bytes"),
+        }
+    };
+    assert!(matches!(error, ReadError::Mismatched(_)), "{error}");
+    assert!(got <= 2 * BLOCK, "{got}: the last block was given");
+    assert!(two.held(&digest).is_none());
 }
 
 #[tokio::test]
