@@ -161,11 +161,6 @@ impl Stage {
         }
     }
 
-    /// Whether scenes that take long are asked for (`SHOAL_LAB_LONG`).
-    pub fn long_scenes() -> bool {
-        std::env::var_os("SHOAL_LAB_LONG").is_some_and(|value| value != "0" && !value.is_empty())
-    }
-
     async fn play(&mut self, fault: &str, long: bool, play: impl AsyncFnOnce(&mut Self) -> Result<Row>) {
         if std::env::var("SHOAL_LAB_SCENE").is_ok_and(|only| !fault.contains(&only)) {
             return;
