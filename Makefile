@@ -1,10 +1,10 @@
 # What people run here. Everything works on a fresh Debian or Ubuntu with Rust on it; what is missing is installed, and said.
 
-ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=SHOAL_LAB_DIR,SHOAL_LAB_KEEP,RUST_LOG,RUST_BACKTRACE)
+ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=SHOAL_LAB_DIR,SHOAL_LAB_KEEP,SHOAL_LAB_CONTAINERD,SHOAL_LAB_LONG,RUST_LOG,RUST_BACKTRACE)
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 LAB := $(or $(SHOAL_LAB_DIR),.lab)
 
-.PHONY: help build tools demo test test-quick lint bench reference clean
+.PHONY: help build tools demo test test-all test-quick faults-page fuzz lint bench reference clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -20,12 +20,27 @@ demo: tools ## The walk-through: two clusters of real nodes pull one image (asks
 	$(ROOT) $(BIN)/lab demo --json $(LAB)/demo.json
 	@echo "raw facts: $(LAB)/demo.json (judge them again: $(BIN)/lab check $(LAB)/demo.json)"
 
-test: tools ## Everything, from unit to lab (asks for root)
-	hack/with-root-for-lab cargo test --workspace --no-fail-fast
+test: tools ## Everything, from unit to lab, with the table of faults at its end (asks for root)
+	$(ROOT) $(BIN)/lab faults forget
+	@status=0; \
+	hack/with-root-for-lab cargo test --workspace --no-fail-fast || status=$$?; \
+	$(BIN)/lab faults print; \
+	$(BIN)/lab faults check || status=1; \
+	exit $$status
+
+test-all: export SHOAL_LAB_CONTAINERD := all
+test-all: export SHOAL_LAB_LONG := 1
+test-all: test ## The same with every fault on every containerd, long ones too: hours (asks for root)
+
+faults-page: build ## Write docs/operate/faults.md from the rows of the last run, test-all as a rule
+	page=$$($(BIN)/lab faults page) && echo "$$page" >docs/operate/faults.md
 
 test-quick: ## What needs neither root nor tools
 	@hack/prepare
 	cargo test --workspace --lib --bins
+
+fuzz: ## Feed every parser of untrusted bytes with what nobody meant, 60 s each; FUZZ_SECONDS=… for longer
+	hack/fuzz
 
 lint: ## Format, clippy, documentation, import rules, generated pages; all must be clean
 	@hack/prepare

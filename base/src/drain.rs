@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -30,6 +31,12 @@ impl Drain {
     #[must_use]
     pub fn is_signalled(&self) -> bool {
         self.token.is_cancelled()
+    }
+
+    /// How much work is going on.
+    #[must_use]
+    pub fn working(&self) -> usize {
+        self.tracker.len()
     }
 
     /// Counts as work until it is dropped: the process does not end before, within its grace.
@@ -65,20 +72,29 @@ impl Trigger {
     }
 }
 
-/// Returns on SIGTERM or SIGINT.
-///
-/// # Errors
-/// When the process can't listen for signals.
-pub async fn shutdown_signal() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let name = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    };
-    tracing::info!(signal = name, "asked to end");
-    Ok(())
+/// SIGTERM and SIGINT, by which a process is asked to end: once for in order, twice for at once.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Listens from now on; without this the first one kills the process.
+    ///
+    /// # Errors
+    /// When the process can't listen for signals.
+    pub fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Returns at the next one, with its name. Cancel safe.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
 
 #[cfg(test)]
@@ -108,6 +124,7 @@ mod tests {
     async fn gives_up_when_grace_is_over() {
         let (trigger, drain) = channel();
         let guard = drain.guard();
+        assert_eq!(drain.working(), 1);
         assert!(!drain.is_signalled());
         assert!(!trigger.drained(Duration::from_secs(5)).await);
         drop(guard);

@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context;
-use shoal_base::{drain, listen, metrics, telemetry};
+use shoal_base::drain::{self, Signals};
+use shoal_base::{listen, metrics, telemetry};
 use tokio::net::TcpListener;
 
 use crate::api::{grpc, rest};
@@ -59,11 +61,13 @@ impl App {
         Ok(Self { config, telemetry, store, clusters, nodes, swarm, registry, grpc, rest })
     }
 
-    /// Serves until SIGTERM or SIGINT, then drains: nodes first, running requests within the grace.
+    /// Serves until SIGTERM or SIGINT, then drains: nodes first, running requests within the grace. A second signal cuts
+    /// that short.
     ///
     /// # Errors
     /// When signals can't be listened for, or a listener fails.
     pub async fn run(self) -> anyhow::Result<()> {
+        let mut signals = Signals::listen().context("listen for signals")?;
         let (trigger, drain) = drain::channel();
         tracing::info!(
             nodes = %address(&self.grpc)?,
@@ -87,9 +91,13 @@ impl App {
         let mut serving = tokio::spawn(grpc::run(self.grpc, self.config.grpc, self.nodes, self.swarm, drain.clone()));
 
         let failed = tokio::select! {
-            signal = drain::shutdown_signal() => { signal?; None }
+            signal = signals.next() => {
+                tracing::info!(signal, grace = ?self.config.grace, "asked to end");
+                None
+            }
             ended = &mut serving => Some(ended),
         };
+        let asked = Instant::now();
         trigger.fire();
         if let Some(ended) = failed {
             ended.context("serve nodes")?.context("serve nodes")?;
@@ -102,13 +110,18 @@ impl App {
                 tracing::warn!(%error, "serving nodes ended badly");
             }
         });
-        drop(drain);
-        if !trigger.drained(self.config.grace).await {
-            tracing::warn!(grace = ?self.config.grace, "requests still ran at the end of the grace");
+        let in_order = async {
+            if !trigger.drained(self.config.grace).await {
+                tracing::warn!(grace = ?self.config.grace, "requests still ran at the end of the grace");
+            }
+            rest_end.drained(self.config.grace).await;
+        };
+        tokio::select! {
+            () = in_order => {}
+            signal = signals.next() => tracing::warn!(signal, requests = drain.working(), "asked again: ends at once"),
         }
-        rest_end.drained(self.config.grace).await;
         self.store.close().await;
-        tracing::info!("ended");
+        tracing::info!(seconds = asked.elapsed().as_secs_f64(), "ended");
         self.telemetry.shutdown().await;
         Ok(())
     }

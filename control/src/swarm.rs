@@ -21,6 +21,7 @@ use crate::nodes::{Change, Watcher};
 
 mod blob;
 mod candidates;
+mod distrust;
 mod event;
 mod metrics;
 mod permit;

@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 
 pub mod edition;
+pub mod requests;
 
 use edition::Edition;
 
@@ -106,12 +107,22 @@ impl Containerd {
         Ok(())
     }
 
-    /// Kills it and starts it again on the same state.
+    /// Kills it at once.
+    pub fn kill(&mut self) {
+        self.daemon.kill();
+    }
+
+    /// Ends it by SIGTERM and says whether it ended by itself within `grace`.
+    pub async fn stop(&mut self, grace: Duration) -> bool {
+        tokio::task::block_in_place(|| self.daemon.stop(grace))
+    }
+
+    /// Kills it, if it runs, and starts it again on the same state.
     ///
     /// # Errors
     /// When it does not come up again.
     pub async fn restart(&mut self) -> Result<()> {
-        self.daemon.kill();
+        self.kill();
         self.daemon = spawn(&self.programs, &self.ns, &self.config, &self.root_ca, self.daemon.log())?;
         self.wait_ready().await
     }
@@ -122,6 +133,24 @@ impl Containerd {
     /// When it does not come up again.
     pub async fn revive(&mut self) -> Result<()> {
         if self.daemon.resume() { Ok(()) } else { self.restart().await }
+    }
+
+    /// Its configuration as it understood it, defaults included.
+    ///
+    /// # Errors
+    /// When it can't be run, or prints no TOML.
+    pub fn config_dump(&self) -> Result<toml::Table> {
+        let mut dump = Command::new(&self.programs.containerd);
+        let text = run(dump.arg("--config").arg(&self.config).args(["config", "dump"]))?;
+        text.parse().context("parse what `containerd config dump` printed")
+    }
+
+    /// Name and version as CRI tells them.
+    ///
+    /// # Errors
+    /// When CRI is not served.
+    pub async fn version(&self) -> Result<String> {
+        Cri::connect(&self.socket).await?.version().await
     }
 
     /// Its log file.
@@ -138,6 +167,13 @@ impl Containerd {
     pub fn ingests(&self) -> PathBuf {
         // Beside `blobs/sha256`.
         self.content.ancestors().nth(2).unwrap_or(&self.content).join("ingest")
+    }
+
+    /// Bytes of the largest blob that it is writing.
+    pub fn ingesting(&self) -> u64 {
+        let Ok(entries) = fs::read_dir(self.ingests()) else { return 0 };
+        let sizes = entries.flatten().filter_map(|entry| fs::metadata(entry.path().join("data")).ok());
+        sizes.map(|meta| meta.len()).max().unwrap_or(0)
     }
 
     /// Who pulls into it.
@@ -259,6 +295,21 @@ impl RunningPull {
     pub fn interrupt(&mut self) -> Result<()> {
         self.0.signal(nix::sys::signal::Signal::SIGINT)
     }
+
+    /// Waits for its end, at most ten seconds.
+    ///
+    /// # Errors
+    /// When it still runs then.
+    pub async fn ended(&mut self) -> Result<()> {
+        let end = tokio::time::Instant::now() + Duration::from_secs(10);
+        while self.is_running() {
+            if tokio::time::Instant::now() > end {
+                bail!("crictl runs on");
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
 }
 
 fn spawn(programs: &Programs, ns: &Netns, config: &Path, root_ca: &Path, log: &Path) -> Result<Daemon> {
@@ -297,7 +348,7 @@ fn first_head(log: &str, repository: &str, since: f64) -> Option<f64> {
 }
 
 /// Seconds since the epoch of an RFC 3339 time, with its fraction.
-fn parse_time(text: &str) -> Option<f64> {
+pub(crate) fn parse_time(text: &str) -> Option<f64> {
     let (date, rest) = text.split_once('T')?;
     let zone = rest.rfind(['Z', '+', '-'])?;
     let mut date = date.split('-').map(|part| part.parse::<i64>().ok());

@@ -8,9 +8,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use http::StatusCode;
+use nix::sys::signal::Signal;
 use serde::Deserialize;
 
 use crate::{
+    conditions::Conditions,
     http::Client,
     net::Netns,
     process::{Daemon, output},
@@ -18,7 +20,8 @@ use crate::{
     wait::eventually,
 };
 
-const GRPC_PORT: u16 = 6080;
+/// Where nodes connect.
+pub const GRPC_PORT: u16 = 6080;
 const REST_PORT: u16 = 6081;
 
 /// A node in control's list, as much of it as the lab looks at.
@@ -30,6 +33,8 @@ pub struct NodeEntry {
     pub name: String,
     /// Its cluster; `None` when it is alone.
     pub cluster: Option<String>,
+    /// Its id.
+    pub cluster_id: Option<String>,
     /// Whether its session is open.
     pub connected: bool,
     /// Blobs that it holds.
@@ -43,6 +48,7 @@ pub struct Control {
     config: PathBuf,
     rest: Client,
     ns: Netns,
+    conditions: Conditions,
 }
 
 impl Control {
@@ -63,9 +69,10 @@ impl Control {
                 crate::otlp::PORT
             ),
         )?;
-        let daemon = spawn(programs, &config, ns, &dir.join("shoal-control.log"))?;
+        let conditions = Conditions::default();
+        let daemon = spawn(programs, &config, ns, &conditions, &dir.join("shoal-control.log"))?;
         let rest = Client::plain(ns, SocketAddr::new(ns.address.into(), REST_PORT));
-        let mut control = Self { daemon, programs: programs.clone(), config, rest, ns: ns.clone() };
+        let mut control = Self { daemon, programs: programs.clone(), config, rest, ns: ns.clone(), conditions };
         control.wait_ready().await?;
         Ok(control)
     }
@@ -104,21 +111,48 @@ impl Control {
         self.daemon.log()
     }
 
-    /// Starts it again on the same state, after it was killed.
+    /// Starts it again on the same state and under the same conditions, after it was killed.
     ///
     /// # Errors
     /// When it does not come up again.
     pub async fn start_again(&mut self) -> Result<()> {
-        self.daemon = spawn(&self.programs, &self.config, &self.ns, self.daemon.log())?;
+        self.daemon = spawn(&self.programs, &self.config, &self.ns, &self.conditions, self.daemon.log())?;
         self.wait_ready().await
     }
 
-    /// Starts it again if it has ended, and lets it go on if it was stopped.
+    /// Kills it and starts it again under other conditions, which hold until [`Control::revive`].
+    ///
+    /// # Errors
+    /// When it does not come up again.
+    pub async fn restart_under(&mut self, conditions: Conditions) -> Result<()> {
+        self.kill();
+        self.conditions = conditions;
+        self.start_again().await
+    }
+
+    /// Starts it again if it has ended, and lets it go on if it was stopped; under usual conditions.
     ///
     /// # Errors
     /// When it does not come up again.
     pub async fn revive(&mut self) -> Result<()> {
+        if !self.conditions.are_usual() {
+            self.kill();
+            self.conditions = Conditions::default();
+        }
         if self.daemon.resume() { Ok(()) } else { self.start_again().await }
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.daemon.signal(signal)
+    }
+
+    /// Ends it by SIGTERM and says whether it ended by itself within `grace`.
+    pub async fn stop(&mut self, grace: Duration) -> bool {
+        tokio::task::block_in_place(|| self.daemon.stop(grace))
     }
 
     /// The process id.
@@ -163,8 +197,8 @@ impl Control {
     }
 }
 
-fn spawn(programs: &ShoalPrograms, config: &Path, ns: &Netns, log: &Path) -> Result<Daemon> {
-    let mut command = ns.command(&programs.control);
-    command.arg("serve").arg("--config").arg(config);
+fn spawn(programs: &ShoalPrograms, config: &Path, ns: &Netns, conditions: &Conditions, log: &Path) -> Result<Daemon> {
+    let config = config.to_str().context("the lab's path is no text")?;
+    let command = conditions.command(ns, &programs.control, &["serve", "--config", config]);
     Daemon::spawn("shoal-control", command, log)
 }

@@ -1,7 +1,8 @@
 //! The table of faults: what broke, and what came of the pull that ran then.
 //!
 //! A scenario makes one [`Row`] of what was measured; [`record`] keeps it as a file under `.lab/faults`, so that the table of a
-//! whole test run can be printed at its end, whichever tests ran in which order. [`stage`] is what scenarios play on.
+//! whole test run can be printed at its end, whichever tests ran in which order. [`stage`] is what scenarios play on, [`journal`]
+//! remembers which were played, [`page`] is what operators read, and [`complete`] judges whether a row is missing.
 use std::{fmt::Write as _, fs, path::PathBuf};
 
 use anyhow::{Context, Result};
@@ -9,10 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::run::lab_dir;
 
+pub mod complete;
+pub mod journal;
+pub mod page;
 pub mod stage;
 
 /// One row.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// What broke: "parent killed in the middle of a blob".
     pub fault: String,
@@ -65,7 +69,11 @@ pub fn recorded() -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     let Ok(editions) = fs::read_dir(dir()) else { return Ok(rows) };
     for edition in editions {
-        for file in fs::read_dir(edition?.path())? {
+        let edition = edition?.path();
+        if !edition.is_dir() {
+            continue;
+        }
+        for file in fs::read_dir(edition)? {
             let file = file?.path();
             let row = serde_json::from_slice(&fs::read(&file)?).with_context(|| format!("parse {}", file.display()))?;
             rows.push(row);
@@ -80,35 +88,35 @@ fn slug(text: &str) -> String {
     kept.collect()
 }
 
-/// The table for a terminal: a block a row, for the columns are long.
+/// Rows as blocks, for the columns are long.
 pub fn text(rows: &[Row]) -> String {
     let mut out = String::new();
     for row in rows {
         let _ = writeln!(out, "{} (containerd {}): {:+.1} s", row.fault, row.containerd, row.lost_seconds);
-        for (what, value) in [("saw", &row.saw), ("bytes", &row.delivered), ("log", &row.log), ("metric", &row.metric)]
-        {
-            let _ = writeln!(out, "    {what:<7} {value}");
-        }
+        write_details(&mut out, row);
     }
     out
 }
 
-/// The operator's page.
-pub fn page(rows: &[Row]) -> String {
-    let mut out = String::from(
-        "# What happens when something breaks\n\n\
-         Every row is a test of the lab on real containerd, registry and `crictl`; this page is what a run of them measured\n\
-         (`make faults-page`). Seconds lost are those beyond the undisturbed pull of the same sizes in the same run; a negative\n\
-         number is noise. *Registry directly* are bytes that containerd fetched from the registry past us.\n\n\
-         | fault | containerd | what containerd saw | who delivered | seconds lost | log | metric |\n\
-         |---|---|---|---|---|---|---|\n",
-    );
-    for row in rows {
-        let cells = [&row.fault, &row.containerd, &row.saw, &row.delivered].map(|cell| cell.replace('|', "\\|"));
-        let (log, metric) = (row.log.replace('|', "\\|"), row.metric.replace('|', "\\|"));
-        let _ = writeln!(out, "| {} | {:+.1} | `{log}` | `{metric}` |", cells.join(" | "), row.lost_seconds);
+/// The table of a run: a block a fault with the seconds lost on each containerd, the rest from the one that lost most.
+pub fn table(rows: &[Row]) -> String {
+    let mut out = String::new();
+    let mut faults: Vec<&str> = rows.iter().map(|row| row.fault.as_str()).collect();
+    faults.dedup();
+    for fault in faults {
+        let of_fault: Vec<&Row> = rows.iter().filter(|row| row.fault == fault).collect();
+        let lost = of_fault.iter().map(|row| format!("{} {:+.1} s", row.containerd, row.lost_seconds));
+        let _ = writeln!(out, "{fault}\n    lost    {}", lost.collect::<Vec<_>>().join(", "));
+        let Some(worst) = page::worst(&of_fault) else { continue };
+        write_details(&mut out, worst);
     }
     out
+}
+
+fn write_details(out: &mut String, row: &Row) {
+    for (what, value) in [("saw", &row.saw), ("bytes", &row.delivered), ("log", &row.log), ("metric", &row.metric)] {
+        let _ = writeln!(out, "    {what:<7} {value}");
+    }
 }
 
 #[cfg(test)]
@@ -128,15 +136,15 @@ mod tests {
     }
 
     #[test]
-    fn a_row_is_a_line_of_the_page_and_a_block_of_the_text() {
-        let page = page(&[row()]);
-        assert_eq!(
-            page.lines().last().unwrap(),
-            "| parent killed \\| at once | 1.6 | us: 200 x 3 | peers 1.0 MiB | +1.2 | `parent lost` | `shoal_x +1` |"
-        );
+    fn a_row_is_a_block_of_the_text() {
         assert!(
             text(&[row()]).starts_with("parent killed | at once (containerd 1.6): +1.2 s\n    saw     us: 200 x 3\n")
         );
+        let mut other = row();
+        (other.containerd, other.lost_seconds, other.saw) = ("2.3".into(), 0.5, "less".into());
+        let table = table(&[row(), other]);
+        let wanted = "parent killed | at once\n    lost    1.6 +1.2 s, 2.3 +0.5 s\n    saw     us: 200 x 3\n";
+        assert!(table.starts_with(wanted), "{table}");
         assert_eq!(slug("parent killed | at once"), "parent-killed---at-once");
     }
 }

@@ -3,7 +3,9 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use lab::{bench, check, demo, facts::Facts, image::Plan, progress::Progress, report, sweep, tools, world::WorldPlan};
+use lab::{
+    bench, check, demo, facts::Facts, faults, image::Plan, progress::Progress, report, sweep, tools, world::WorldPlan,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, Parser)]
@@ -37,8 +39,25 @@ enum Command {
         #[arg(long, default_value_t = 1024)]
         mebibytes: u64,
     },
+    /// The table of faults, which the lab's tests fill.
+    Faults {
+        #[command(subcommand)]
+        what: FaultsCommand,
+    },
     /// Remove what a crashed run left. Needs root; every run does this first.
     Sweep,
+}
+
+#[derive(Debug, Subcommand)]
+enum FaultsCommand {
+    /// Forget every row, before a run.
+    Forget,
+    /// Print the rows of a run, and the time that each scene took.
+    Print,
+    /// Fail unless every row is there that the operator's page lists and that this run was asked for.
+    Check,
+    /// Print the operator's page, made of the rows of a run.
+    Page,
 }
 
 /// Work on blocking threads that outlives the run by more than this is left behind.
@@ -105,11 +124,35 @@ async fn run(command: Command) -> Result<ExitCode> {
             print!("{}", bench::table(&reads));
             Ok(ExitCode::SUCCESS)
         }
+        Command::Faults { what } => table_of_faults(&what),
         Command::Sweep => {
             sweep::sweep()?.iter().for_each(|line| println!("removed {line}"));
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+fn table_of_faults(what: &FaultsCommand) -> Result<ExitCode> {
+    match what {
+        FaultsCommand::Forget => faults::forget()?,
+        FaultsCommand::Print => {
+            print!("{}", faults::table(&faults::recorded()?));
+            println!("\ntime that each scene took:\n{}", faults::page::times(&faults::journal::this_run()?));
+        }
+        FaultsCommand::Check => {
+            let wrong = faults::complete::of_this_run()?;
+            wrong.iter().for_each(|line| println!("table of faults: {line}"));
+            if !wrong.is_empty() {
+                return Ok(ExitCode::FAILURE);
+            }
+            println!("table of faults: every row that must be there is there");
+        }
+        FaultsCommand::Page => {
+            let versions = tools::Tools::locate()?.containerds()?;
+            print!("{}", faults::page::page(&faults::recorded()?, &faults::journal::this_run()?, &versions));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn judge(facts: &Facts) -> ExitCode {

@@ -6,7 +6,7 @@
 use std::{
     fmt::Write as _,
     fs::{self, File},
-    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -76,7 +76,7 @@ impl Net {
     ///
     /// # Errors
     /// When a step fails; what was made so far is taken down.
-    pub fn build(run_id: &RunId, places: Vec<Place>, hosts: &[(Ipv4Addr, &str)]) -> Result<Self> {
+    pub fn build(run_id: &RunId, places: Vec<Place>, hosts: &[(IpAddr, String)]) -> Result<Self> {
         let net = Self { run: run_id.clone(), switch: full_name(run_id, "switch"), places };
         net.add_namespace(&net.switch)?;
         net.batch(Some(&net.switch), "link add br0 type bridge forward_delay 0\nlink set br0 up\nlink set lo up\n")?;
@@ -153,6 +153,16 @@ impl Net {
         counters::read(&self.switch, &self.counted())
     }
 
+    /// Shapes the link of a machine to another rate, in bits per second.
+    ///
+    /// # Errors
+    /// When there is no such machine, or `tc` fails.
+    pub fn reshape(&self, name: &str, rate: u64) -> Result<()> {
+        let ns = self.namespace(name)?.full_name;
+        shape_anew(&ns, "eth0", rate, "replace")?;
+        shape_anew(&self.switch, name, rate, "replace")
+    }
+
     /// What every link is shaped to, read back from the kernel.
     ///
     /// # Errors
@@ -205,10 +215,15 @@ fn settle(ns: &str) -> Result<()> {
 /// A token bucket for one direction of a link: 5 ms deep, so that the kernel's timer fills it in time, and never less than
 /// the biggest segment of 64 KiB; with a queue of 50 ms.
 fn shape(ns: &str, device: &str, bits: u64) -> Result<()> {
+    shape_anew(ns, device, bits, "add")
+}
+
+/// `how`: `add`, or `replace` what is there.
+fn shape_anew(ns: &str, device: &str, bits: u64, how: &str) -> Result<()> {
     let burst = (bits / 8 / 200).clamp(64 << 10, 4 << 20);
     run(&mut command(
         "tc",
-        ["-n", ns, "qdisc", "add", "dev", device, "root", "tbf", "rate", &format!("{bits}bit")]
+        ["-n", ns, "qdisc", how, "dev", device, "root", "tbf", "rate", &format!("{bits}bit")]
             .into_iter()
             .map(String::from)
             .chain(["burst".into(), burst.to_string(), "latency".into(), "50ms".into()]),
@@ -282,7 +297,14 @@ impl Netns {
     /// # Errors
     /// When the port is taken.
     pub fn bind(&self, port: u16) -> Result<tokio::net::TcpListener> {
-        let address = SocketAddrV4::new(self.address, port);
+        self.bind_at(SocketAddrV4::new(self.address, port).into())
+    }
+
+    /// A listener inside, at any address there: loopback too.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub fn bind_at(&self, address: SocketAddr) -> Result<tokio::net::TcpListener> {
         let listener = self.within(move || {
             let listener = TcpListener::bind(address)?;
             listener.set_nonblocking(true)?;

@@ -1,6 +1,6 @@
 //! One node: a namespace with its own containerd and its own `shoal-node`.
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -13,7 +13,10 @@ use http::StatusCode;
 use nix::sys::signal::Signal;
 
 use crate::{
-    containerd::{Containerd, Programs, edition::Edition},
+    aftermath::held_files,
+    conditions::Conditions,
+    containerd::{Containerd, Programs, edition::Edition, parse_time},
+    disk::Disk,
     http::Client,
     image::Image,
     net::Netns,
@@ -66,10 +69,16 @@ pub struct ShoalNode {
     daemon: Daemon,
     program: PathBuf,
     config: PathBuf,
+    /// The text of `config` as it was planned.
+    planned: String,
     /// Where it keeps its state.
     pub state: PathBuf,
     admin: Client,
     ns: Netns,
+    conditions: Conditions,
+    /// Its own disk, over `state`. After `daemon`: it is taken down when nobody uses it.
+    disk: Option<Disk>,
+    boots: u32,
 }
 
 /// How long one pull took and when.
@@ -138,22 +147,27 @@ impl Node {
 impl ShoalNode {
     async fn start(program: &Path, config: &Path, state: &Path, ns: &Netns, dir: &Path) -> Result<Self> {
         let admin = Client::plain(ns, SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), ADMIN_PORT));
-        let daemon = Self::spawn(program, config, ns, &dir.join("shoal-node.log"))?;
+        let conditions = Conditions::default();
+        let daemon = Self::spawn(program, config, ns, &conditions, &dir.join("shoal-node.log"))?;
         let mut node = Self {
             daemon,
             program: program.to_owned(),
             config: config.to_owned(),
+            planned: fs::read_to_string(config).with_context(|| format!("read {}", config.display()))?,
             state: state.to_owned(),
             admin,
             ns: ns.clone(),
+            conditions,
+            disk: None,
+            boots: 0,
         };
         node.wait_ready().await?;
         Ok(node)
     }
 
-    fn spawn(program: &Path, config: &Path, ns: &Netns, log: &Path) -> Result<Daemon> {
-        let mut command = ns.command(program);
-        command.arg("run").arg("--config").arg(config);
+    fn spawn(program: &Path, config: &Path, ns: &Netns, conditions: &Conditions, log: &Path) -> Result<Daemon> {
+        let config = config.to_str().context("the lab's path is no text")?;
+        let command = conditions.command(ns, program, &["run", "--config", config]);
         Daemon::spawn(&format!("shoal-node of {}", ns.name), command, log)
     }
 
@@ -177,21 +191,96 @@ impl ShoalNode {
         self.daemon.kill();
     }
 
-    /// Starts it again on the same state, after it was killed.
+    /// Starts it again on the same state and under the same conditions, after it was killed.
     ///
     /// # Errors
     /// When it does not come up again.
     pub async fn start_again(&mut self) -> Result<()> {
-        self.daemon = Self::spawn(&self.program, &self.config, &self.ns, self.daemon.log())?;
+        self.spawn_again()?;
         self.wait_ready().await
     }
 
-    /// Starts it again if it has ended, and lets it go on if it was stopped.
+    /// As [`ShoalNode::start_again`], without waiting until it is ready.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn spawn_again(&mut self) -> Result<()> {
+        let log = self.daemon.log().to_owned();
+        self.daemon = Self::spawn(&self.program, &self.config, &self.ns, &self.conditions, &log)?;
+        Ok(())
+    }
+
+    /// Starts it again under other conditions, which hold until [`ShoalNode::revive`].
+    ///
+    /// # Errors
+    /// When it does not come up again.
+    pub async fn restart_under(&mut self, conditions: Conditions) -> Result<()> {
+        self.stop(Duration::from_secs(40)).await;
+        self.conditions = conditions;
+        self.start_again().await
+    }
+
+    /// Starts it again on an empty disk of its own, which it has until [`ShoalNode::revive`]. `disk` makes it over the
+    /// directory that it is given.
+    ///
+    /// # Errors
+    /// When the disk can't be made, or the node does not come up on it.
+    pub async fn move_to(&mut self, disk: impl FnOnce(&Path) -> Result<Disk>) -> Result<()> {
+        self.stop(Duration::from_secs(40)).await;
+        self.disk = Some(disk(&self.state)?);
+        self.start_again().await
+    }
+
+    /// Its own disk.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn disk(&self) -> Result<&Disk> {
+        self.disk.as_ref().with_context(|| format!("{} has no disk of its own", self.ns.name))
+    }
+
+    /// Kills it, takes from its disk what was not synced, and starts it again as after a boot of the machine.
+    ///
+    /// # Errors
+    /// When it has no disk that could lose anything, or it does not come up again.
+    pub async fn cut_power(&mut self) -> Result<()> {
+        self.kill();
+        self.disk.as_mut().context("only a disk of its own has a power to cut")?.cut()?;
+        self.boots += 1;
+        let boot_id = self.config.with_file_name(format!("boot-{}", self.boots));
+        let id: [u16; 8] = rand::random();
+        let [a, b, c, d, e, f, g, h] = id;
+        fs::write(&boot_id, format!("{a:04x}{b:04x}-{c:04x}-{d:04x}-{e:04x}-{f:04x}{g:04x}{h:04x}\n"))?;
+        self.conditions.boot_id = Some(boot_id);
+        self.start_again().await
+    }
+
+    /// Starts it again if it has ended, and lets it go on if it was stopped; on its usual state, under usual conditions.
     ///
     /// # Errors
     /// When it does not come up again.
     pub async fn revive(&mut self) -> Result<()> {
+        if self.disk.is_some() || !self.conditions.are_usual() {
+            self.kill();
+            self.disk = None;
+            self.conditions = Conditions::default();
+        }
         if self.daemon.resume() { Ok(()) } else { self.start_again().await }
+    }
+
+    /// Waits until it has ended by itself, at most for `bound`.
+    ///
+    /// # Errors
+    /// When it still runs.
+    pub async fn ended(&mut self, bound: Duration) -> Result<()> {
+        let end = tokio::time::Instant::now() + bound;
+        while self.daemon.is_running() {
+            if tokio::time::Instant::now() >= end {
+                bail!("shoal-node of {} still runs after {bound:?}", self.ns.name);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
     }
 
     /// Sends it a signal.
@@ -217,6 +306,42 @@ impl ShoalNode {
         } else {
             self.kill();
         }
+        self.start_again().await
+    }
+
+    /// When it wrote the last line of its log, by its own clock: seconds since the epoch.
+    ///
+    /// # Errors
+    /// When the log has no line with a time.
+    pub fn said_last(&self) -> Result<f64> {
+        let tail = self.daemon.log_tail(20);
+        let times = tail.lines().rev().filter_map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).ok()?;
+            parse_time(line["timestamp"].as_str()?)
+        });
+        times.into_iter().next().with_context(|| format!("no time in:\n{tail}"))
+    }
+
+    /// Digests of the blobs that are held in its store now.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub fn held(&self) -> Result<BTreeSet<String>> {
+        let files = held_files(&self.state.join("store/held"))?;
+        Ok(files.into_iter().map(|(_, hex)| format!("sha256:{hex}")).collect())
+    }
+
+    /// Kills it and starts it again on the same state, with these settings beside those that it was planned with.
+    ///
+    /// # Errors
+    /// When a setting can't be read, or it does not come up again.
+    pub async fn restart_with(&mut self, settings: &[(&str, &str)]) -> Result<()> {
+        let mut table: toml::Table = self.planned.parse().context("parse the node's own configuration")?;
+        for (key, value) in settings {
+            put(&mut table, key, value_of(key, value)?)?;
+        }
+        self.kill();
+        fs::write(&self.config, table.to_string()).with_context(|| format!("write {}", self.config.display()))?;
         self.start_again().await
     }
 
@@ -291,10 +416,15 @@ fn config_text(plan: &NodePlan, state: &Path, around: &Surroundings) -> Result<S
     set(&format!("{origin}.ca"), vec![around.root_ca.display().to_string()].into())?;
     set("telemetry.otlp_endpoint", format!("http://{control}:{}", crate::otlp::PORT).into())?;
     for (key, value) in &plan.settings {
-        let parsed: toml::Table = format!("v = {value}").parse().with_context(|| format!("setting {key} = {value}"))?;
-        set(key, parsed["v"].clone())?;
+        set(key, value_of(key, value)?)?;
     }
     Ok(table.to_string())
+}
+
+/// A setting's value, written as in TOML.
+fn value_of(key: &str, value: &str) -> Result<toml::Value> {
+    let parsed: toml::Table = format!("v = {value}").parse().with_context(|| format!("setting {key} = {value}"))?;
+    Ok(parsed["v"].clone())
 }
 
 /// Sets a dotted key, whose quoted parts may hold dots.

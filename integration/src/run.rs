@@ -59,6 +59,11 @@ impl RunId {
         Some(Self { pid: pid.parse().ok()?, start: start.parse().ok()?, count: count.parse().ok()? })
     }
 
+    /// Whether this process made the run.
+    pub fn is_of_this_process(&self) -> bool {
+        self.pid == std::process::id() && self.owner_lives()
+    }
+
     /// Whether the process that made this run still lives.
     pub fn owner_lives(&self) -> bool {
         start_time(self.pid) == Some(self.start)

@@ -36,6 +36,7 @@ pub fn sweep() -> Result<Vec<String>> {
             }
             let dir = root.join(&name);
             unmount_below(&dir)?;
+            detach_below(&dir)?;
             fs::remove_dir_all(&dir)?;
             removed.push(dir.display().to_string());
         }
@@ -58,4 +59,26 @@ fn unmount_below(dir: &Path) -> Result<()> {
         run(&mut command("umount", ["-l", at]))?;
     }
     Ok(())
+}
+
+/// Frees loop devices of files below a run's directory: a mount of one frees it by itself, unless the crash came before.
+fn detach_below(dir: &Path) -> Result<()> {
+    for (device, file) in loops()? {
+        if file.starts_with(dir) {
+            run(&mut command("losetup", ["-d", &device]))?;
+        }
+    }
+    Ok(())
+}
+
+/// Loop devices in use, with their files.
+pub(crate) fn loops() -> Result<Vec<(String, PathBuf)>> {
+    let mut loops = Vec::new();
+    for device in names_in(Path::new("/sys/block")) {
+        let Ok(file) = fs::read_to_string(format!("/sys/block/{device}/loop/backing_file")) else { continue };
+        // The kernel marks a file that was removed.
+        let file = file.trim_end().trim_end_matches(" (deleted)").to_owned();
+        loops.push((format!("/dev/{device}"), PathBuf::from(file)));
+    }
+    Ok(loops)
 }

@@ -28,6 +28,9 @@ mod versions;
 const UNPACKED: [(&str, &str); 3] =
     [("containerd", "usr/bin/containerd"), ("docker-registry", "usr/bin/docker-registry"), ("runc", "usr/sbin/runc")];
 
+/// A package that is unpacked for its library.
+const FAKETIME: &str = "libfaketime";
+
 /// Packages that are installed, with a program of each.
 const INSTALLED: [(&str, &str); 3] = [("iproute2", "ip"), ("nftables", "nft"), ("procps", "sysctl")];
 
@@ -37,6 +40,8 @@ pub struct Tools {
     own: Programs,
     /// `docker-registry`
     pub registry: PathBuf,
+    /// The library that gives a daemon a clock of its own.
+    pub faketime: PathBuf,
 }
 
 /// The programs of Shoal itself.
@@ -69,6 +74,12 @@ fn unpacked(file: &str) -> Option<PathBuf> {
     beside.into_iter().find(|path| path.is_file())
 }
 
+/// libfaketime for programs with threads; its directory is named after the machine.
+fn faketime() -> Option<PathBuf> {
+    let machines = fs::read_dir(unpacked_root().join("usr/lib")).ok()?;
+    machines.flatten().map(|machine| machine.path().join("faketime/libfaketimeMT.so.1")).find(|file| file.is_file())
+}
+
 impl Tools {
     /// Finds every program.
     ///
@@ -84,13 +95,20 @@ impl Tools {
         if !crictl().is_file() {
             missing.push("crictl");
         }
+        if faketime().is_none() {
+            missing.push(FAKETIME);
+        }
         if !missing.is_empty() {
             bail!("the lab lacks {}: run `make tools`", missing.join(", "));
         }
         let find = |file: &str| unpacked(file).with_context(|| format!("{file} is gone: run `make tools`"));
         let containerd = find("usr/bin/containerd")?;
         let bin = containerd.parent().context("containerd has no directory")?.to_owned();
-        Ok(Self { own: Programs { containerd, crictl: crictl(), bin }, registry: find("usr/bin/docker-registry")? })
+        Ok(Self {
+            own: Programs { containerd, crictl: crictl(), bin },
+            registry: find("usr/bin/docker-registry")?,
+            faketime: faketime().context("libfaketime is gone: run `make tools`")?,
+        })
     }
 
     /// A containerd of some version, with its crictl and runc.
@@ -106,6 +124,20 @@ impl Tools {
         Ok(Programs { containerd, ..self.own.clone() })
     }
 
+    /// Every containerd with the version that it says itself: `2.1: 2.1.6~ds1`.
+    ///
+    /// # Errors
+    /// When one is missing or can't be run.
+    pub fn containerds(&self) -> Result<Vec<String>> {
+        let says = |version: Version| -> Result<String> {
+            let text = run(Command::new(self.containerd(version)?.containerd).arg("--version"))?;
+            // The third word, after the program's name and its module's.
+            let said = text.split_whitespace().nth(2).context("containerd says no version")?;
+            Ok(format!("{version}: {}", said.trim_start_matches('v')))
+        };
+        Version::ALL.into_iter().map(says).collect()
+    }
+
     /// A line for each program with its version.
     ///
     /// # Errors
@@ -114,13 +146,12 @@ impl Tools {
         let first = |command: &mut Command| -> Result<String> {
             Ok(run(command)?.lines().next().unwrap_or_default().trim().to_owned())
         };
-        let mut lines = Vec::new();
-        for version in Version::ALL {
-            lines.push(first(Command::new(self.containerd(version)?.containerd).arg("--version"))?);
-        }
+        let mut lines: Vec<String> =
+            self.containerds()?.into_iter().map(|version| format!("containerd {version}")).collect();
         lines.extend([
             first(Command::new(&self.own.crictl).arg("--version"))?,
             format!("docker-registry {}", package_version("docker-registry")),
+            format!("{FAKETIME} {}", package_version(FAKETIME)),
             first(&mut command("ip", ["-V"]))?,
             first(&mut command(find_program("nft").context("nft is missing: run `make tools`")?, ["--version"]))?,
         ]);
@@ -151,6 +182,10 @@ pub fn setup() -> Result<Tools> {
             let version = apt::unpack(package, &tools_dir().join("debs"), &unpacked_root())?;
             fs::write(tools_dir().join(format!("{package}.version")), version)?;
         }
+    }
+    if faketime().is_none() {
+        let version = apt::unpack(FAKETIME, &tools_dir().join("debs"), &unpacked_root())?;
+        fs::write(tools_dir().join(format!("{FAKETIME}.version")), version)?;
     }
     if !crictl().is_file() {
         build_crictl()?;

@@ -1,15 +1,16 @@
 //! A whole lab: network, origin, control and nodes, put up in order and taken down in the reverse of it.
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 
 use crate::{
+    clock::Clock,
     containerd::edition::Edition,
-    control::Control,
+    control::{self, Control},
     mirror::MirrorReader,
     net::{Net, Place},
     node::{Node, NodePlan, Surroundings},
@@ -39,6 +40,10 @@ pub struct WorldPlan {
     pub node_rate: Option<u64>,
     /// Which containerd every node runs.
     pub edition: Edition,
+    /// More machines on the nodes' network, without daemons: name and address.
+    pub guests: Vec<(String, Ipv4Addr)>,
+    /// More names that every machine knows, beside the registry's.
+    pub hosts: Vec<(IpAddr, String)>,
     /// Whether Shoal runs; without it, containerd pulls from the origin itself.
     pub shoal: bool,
     /// Whether state and logs stay on disk.
@@ -66,6 +71,8 @@ impl WorldPlan {
             origin_rate: Some(ORIGIN_RATE),
             node_rate: None,
             edition: Edition::OWN,
+            guests: Vec::new(),
+            hosts: Vec::new(),
             shoal: true,
             keep: false,
             origin: Front::Bare,
@@ -87,6 +94,20 @@ impl WorldPlan {
     #[must_use]
     pub fn only(mut self, count: usize) -> Self {
         self.nodes.truncate(count);
+        self
+    }
+
+    /// A machine without daemons.
+    #[must_use]
+    pub fn with_guest(mut self, name: &str, address: Ipv4Addr) -> Self {
+        self.guests.push((name.to_owned(), address));
+        self
+    }
+
+    /// A name that every machine resolves to an address.
+    #[must_use]
+    pub fn with_host(mut self, address: IpAddr, name: &str) -> Self {
+        self.hosts.push((address, name.to_owned()));
         self
     }
 
@@ -134,7 +155,9 @@ impl World {
         if plan.keep {
             dirs.keep();
         }
-        let net = Net::build(&dirs.id, places(&plan), &[(REGISTRY_ADDRESS, registry::HOST)])?;
+        let mut hosts = vec![(IpAddr::V4(REGISTRY_ADDRESS), registry::HOST.to_owned())];
+        hosts.extend(plan.hosts.iter().cloned());
+        let net = Net::build(&dirs.id, places(&plan), &hosts)?;
         let authority = Authority::create(&dirs.state)?;
         let receiver = Receiver::spawn(net.namespace("control")?.bind(otlp::PORT)?);
         let (place, state) = (net.namespace("registry")?, dirs.state.join("registry"));
@@ -208,6 +231,14 @@ impl World {
         Ok(MirrorReader::new(&self.net.namespace(name)?, self.registry.signer().clone()))
     }
 
+    /// A clock for a daemon, to be stepped while it runs.
+    ///
+    /// # Errors
+    /// When the library is missing, or the clock can't be set.
+    pub fn clock(&self, name: &str) -> Result<Clock> {
+        Clock::new(&Tools::locate()?.faketime, &self.dirs.state.join(format!("clock-{name}")))
+    }
+
     /// All nodes by name.
     pub fn nodes(&self) -> &BTreeMap<String, Node> {
         &self.nodes
@@ -219,6 +250,19 @@ impl World {
     /// When the lab runs without Shoal.
     pub fn control(&mut self) -> Result<&mut Control> {
         self.control.as_mut().context("this lab runs without Shoal")
+    }
+
+    /// The control service, to ask it something.
+    ///
+    /// # Errors
+    /// When the lab runs without Shoal.
+    pub fn control_ref(&self) -> Result<&Control> {
+        self.control.as_ref().context("this lab runs without Shoal")
+    }
+
+    /// Where nodes reach control.
+    pub fn grpc(&self) -> SocketAddr {
+        SocketAddr::from((CONTROL_ADDRESS, control::GRPC_PORT))
     }
 
     /// Spans received so far; nodes are called by their names instead of their ids.
@@ -258,5 +302,11 @@ fn places(plan: &WorldPlan) -> Vec<Place> {
         rate: plan.node_rate,
         counted: true,
     });
-    outside.into_iter().chain(nodes).collect()
+    let guests = plan.guests.iter().map(|(name, address)| Place {
+        name: name.clone(),
+        address: *address,
+        rate: plan.node_rate,
+        counted: false,
+    });
+    outside.into_iter().chain(nodes).chain(guests).collect()
 }

@@ -4,30 +4,48 @@
 
 use std::{fs, future::Future};
 
-use anyhow::Result;
-use lab::run::lab_dir;
+use anyhow::{Context, Result};
+use lab::{aftermath::Ground, run::lab_dir};
 use nix::fcntl::{Flock, FlockArg};
 
+#[path = "lab/answers.rs"]
+mod answers;
 #[path = "lab/bad_input.rs"]
 mod bad_input;
+#[path = "lab/drain.rs"]
+mod drain;
+#[path = "lab/editions.rs"]
+mod editions;
 #[path = "lab/ground.rs"]
 mod ground;
+#[path = "lab/interrupted.rs"]
+mod interrupted;
+#[path = "lab/liars.rs"]
+mod liars;
 #[path = "lab/limits.rs"]
 mod limits;
+#[path = "lab/many_held.rs"]
+mod many_held;
 #[path = "lab/origin_faults.rs"]
 mod origin_faults;
+#[path = "lab/own_faults.rs"]
+mod own_faults;
 #[path = "lab/scope.rs"]
 mod scope;
 #[path = "lab/walk.rs"]
 mod walk;
 
-/// Runs a scenario alone on this machine.
+/// Runs a scenario alone on this machine, and looks for what it leaves.
 fn alone(scenario: impl Future<Output = Result<()>>) {
     fs::create_dir_all(lab_dir()).expect("make the lab's directory");
     let file = fs::File::create(lab_dir().join("lock")).expect("make the lab's lock");
     let _lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error).expect("take the lab's lock");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("start the runtime");
-    let ended = runtime.block_on(scenario);
+    let ended = runtime.block_on(async {
+        let ground = Ground::take()?;
+        scenario.await?;
+        ground.is_restored().await.context("after the scenario")
+    });
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     if let Err(error) = ended {
         panic!("{error:#}");

@@ -20,6 +20,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use futures::future::BoxFuture;
 use serde::Serialize;
+use shoal_base::drain::Drain;
 use shoal_base::metrics::{self, Registry};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -46,9 +47,9 @@ impl Default for Config {
     }
 }
 
-/// The pages `/livez`, `/readyz`, `/metrics` and `/debug`.
-pub fn router(config: Config, metrics: Arc<Registry>, ready: Ready, debug: Debug) -> Router {
-    let pages = Arc::new(Pages { config, metrics, ready, debug, last: Mutex::new(None) });
+/// The pages `/livez`, `/readyz`, `/metrics` and `/debug`. Once `drain` is signalled, `/readyz` says no at once.
+pub fn router(config: Config, metrics: Arc<Registry>, ready: Ready, debug: Debug, drain: Drain) -> Router {
+    let pages = Arc::new(Pages { config, metrics, ready, debug, drain, last: Mutex::new(None) });
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
@@ -62,6 +63,7 @@ struct Pages {
     metrics: Arc<Registry>,
     ready: Ready,
     debug: Debug,
+    drain: Drain,
     /// When the probe last answered, and what.
     last: Mutex<Option<(Instant, Readiness)>>,
 }
@@ -76,6 +78,9 @@ struct Readiness {
 impl Pages {
     /// One probe at a time; who comes meanwhile gets its answer. Cancel safe: a dropped call leaves the older answer.
     async fn readiness(&self) -> Readiness {
+        if self.drain.is_signalled() {
+            return Readiness { ready: false, reasons: vec!["asked to end".to_owned()] };
+        }
         let mut last = self.last.lock().await;
         if let Some((when, answer)) = &*last
             && when.elapsed() < self.config.probe_every

@@ -1,9 +1,10 @@
 //! The composition root: the only place that names concrete types, makes them in order, and ends them in order.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use shoal_base::drain::{self, Drain};
+use shoal_base::drain::{self, Drain, Signals, Trigger};
 use shoal_base::{listen, metrics, telemetry};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -24,6 +25,9 @@ mod facts;
 /// Changes of the store that wait for the session; beyond it the node announces everything again.
 const DIFFERENCES: usize = 1024;
 
+/// Peers that read a blob from us when we end have at least this long to go elsewhere, and no longer than that.
+const FAREWELL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+
 /// A daemon that is put together and listens, but does not serve yet.
 pub struct App {
     config: Config,
@@ -34,6 +38,10 @@ pub struct App {
     admin: (axum::Router, TcpListener),
     control: Arc<control::Client>,
     node: Arc<facts::Node>,
+    /// Ends what serves containerd.
+    end: (Trigger, Drain),
+    /// Ends what serves peers.
+    leave: (Trigger, Drain),
 }
 
 impl App {
@@ -78,15 +86,17 @@ impl App {
         let peer = Peer::new(config.peer.clone(), control.membership(), offers, peer);
         let mirror = mirror::Metrics::new(registry.sub("mirror"));
         let mirror = Mirror::new(config.mirror.clone(), origin, engine.clone(), mirror);
+        let (end, leave) = (drain::channel(), drain::channel());
         let node = Arc::new(facts::Node {
             store: Arc::clone(&store),
             engine,
             peer: Arc::clone(&peer),
             control: Arc::clone(&control),
             metrics: counted,
+            leaving: leave.1.clone(),
         });
         let (ready, debug) = (facts::ready(Arc::clone(&node)), facts::debug(Arc::clone(&node)));
-        let admin = admin::router(admin::Config::default(), Arc::new(registry), ready, debug);
+        let admin = admin::router(admin::Config::default(), Arc::new(registry), ready, debug, end.1.clone());
 
         let bind = |key: &'static str, addr| listen::bind(addr).with_context(|| format!("{key}: listen on {addr}"));
         let mirror = (mirror, bind("mirror.listen", config.mirror_listen)?);
@@ -100,50 +110,76 @@ impl App {
             held = store.usage().held_blobs,
             "ready"
         );
-        Ok(Self { config, telemetry, store, mirror, peer, admin, control, node })
+        Ok(Self { config, telemetry, store, mirror, peer, admin, control, node, end, leave })
     }
 
-    /// Serves until SIGTERM or SIGINT, then drains: listeners first, running work within the grace.
+    /// Serves until SIGTERM or SIGINT, then ends in order. containerd first: no new request, running ones within the
+    /// grace, peers still served, since they may take what is being fetched. Then peers: control is told that nothing is
+    /// held here, so that it names them somebody else, and no new blob is opened. A second signal cuts all of it short.
     ///
     /// # Errors
     /// When signals can't be listened for.
     pub async fn run(self) -> anyhow::Result<()> {
-        let (trigger, drain) = drain::channel();
+        let mut signals = Signals::listen().context("listen for signals")?;
+        let ((end, drain), (leave, leaving)) = (self.end, self.leave);
         let (differences, heard) = mpsc::channel(DIFFERENCES);
-        tokio::spawn(tell_differences(Arc::clone(&self.store), differences, drain.clone()));
+        tokio::spawn(tell_differences(Arc::clone(&self.store), differences, leaving.clone()));
         let (mirror, listener) = self.mirror;
         tokio::spawn(mirror.run(listener, drain.clone()));
         let (peer, listener) = self.peer;
-        tokio::spawn(peer.run(listener, drain.clone()));
+        tokio::spawn(peer.run(listener, leaving));
         let (admin, listener) = self.admin;
         // Health and metrics outlive the drain: a probe may look on while flights end.
         let (admin_end, admin_drain) = drain::channel();
         tokio::spawn(listen::serve_http(listener, admin, admin_drain));
         // So does the session: peers may still take what is being fetched.
         let (control_end, control_drain) = drain::channel();
-        tokio::spawn(Arc::clone(&self.control).run(self.node, heard, control_drain));
+        tokio::spawn(Arc::clone(&self.control).run(self.node.clone(), heard, control_drain));
 
-        drain::shutdown_signal().await?;
-        drop(drain);
-        if !trigger.drained(self.config.grace).await {
-            tracing::warn!(grace = ?self.config.grace, "requests still ran at the end of the grace");
+        let signal = signals.next().await;
+        let (asked, grace) = (Instant::now(), self.config.grace);
+        // Idle connections end at once; what is left after that moment is at work.
+        end.fire();
+        tracing::info!(
+            signal,
+            ?grace,
+            connections = drain.working(),
+            flights = self.node.engine.flights(),
+            uploads = self.node.peer.load().uploads,
+            "asked to end"
+        );
+        let in_order = async {
+            if !end.drained(grace).await {
+                tracing::warn!(?grace, requests = drain.working(), "requests still ran at the end of the grace");
+            }
+            let left = grace.saturating_sub(asked.elapsed()).clamp(FAREWELL.0, FAREWELL.1);
+            leave.drained(left).await;
+        };
+        tokio::select! {
+            () = in_order => {}
+            signal = signals.next() => tracing::warn!(signal, requests = drain.working(), "asked again: ends at once"),
         }
         control_end.fire();
         admin_end.fire();
-        tracing::info!("ended");
+        tracing::info!(seconds = asked.elapsed().as_secs_f64(), "ended");
         self.telemetry.shutdown().await;
         Ok(())
     }
 }
 
-/// Turns the store's changes into what the session announces.
-async fn tell_differences(store: Arc<Disk>, out: mpsc::Sender<Difference>, drain: Drain) {
+/// Turns the store's changes into what the session announces; at the end that everything is to be listed anew, which is
+/// nothing by then.
+async fn tell_differences(store: Arc<Disk>, out: mpsc::Sender<Difference>, leaving: Drain) {
     use tokio::sync::broadcast::error::RecvError;
     let mut changes = store.changes();
     loop {
         let change = tokio::select! {
             change = changes.recv() => change,
-            () = drain.signalled() => return,
+            () = leaving.signalled() => {
+                // A session that is gone has nobody to tell. One that lives goes on until the very end.
+                let _ = out.send(Difference::Everything).await;
+                return out.closed().await;
+            }
         };
         let difference = match change {
             Ok(crate::store::Change::Held(digest)) => match store.held(&digest) {

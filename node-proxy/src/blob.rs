@@ -24,6 +24,9 @@ use crate::swarm::ParentSource;
 mod close;
 mod failing;
 mod flight;
+#[doc(hidden)]
+pub mod fuzz;
+mod liars;
 mod look_ahead;
 mod metrics;
 mod offer;
@@ -41,6 +44,7 @@ pub use outside::{Incoming, Peers, Upstream};
 pub use read::{Opened, Reading};
 
 use flight::Flight;
+use liars::Liars;
 
 /// Traces of flights are remembered for late requests: so many at most, each for so long when room is needed.
 const MOST_TRACES: usize = 1024;
@@ -138,6 +142,7 @@ struct Inner {
     metrics: Metrics,
     flights: Mutex<HashMap<Digest, Arc<Flight>>>,
     shunned: Mutex<HashMap<Digest, Instant>>,
+    liars: Liars,
     gate: look_ahead::Gate,
     failing: failing::Failing,
     traces: Mutex<HashMap<Digest, (Instant, String)>>,
@@ -173,6 +178,7 @@ impl Engine {
             metrics: parts.metrics,
             flights: Mutex::default(),
             shunned: Mutex::default(),
+            liars: Liars::default(),
             gate,
             failing: failing::Failing::default(),
             traces: Mutex::default(),

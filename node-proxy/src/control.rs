@@ -1,6 +1,6 @@
 //! Client of the control service: one session that says who this node is and what it holds, and one `Find` per flight.
 //!
-//! Owns the connection to control, this node's id and its last assignment on disk. Implements
+//! Owns the connection to control, this node's id, and on disk its last assignment and the peers it was named. Implements
 //! [`ParentSource`](crate::swarm::ParentSource).
 //! Decides nothing about blobs: it translates between `shoal.control.v1` and the words of `swarm`.
 //!
@@ -25,6 +25,7 @@ use tonic::transport::{Channel, Endpoint};
 mod assignment;
 mod find;
 mod metrics;
+mod neighbours;
 mod public;
 mod session;
 
@@ -122,6 +123,7 @@ pub struct Client {
     /// Ties finds to the session; none while there is no session.
     session: ArcSwapOption<Assigned>,
     public: public::Public,
+    neighbours: Arc<neighbours::Neighbours>,
     metrics: Metrics,
 }
 
@@ -169,9 +171,11 @@ impl Client {
                 .tcp_nodelay(true)
                 .connect_lazy()
         });
+        let cluster = remembered.as_ref().map(|hello| &hello.cluster);
+        let neighbours = neighbours::Neighbours::open(&config.state_dir, cluster);
         let membership = watch::Sender::new(remembered);
         let (session, public) = (ArcSwapOption::empty(), public::Public::default());
-        Ok(Arc::new(Self { config, node, channel, membership, session, public, metrics }))
+        Ok(Arc::new(Self { config, node, channel, membership, session, public, neighbours, metrics }))
     }
 
     /// This node.

@@ -28,6 +28,8 @@ use crate::origin::{Origin, Registry};
 mod answer;
 mod body;
 mod cuts;
+#[doc(hidden)]
+pub mod fuzz;
 mod headers;
 mod metrics;
 mod pass;
@@ -53,6 +55,8 @@ const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 const MOST_HEADERS: usize = 64;
 /// Connections above the bound that are told so at once; a client that waits without an answer may wait for ever.
 const MOST_TURNED_AWAY: usize = 256;
+/// That connections are turned away is said at most this often: who is turned away comes in floods.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// What is turned away must ask within this.
 const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -92,6 +96,7 @@ impl Mirror {
     pub async fn run(self: Arc<Self>, listener: TcpListener, drain: Drain) {
         let slots = Arc::new(Semaphore::new(self.config.max_connections));
         let turned_away = Arc::new(Semaphore::new(MOST_TURNED_AWAY));
+        let mut said: Option<Instant> = None;
         loop {
             let stream = tokio::select! {
                 accepted = listener.accept() => match accepted {
@@ -109,6 +114,11 @@ impl Mirror {
                 Ok(slot) => drop(tokio::spawn(mirror.connection(stream, drain, slot))),
                 Err(_) => {
                     self.metrics.turned_away();
+                    if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+                        said = Some(Instant::now());
+                        let most = self.config.max_connections;
+                        tracing::warn!(most, "connections turned away: more than mirror.max_connections");
+                    }
                     if let Ok(slot) = Arc::clone(&turned_away).try_acquire_owned() {
                         tokio::spawn(mirror.turn_away(stream, slot));
                     }

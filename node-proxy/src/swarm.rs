@@ -9,6 +9,7 @@
 
 mod fetch;
 mod list;
+mod locate;
 mod metrics;
 mod pick;
 mod pool;
@@ -217,8 +218,12 @@ pub trait ParentSource: Send + Sync + 'static {
     /// Opens one live answer. Fails within 1 s rather than wait for a control that is away.
     ///
     /// # Errors
-    /// [`FindError`]: the flight reads the origin.
+    /// [`FindError`]: the flight asks the parents that are known, then reads the origin.
     async fn find(&self, ask: Ask) -> Result<Finding, FindError>;
+
+    /// Peers of this node's cluster that control named within a day, the latest first: who is asked while control is away
+    /// (I4). Whether they hold anything is not known.
+    fn known(&self) -> Vec<Parent>;
 }
 
 /// The flight refuses more bytes (it ended, or its disk is full). The swarm stops.
@@ -257,12 +262,17 @@ pub trait Ground: Send + Sync + 'static {
 /// What a fetch reports while it runs.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// The parent sent a block that does not match. It is not asked again in this fetch.
+    /// The parent sent a block that does not match, or one that was not asked for. It is not asked again in this fetch.
     Lied {
         /// Who.
         node: NodeId,
         /// Which block.
         block: BlockIndex,
+    },
+    /// The parent sent a piece list that does not match the root.
+    LiedOfList {
+        /// Who.
+        node: NodeId,
     },
     /// The parent can't serve this blob now, and why (connection, silence, gone, refused).
     Lost {
@@ -300,8 +310,18 @@ pub enum ListError {
     },
 }
 
-/// A piece list's body, checked against the root.
-pub type ListBody = PieceList;
+/// A blob that a parent holds whole, found without control.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Located {
+    /// Who has it, and vouches for the list: it checked the SHA-256 of the whole (I1).
+    pub parent: Parent,
+    /// Bytes.
+    pub size: u64,
+    /// Content-Type as the origin gave it; empty when it gave none.
+    pub media_type: String,
+    /// Complete.
+    pub list: PieceList,
+}
 
 /// How fetching behaves.
 #[derive(Debug, Clone)]
@@ -355,10 +375,18 @@ pub struct Swarm {
 
 /// What a parent says to `Open`.
 enum Answer {
-    /// It serves; the size of its blob.
-    Blob(Connection, u64),
+    /// It serves.
+    Blob(Connection, Served),
     /// It has no slot now. The connection is still good.
     Busy(Connection, Duration),
+}
+
+/// What a parent says of its blob.
+#[derive(Debug)]
+struct Served {
+    size: u64,
+    whole: bool,
+    media_type: String,
 }
 
 /// Opens a blob, in the trace of the current span.
@@ -383,7 +411,7 @@ impl Swarm {
         self.pool.lock().len()
     }
 
-    /// Opens a blob at a parent, on a rested connection if there is one.
+    /// Opens a blob at a parent, on a rested connection if there is one. Its blocks are no longer than `layout` says.
     async fn open(&self, parent: &Parent, open: &Frame, layout: Layout) -> Result<Answer, Loss> {
         let me = self.me.borrow().clone().map(Arc::new).ok_or(Loss::Unassigned)?;
         loop {
@@ -400,7 +428,9 @@ impl Swarm {
                 Err(loss) => Err(loss),
             };
             match answer {
-                Ok(Frame::Blob { size, .. }) => return Ok(Answer::Blob(connection, size)),
+                Ok(Frame::Blob { size, whole, media_type }) => {
+                    return Ok(Answer::Blob(connection, Served { size, whole, media_type }));
+                }
                 Ok(Frame::Busy { retry_after_ms }) => {
                     return Ok(Answer::Busy(connection, Duration::from_millis(retry_after_ms.into())));
                 }

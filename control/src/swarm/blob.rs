@@ -13,6 +13,7 @@ use bytes::Bytes;
 use shoal_proto::{ClusterId, Digest, Layout, NodeId, PieceList};
 
 use super::candidates::{Candidate, Dice, Pool};
+use super::distrust::Distrust;
 use super::event::{Ask, At, Cause, Effect, FinderId, Meta, Notice, ParentSaid, Say, Stop, Waiting};
 use super::permit::Permit;
 
@@ -47,6 +48,7 @@ pub(super) struct Around<'a> {
     pub(super) nodes: &'a HashMap<NodeId, Node>,
     /// Registries that asked this cluster to stay away, and until when.
     pub(super) busy: &'a HashMap<(ClusterId, String), At>,
+    pub(super) distrust: &'a Distrust,
     /// Until when no permit is granted.
     pub(super) starting: At,
     pub(super) dice: &'a mut Dice,
@@ -60,6 +62,11 @@ impl Around<'_> {
 
     pub(super) fn notice(&mut self, notice: Notice) {
         self.out.push(Effect::Notice { cluster: self.cluster.clone(), digest: self.digest, notice });
+    }
+
+    /// Whether a finder may be told of a node.
+    fn may_name(&self, node: &NodeId, finder: &Finder) -> bool {
+        !finder.liars.contains(node) && !self.distrust.shuns(&finder.node, node, self.now)
     }
 
     fn busy_until(&self, registry: &str) -> At {
@@ -85,6 +92,8 @@ pub(super) struct Finder {
     /// Which list it was told of.
     list: u64,
     seal: Option<Arc<Meta>>,
+    /// Who vouches for the seal, as it was told.
+    pub(super) vouched: Option<NodeId>,
     waiting: Option<Waiting>,
 }
 
@@ -104,6 +113,7 @@ impl Finder {
             parents: None,
             list: 0,
             seal: None,
+            vouched: None,
             waiting: None,
         }
     }
@@ -192,14 +202,17 @@ impl Blob {
                 }
             }
             None => {
-                // Whoever checked the whole is believed before a list that nobody has checked yet; finders who have
-                // hashes of it will see a body that does not match the root.
-                if let Some(list) = self.list.as_ref().filter(|list| list.hashes.root().is_some_and(|r| r != meta.root))
-                {
-                    let first = list.author.clone();
-                    around.notice(Notice::RootsDiffer { first, later: node.clone() });
+                // Blocks of a list that grows are with readers already: another's word must not void it while it is read.
+                let read = self.list.as_ref().filter(|list| self.permit.is_some() && list.author != *node);
+                match read.map(|list| (list.hashes.root(), list)) {
+                    Some((None, _)) => return false,
+                    Some((Some(root), list)) if root != meta.root => {
+                        let first = list.author.clone();
+                        around.notice(Notice::RootsDiffer { first, later: node.clone() });
+                        return false;
+                    }
+                    Some(_) | None => self.seal = Some(Seal { author: node.clone(), meta: meta.clone() }),
                 }
-                self.seal = Some(Seal { author: node.clone(), meta: meta.clone() });
             }
         }
         self.list = None;
@@ -207,6 +220,14 @@ impl Blob {
             self.changed(around.now);
         }
         true
+    }
+
+    /// Whether a node that says so now would be taken as a holder of the whole.
+    pub(super) fn agrees(&self, meta: &Meta) -> bool {
+        match &self.seal {
+            Some(seal) => self.whole.is_empty() || (seal.meta.root == meta.root && seal.meta.size == meta.size),
+            None => self.permit.is_none() || self.list.is_none(),
+        }
     }
 
     /// A node holds it no more. Another who checked the whole vouches for the root from now on.
@@ -235,8 +256,8 @@ impl Blob {
         }
     }
 
-    fn takes_whole(&self, finder: &Finder) -> bool {
-        let usable = |holder: &NodeId| *holder != finder.node && !finder.liars.contains(holder);
+    fn takes_whole(&self, finder: &Finder, around: &Around<'_>) -> bool {
+        let usable = |holder: &NodeId| *holder != finder.node && around.may_name(holder, finder);
         self.whole.iter().any(usable)
     }
 
@@ -293,7 +314,8 @@ impl Blob {
         }
         permit.closing |= list.hashes.is_complete() && list.author == permit.node;
         let number = list.number;
-        for (id, _) in self.finders.iter().filter(|(id, other)| **id != finder && other.list == number) {
+        let listens = |(id, other): &(&FinderId, &Finder)| **id != finder && other.list == number && !other.done;
+        for (id, _) in self.finders.iter().filter(listens) {
             for (at, run) in (0u32..).zip(split(hashes)) {
                 around.out.push(Effect::Say(*id, Say::Hashes { first: first + at * RUN as u32, hashes: run }));
             }
@@ -326,6 +348,7 @@ impl Blob {
                 self.end(finder, Stop::NotFound, around);
             }
         }
+        self.send_away(around);
         self.relay(around);
         self.offer(around);
         self.explain(around);
@@ -355,7 +378,7 @@ impl Blob {
     fn successor(&self, around: &Around<'_>, not: Option<FinderId>) -> Option<FinderId> {
         let willing = |(id, finder): &(&FinderId, &Finder)| {
             Some(**id) != not
-                && self.wants(finder)
+                && self.wants(finder, around)
                 && finder.not_before <= around.now
                 && around.busy_until(&finder.registry) <= around.now
         };
@@ -364,8 +387,8 @@ impl Blob {
     }
 
     /// Would read the origin and has nobody to get all of it from.
-    fn wants(&self, finder: &Finder) -> bool {
-        finder.may_read && !finder.denied && !finder.done && !self.takes_whole(finder)
+    fn wants(&self, finder: &Finder, around: &Around<'_>) -> bool {
+        finder.may_read && !finder.denied && !finder.done && !self.takes_whole(finder, around)
     }
 
     fn grant(&mut self, around: &mut Around<'_>) {
@@ -391,19 +414,40 @@ impl Blob {
             && self.finders.values().all(|finder| finder.denied || finder.done || !finder.may_read)
     }
 
+    /// Who could wait only for a node that has lied to it asks the registry itself.
+    fn send_away(&mut self, around: &mut Around<'_>) {
+        let Some(permit) = &self.permit else { return };
+        let waits = |(id, finder): &(&FinderId, &Finder)| {
+            permit.finder != Some(**id)
+                && finder.node != permit.node
+                && !finder.done
+                && !self.takes_whole(finder, around)
+                && !around.may_name(&permit.node, finder)
+        };
+        for finder in self.finders.iter().filter(waits).map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.end(finder, Stop::NotFound, around);
+        }
+    }
+
     /// Tells every finder of the list or the seal, if it does not know.
     fn relay(&mut self, around: &mut Around<'_>) {
         let reader = self.permit.as_ref().and_then(|permit| permit.finder);
         for (id, finder) in self.finders.iter_mut().filter(|(_, finder)| !finder.done) {
             if let Some(seal) = &self.seal {
-                if finder.seal.as_ref() != Some(&seal.meta) {
+                // Who vouches for it may be nobody that this finder was lied to by.
+                let vouches =
+                    std::iter::once(&seal.author).chain(&self.whole).find(|node| around.may_name(node, finder));
+                if finder.seal.as_ref() != Some(&seal.meta)
+                    && let Some(author) = vouches.cloned()
+                {
                     finder.seal = Some(seal.meta.clone());
                     finder.list = 0;
-                    around.say(*id, Say::Sealed { author: seal.author.clone(), meta: seal.meta.clone() });
+                    finder.vouched = Some(author.clone());
+                    around.say(*id, Say::Sealed { author, meta: seal.meta.clone() });
                 }
             } else if let Some(list) = &self.list {
                 let writes = reader == Some(*id) && list.author == finder.node;
-                if finder.list != list.number && !writes {
+                if finder.list != list.number && !writes && around.may_name(&list.author, finder) {
                     finder.list = list.number;
                     finder.seal = None;
                     let (author, media_type) = (list.author.clone(), list.media_type.clone());
@@ -449,7 +493,9 @@ impl Blob {
         for (id, finder) in self.finders.iter().filter(|(_, finder)| !finder.done && (all || lacks(finder))) {
             let location = around.nodes.get(&finder.node).map(|node| node.location.as_slice()).unwrap_or_default();
             let current = finder.parents.as_deref().unwrap_or_default();
-            let chosen = pool.choose(&finder.node, location, &finder.liars, current, around.dice);
+            let mut liars = finder.liars.clone();
+            liars.extend(around.distrust.shunned_by(&finder.node, around.now).cloned());
+            let chosen = pool.choose(&finder.node, location, &liars, current, around.dice);
             if !same(&chosen, current) {
                 said.push((*id, chosen));
             }
@@ -497,7 +543,7 @@ impl Blob {
 
     /// When the first of those may be asked to read who may not now.
     fn retry(&self, around: &Around<'_>, not: Option<FinderId>) -> Option<At> {
-        let others = self.finders.iter().filter(|(id, finder)| Some(**id) != not && self.wants(finder));
+        let others = self.finders.iter().filter(|(id, finder)| Some(**id) != not && self.wants(finder, around));
         let from = others.map(|(_, finder)| finder.not_before.max(around.busy_until(&finder.registry)));
         from.filter(|at| *at > around.now).min()
     }

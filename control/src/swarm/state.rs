@@ -11,6 +11,7 @@ use shoal_proto::{ClusterId, Digest, NodeId};
 
 use super::blob::{Around, Blob, Finder, Node, pause};
 use super::candidates::Dice;
+use super::distrust::Distrust;
 use super::event::{
     Announced, Ask, At, Cause, Effect, Event, FinderId, Member, Meta, Notice, Say, Stop, Tell, Trouble,
 };
@@ -22,7 +23,10 @@ mod tests;
 /// I4: no permit is granted this long after the start, while nodes say again what they hold and read.
 pub const STARTING: At = At::from_secs(2);
 
-type Key = (ClusterId, Digest);
+pub(super) type Key = (ClusterId, Digest);
+
+/// Holdings that contradict others' words and wait for those to be proven wrong; more are not remembered.
+const MOST_CONTESTED: usize = 256;
 
 /// How much the machine knows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -44,6 +48,9 @@ pub struct State {
     blobs: HashMap<Key, Blob>,
     finders: HashMap<FinderId, (Key, NodeId)>,
     busy: HashMap<(ClusterId, String), At>,
+    distrust: Distrust,
+    /// Who says that it holds a blob otherwise than who is believed now.
+    contested: BTreeMap<Key, BTreeMap<NodeId, Arc<Meta>>>,
     timers: BTreeMap<At, BTreeSet<Key>>,
     counts: Counts,
 }
@@ -94,7 +101,33 @@ impl State {
             Event::Tick => {}
         }
         self.tick(&mut step);
+        self.reconsider(&mut step);
         out
+    }
+
+    /// Takes those as holders whose word nothing contradicts any more.
+    fn reconsider(&mut self, step: &mut Step<'_>) {
+        let agreed: Vec<(NodeId, Digest, Arc<Meta>)> = self
+            .contested
+            .iter()
+            .flat_map(|(key, nodes)| nodes.iter().map(move |(node, meta)| (key, node, meta)))
+            .filter(|(key, _, meta)| self.blobs.get(*key).is_none_or(|blob| blob.agrees(meta)))
+            .map(|(key, node, meta)| (node.clone(), key.1, meta.clone()))
+            .collect();
+        for (node, digest, meta) in agreed {
+            self.forget_contested(&node, Some(digest));
+            self.hold(&node, digest, meta, step);
+        }
+    }
+
+    /// Forgets what a node says otherwise of a blob, or of all.
+    fn forget_contested(&mut self, node: &NodeId, digest: Option<Digest>) {
+        self.contested.retain(|key, nodes| {
+            if digest.is_none_or(|digest| digest == key.1) {
+                nodes.remove(node);
+            }
+            !nodes.is_empty()
+        });
     }
 
     fn tick(&mut self, step: &mut Step<'_>) {
@@ -119,6 +152,7 @@ impl State {
             digest: key.1,
             nodes: &self.nodes,
             busy: &self.busy,
+            distrust: &self.distrust,
             starting: STARTING,
             dice: &mut step.dice,
             out: step.out,
@@ -209,6 +243,7 @@ impl State {
 
     /// Takes a node out of the blobs of its cluster; what it holds stays noted at the node, and counted.
     fn drop_all(&mut self, id: &NodeId, step: &mut Step<'_>) {
+        self.forget_contested(id, None);
         let Some(node) = self.nodes.get_mut(id) else { return };
         let Some(cluster) = node.cluster.take() else { return };
         for digest in node.held.keys().copied().collect::<Vec<_>>() {
@@ -228,18 +263,31 @@ impl State {
         }
     }
 
-    /// Notes that a node holds a blob whole, unless that contradicts what others of its cluster hold.
+    /// Notes that a node holds a blob whole, unless that contradicts what others of its cluster hold, or its word on this
+    /// blob turned out to be false.
     fn hold(&mut self, id: &NodeId, digest: Digest, meta: Arc<Meta>, step: &mut Step<'_>) -> bool {
         let Some(node) = self.nodes.get_mut(id) else { return false };
+        if let Some(cluster) = &node.cluster
+            && self.distrust.is_blamed(&(cluster.clone(), digest), id, step.now)
+        {
+            return false;
+        }
         let had = node.held.contains_key(&digest);
         let taken = match node.cluster.clone() {
             None => Some(meta),
-            Some(cluster) => self.touch(&(cluster, digest), step, |blob, around| {
-                // One copy of the same facts for all who hold it.
-                let known = blob.seal.as_ref().map(|seal| &seal.meta).filter(|known| **known == meta).cloned();
-                let meta = known.unwrap_or(meta);
-                blob.add_whole(id, &meta, around).then_some(meta)
-            }),
+            Some(cluster) => {
+                let key = (cluster, digest);
+                let taken = self.touch(&key, step, |blob, around| {
+                    // One copy of the same facts for all who hold it.
+                    let known = blob.seal.as_ref().map(|seal| &seal.meta).filter(|known| **known == meta);
+                    let meta = known.unwrap_or(&meta).clone();
+                    blob.add_whole(id, &meta, around).then_some(meta)
+                });
+                if taken.is_none() && (self.contested.len() < MOST_CONTESTED || self.contested.contains_key(&key)) {
+                    self.contested.entry(key).or_default().insert(id.clone(), meta);
+                }
+                taken
+            }
         };
         let (Some(meta), Some(node)) = (taken, self.nodes.get_mut(id)) else { return false };
         node.held.insert(digest, meta);
@@ -248,6 +296,7 @@ impl State {
     }
 
     fn release(&mut self, id: &NodeId, digest: Digest, step: &mut Step<'_>) {
+        self.forget_contested(id, Some(digest));
         let Some(node) = self.nodes.get_mut(id) else { return };
         if node.held.remove(&digest).is_none() {
             return;
@@ -259,6 +308,9 @@ impl State {
     }
 
     fn announced(&mut self, id: &NodeId, what: Announced, step: &mut Step<'_>) {
+        if what.reset {
+            self.forget_contested(id, None);
+        }
         let Some(node) = self.nodes.get_mut(id) else { return };
         if what.reset {
             node.stale = Some(node.held.keys().copied().collect());
@@ -300,18 +352,25 @@ impl State {
         }
         let key = (cluster, ask.digest);
         self.finders.insert(finder, (key.clone(), id.clone()));
+        let blamed = self.distrust.is_blamed(&key, &id, step.now);
+        let outcast = self.distrust.is_outcast(&id, step.now);
         self.touch(&key, step, |blob, around| {
             let older = blob.finders.iter().find(|(_, other)| other.node == id).map(|(older, _)| *older);
             if let Some(older) = older {
                 blob.end(older, Stop::Invalid("a newer Find of this node took its place"), around);
                 detach(blob, older, true, around);
             }
-            let entry = Finder::new(id.clone(), ask);
+            let mut entry = Finder::new(id.clone(), ask);
+            // What it would say of the origin's bytes is not believed: it goes to the registry by itself.
+            entry.denied |= blamed;
+            entry.may_read &= !outcast;
             if entry.blocks > 0 {
                 blob.changed(around.now);
             }
             blob.finders.insert(finder, entry);
-            claim(blob, finder, &id, ask, around);
+            if !blamed && !outcast {
+                claim(blob, finder, &id, ask, around);
+            }
         });
     }
 
@@ -355,13 +414,16 @@ impl State {
                 self.hold(&id, key.1, Arc::new(meta), step);
                 self.touch(&key, step, |blob, around| blob.changed(around.now));
             }
-            Tell::Lied { node, block: _ } => self.touch(&key, step, |blob, around| {
-                let Some(entry) = blob.finders.get_mut(&finder) else { return };
-                if entry.liars.insert(node.clone()) {
-                    around.notice(Notice::ParentLied { parent: node, reporter: id });
-                    blob.flush_now(around.now);
-                }
-            }),
+            Tell::Lied { node, block: _ } => {
+                self.distrust.complain(&node, &id, step.now);
+                self.touch(&key, step, |blob, around| {
+                    let Some(entry) = blob.finders.get_mut(&finder) else { return };
+                    if entry.liars.insert(node.clone()) {
+                        around.notice(Notice::ParentLied { parent: node, reporter: id });
+                        blob.flush_now(around.now);
+                    }
+                });
+            }
             Tell::Mismatch { author } => self.mismatch(finder, &key, &id, author, step),
         }
     }
@@ -412,12 +474,19 @@ impl State {
     /// A whole blob did not match its digest: the author's word is forgotten, and that of all who said the same.
     fn mismatch(&mut self, finder: FinderId, key: &Key, reporter: &NodeId, author: NodeId, step: &mut Step<'_>) {
         let Some(blob) = self.blobs.get_mut(key) else { return };
-        let sealed = blob.seal.as_ref().is_some_and(|seal| seal.author == author);
+        let told = blob.finders.get(&finder).and_then(|finder| finder.vouched.as_ref()) == Some(&author);
+        let sealed = blob.seal.as_ref().is_some_and(|seal| seal.author == author || told);
         let listed = blob.list.as_ref().is_some_and(|list| list.author == author || list.writers.contains(&author));
+        if author != *reporter && (sealed || listed || self.distrust.is_blamed(key, &author, step.now)) {
+            self.distrust.complain(&author, reporter, step.now);
+        }
         if !sealed && !listed {
             return;
         }
         let writers = blob.list.as_ref().map(|list| list.writers.clone()).unwrap_or_default();
+        for liar in writers.iter().chain([&author]) {
+            self.distrust.blame(key, liar, step.now);
+        }
         for holder in std::mem::take(&mut blob.whole) {
             if let Some(node) = self.nodes.get_mut(&holder)
                 && node.held.remove(&key.1).is_some()
@@ -428,6 +497,11 @@ impl State {
         self.touch(key, step, |blob, around| {
             (blob.seal, blob.list) = (None, None);
             blob.forget_seal();
+            for finder in
+                blob.finders.values_mut().filter(|other| other.node == author || writers.contains(&other.node))
+            {
+                finder.denied = true;
+            }
             if let Some(entry) = blob.finders.get_mut(&finder) {
                 // It throws the blob away, and sends its reader to the registry (I1).
                 (entry.may_read, entry.blocks) = (false, 0);

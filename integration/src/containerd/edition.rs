@@ -60,17 +60,48 @@ impl Edition {
         Self { version: Version::V2_3, local: true, buffer: true },
     ];
 
-    /// What `SHOAL_LAB_CONTAINERD` names, separated by commas; without it, `usual`.
+    /// Where the whole table of faults is played without being asked: the newest, as it comes. On the others `make test` plays
+    /// what is about containerd itself, and `make test-all` everything.
+    pub const USUAL: [Self; 1] = [Self { version: Version::V2_3, local: false, buffer: false }];
+
+    /// One of each way in which containerd takes an answer: the old client, the client of 2.x, the transfer service; layers
+    /// in one stream or in ranges. Where scenes about answers are played without being asked.
+    pub const APART: [Self; 5] = [
+        Self::OWN,
+        Self { version: Version::V1_7, local: false, buffer: false },
+        Self { version: Version::V2_1, local: true, buffer: true },
+        Self { version: Version::V2_3, local: false, buffer: false },
+        Self { version: Version::V2_3, local: false, buffer: true },
+    ];
+
+    /// Every edition: those that are tested in full, and the machine's own.
+    pub fn all() -> Vec<Self> {
+        [Self::OWN].into_iter().chain(Self::FULL).collect()
+    }
+
+    /// What `SHOAL_LAB_CONTAINERD` names, separated by commas (`all`: every one); without it, `usual`.
     ///
     /// # Errors
     /// When a name is not known.
     pub fn from_env(usual: &[Self]) -> Result<Vec<Self>> {
         match std::env::var("SHOAL_LAB_CONTAINERD") {
-            Ok(names) if !names.trim().is_empty() => {
-                names.split(',').map(|name| name.trim().parse()).collect::<Result<_>>().context("SHOAL_LAB_CONTAINERD")
-            }
+            Ok(names) if !names.trim().is_empty() => Self::named(&names).context("SHOAL_LAB_CONTAINERD"),
             _ => Ok(usual.to_vec()),
         }
+    }
+
+    /// Editions of a list, each once, in the list's order.
+    fn named(names: &str) -> Result<Vec<Self>> {
+        let mut found = Vec::new();
+        for name in names.split(',').map(str::trim) {
+            let these = if name == "all" { Self::all() } else { vec![name.parse()?] };
+            for edition in these {
+                if !found.contains(&edition) {
+                    found.push(edition);
+                }
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -120,6 +151,9 @@ mod tests {
             assert_eq!(edition.to_string().parse::<Edition>().unwrap(), edition);
         }
         assert_eq!("2.1-buffer-local".parse::<Edition>().unwrap(), "2.1-local-buffer".parse().unwrap());
+        assert_eq!(Edition::named("2.3, all").unwrap().len(), 10, "each once");
+        assert_eq!(Edition::named("2.3, all").unwrap()[..2], [Edition::USUAL[0], Edition::OWN]);
+        assert!(Edition::named("all,2.9").is_err());
         for bad in ["", "1.6", "3.0", "2.1-fast", "1.7-local", "own-buffer"] {
             assert!(bad.parse::<Edition>().is_err(), "{bad}");
         }

@@ -1,15 +1,10 @@
 //! What scenarios of faults play on: a world, images of one size, and a watch over what a pull did.
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{
-    aftermath,
+    aftermath::{self, Ground},
     containerd::{Puller, edition::Edition},
     image::{Image, Plan},
     node::labelled,
@@ -18,9 +13,11 @@ use crate::{
     world::{World, WorldPlan},
 };
 
-use super::Row;
+use super::{Row, journal};
 
-const MIB: f64 = 1_048_576.0;
+mod watch;
+
+pub use watch::Watch;
 
 /// Layers of every image here: small enough for many pulls, large enough to be hit in the middle on a shaped link.
 const LAYERS: [u64; 3] = [8 << 20, 3 << 20, 1 << 20];
@@ -53,16 +50,29 @@ pub async fn on_editions(
     let mut failures = Vec::new();
     for edition in Edition::from_env(usual)? {
         let since = Instant::now();
-        let mut stage =
-            Stage::start(plan(edition), seed).await.with_context(|| format!("set the stage on {edition}"))?;
-        if let Err(error) = play(&mut stage).await {
-            stage.failures.push(format!("{error:#}"));
-        }
-        failures.extend(stage.failures.iter().map(|failure| format!("[{edition}] {failure}")));
+        let ground = Ground::take()?;
+        let played = on_one(plan(edition), seed, &play).await;
+        let left = ground.is_restored().await.context("after the world was taken down");
+        let failed = played.unwrap_or_else(|error| vec![format!("set the stage: {error:#}")]);
+        let failed = failed.into_iter().chain(left.err().map(|error| format!("{error:#}")));
+        failures.extend(failed.map(|failure| format!("[{edition}] {failure}")));
         println!("scenes on containerd {edition}: {:.0} s", since.elapsed().as_secs_f64());
     }
     ensure!(failures.is_empty(), "{} scenes failed:\n{}", failures.len(), failures.join("\n"));
     Ok(())
+}
+
+/// Plays in a world of its own; gives what failed.
+async fn on_one(plan: WorldPlan, seed: u64, play: &impl AsyncFn(&mut Stage) -> Result<()>) -> Result<Vec<String>> {
+    let mut stage = Stage::start(plan, seed).await?;
+    if let Err(error) = play(&mut stage).await {
+        stage.failures.push(format!("{error:#}"));
+    }
+    // Once more, for what came when everything was brought back after the last scene.
+    if let Err(error) = aftermath::check(&mut stage.world).await {
+        stage.failures.push(format!("after all scenes: {error:#}"));
+    }
+    Ok(std::mem::take(&mut stage.failures))
 }
 
 /// Who usually delivers, for the comparison.
@@ -141,19 +151,39 @@ impl Stage {
     /// Plays one scene and keeps its row. What fails is remembered with its name, and the next scene finds everything running
     /// again. `SHOAL_LAB_SCENE` plays only those whose name contains it.
     pub async fn scene(&mut self, fault: &str, play: impl AsyncFnOnce(&mut Self) -> Result<Row>) {
+        self.play(fault, false, play).await;
+    }
+
+    /// As [`Stage::scene`], for one that takes long: it is played by `make test-all` only.
+    pub async fn long_scene(&mut self, fault: &str, play: impl AsyncFnOnce(&mut Self) -> Result<Row>) {
+        if Self::long_scenes() {
+            self.play(fault, true, play).await;
+        }
+    }
+
+    async fn play(&mut self, fault: &str, long: bool, play: impl AsyncFnOnce(&mut Self) -> Result<Row>) {
         if std::env::var("SHOAL_LAB_SCENE").is_ok_and(|only| !fault.contains(&only)) {
             return;
         }
         let since = Instant::now();
         let played = tokio::time::timeout(SCENE_LIMIT, play(self)).await;
         let played = played.unwrap_or_else(|_| bail!("not over after {SCENE_LIMIT:?}"));
-        let played = played.and_then(|row| super::record(&row));
+        let played = played.and_then(|row| {
+            ensure!(row.fault == fault, "its row is called {:?}", row.fault);
+            super::record(&row)
+        });
         let restored = self.restore().await.context("bring everything back afterwards");
-        for error in [played, restored].into_iter().filter_map(Result::err) {
-            println!("FAILED: {fault}: {error:#}");
-            self.failures.push(format!("{fault}: {error:#}"));
+        let failures: Vec<String> =
+            [played, restored].into_iter().filter_map(Result::err).map(|error| format!("{fault}: {error:#}")).collect();
+        let seconds = since.elapsed().as_secs_f64();
+        let green = failures.is_empty();
+        let (name, containerd) = (fault.to_owned(), self.edition.clone());
+        let noted = journal::add(&journal::Played { fault: name, containerd, seconds, long, green });
+        for failure in failures.into_iter().chain(noted.err().map(|error| format!("{fault}: {error:#}"))) {
+            println!("FAILED: {failure}");
+            self.failures.push(failure);
         }
-        println!("    {:.1} s for the scene: {fault}", since.elapsed().as_secs_f64());
+        println!("    {seconds:.1} s for the scene: {fault}");
     }
 
     /// Starts again what a scene has ended or stopped, and waits until control knows every node.
@@ -206,6 +236,16 @@ impl Stage {
     /// # Errors
     /// When the pull is over, or nothing moves for 20 s.
     pub async fn fetched(&mut self, node: &str, watch: &Watch, bytes: u64, pulling: &Pulling) -> Result<()> {
+        self.moved(node, watch, bytes).await?;
+        ensure!(!pulling.is_over(), "the pull on {node} was over before the fault");
+        Ok(())
+    }
+
+    /// Waits until a node has fetched at least so many bytes since the watch began, from origin and peers.
+    ///
+    /// # Errors
+    /// When nothing moves for 20 s.
+    pub async fn moved(&mut self, node: &str, watch: &Watch, bytes: u64) -> Result<()> {
         let before = watch.fetched(node);
         let shoal = self.world.node(node)?.shoal()?;
         let moved = eventually(Duration::from_secs(20), "bytes to move", || async {
@@ -213,9 +253,7 @@ impl Stage {
             ensure!(now >= before + bytes, "{} bytes so far", now - before);
             Ok(())
         });
-        moved.await?;
-        ensure!(!pulling.is_over(), "the pull on {node} was over before the fault");
-        Ok(())
+        moved.await
     }
 
     /// Begins to watch.
@@ -244,7 +282,7 @@ impl Stage {
         Ok(Row {
             fault: fault.to_owned(),
             containerd: self.edition.clone(),
-            saw: watch.saw(&self.world, pull.node)?,
+            saw: watch.saw(pull.node)?,
             delivered: watch.delivered(&mut self.world, pull.node).await?,
             lost_seconds: pull.seconds - usual,
             log,
@@ -267,148 +305,10 @@ pub struct Pulled<'a> {
     pub seconds: f64,
     /// With what it is compared.
     pub usually: Usually,
-    /// Whose log (`control`, or a node), and part of the line.
+    /// Whose log (`control`, or a node), and part of the line; empty when no daemon has anything to say.
     pub log: (&'a str, &'a str),
     /// Which node's metric, and how the sample's line begins.
     pub metric: (&'a str, &'a str),
-}
-
-/// How far logs and counters were when it was taken.
-pub struct Watch {
-    logs: BTreeMap<String, (PathBuf, usize)>,
-    containerd: BTreeMap<String, (PathBuf, usize)>,
-    metrics: BTreeMap<String, String>,
-    reads: usize,
-}
-
-impl Watch {
-    async fn take(world: &mut World) -> Result<Self> {
-        let length = |path: &Path| fs::metadata(path).map(|meta| meta.len() as usize).unwrap_or(0);
-        let names: Vec<String> = world.nodes().keys().cloned().collect();
-        let mut watch = Self {
-            logs: BTreeMap::new(),
-            containerd: BTreeMap::new(),
-            metrics: BTreeMap::new(),
-            reads: world.registry.access_log()?.len(),
-        };
-        let control = world.control()?.log().to_owned();
-        watch.logs.insert("control".into(), (control.clone(), length(&control)));
-        for name in names {
-            let node = world.node(&name)?;
-            let log = node.containerd.log().to_owned();
-            watch.containerd.insert(name.clone(), (log.clone(), length(&log)));
-            let shoal = node.shoal()?;
-            watch.logs.insert(name.clone(), (shoal.log().to_owned(), length(shoal.log())));
-            let metrics = shoal.admin().get_text("/metrics").await.unwrap_or_default();
-            watch.metrics.insert(name, metrics);
-        }
-        Ok(watch)
-    }
-
-    fn fetched(&self, node: &str) -> u64 {
-        let text = self.metrics.get(node).map_or("", String::as_str);
-        let of = |metric| sample(text, metric).unwrap_or(0.0) as u64;
-        of("shoal_blob_from_origin_bytes_total ") + of("shoal_blob_from_peers_bytes_total ")
-    }
-
-    /// What a log got since then.
-    fn since(logs: &BTreeMap<String, (PathBuf, usize)>, who: &str) -> Result<String> {
-        let (path, from) = logs.get(who).with_context(|| format!("{who} is not watched"))?;
-        let bytes = fs::read(path).with_context(|| format!("read {}", path.display()))?;
-        Ok(String::from_utf8_lossy(bytes.get(*from..).unwrap_or_default()).into_owned())
-    }
-
-    /// The first line of a daemon's log since then that has the text: level, message, and what is known beside it.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub fn line(&self, (who, part): (&str, &str)) -> Result<String> {
-        let text = Self::since(&self.logs, who)?;
-        let found = text.lines().find(|line| line.contains(part));
-        let line = found.with_context(|| format!("the log of {who} has no line with {part:?} since the fault"))?;
-        let Ok(said) = serde_json::from_str::<serde_json::Value>(line) else { return Ok(line.to_owned()) };
-        let field = |name: &str| said["fields"][name].as_str().or_else(|| said[name].as_str()).map(str::to_owned);
-        let mut short = format!("{} {}", said["level"].as_str().unwrap_or(""), field("message").unwrap_or_default());
-        for key in ["error", "why", "reason", "cause"] {
-            if let Some(value) = field(key) {
-                short.push_str(&format!(" {key}={value}"));
-            }
-        }
-        Ok(format!("{}: {short}", if who == "control" { "shoal-control" } else { "shoal-node" }))
-    }
-
-    /// How much a sample grew.
-    fn moved(&self, node: &str, start: &str, now: &str) -> Result<String> {
-        let before = self.metrics.get(node).and_then(|text| sample(text, start)).unwrap_or(0.0);
-        let now = sample(now, start).with_context(|| format!("{node} has no metric {start}"))?;
-        // A restarted daemon counts from 0.
-        let grown = if now >= before { now - before } else { now };
-        ensure!(grown > 0.0, "{start} of {node} did not move: {before} before, {now} after");
-        Ok(format!("{} +{grown}", start.trim()))
-    }
-
-    /// Answers that containerd got since then, by host and status.
-    fn saw(&self, world: &World, node: &str) -> Result<String> {
-        let text = Self::since(&self.containerd, node)?;
-        let mut seen: BTreeMap<(&str, String), usize> = BTreeMap::new();
-        for line in text.lines() {
-            let Ok(said) = serde_json::from_str::<serde_json::Value>(line) else { continue };
-            let (Some(url), Some(status)) = (said["url"].as_str(), said["response.status"].as_str()) else { continue };
-            let host = if url.contains("127.0.0.1:5080") { "us" } else { "registry" };
-            let status = status.split(' ').next().unwrap_or_default().to_owned();
-            *seen.entry((host, status)).or_default() += 1;
-        }
-        // Later versions log no answers of fetches; then our own count says what they were.
-        let _ = world;
-        let parts: Vec<String> =
-            seen.iter().map(|((host, status), count)| format!("{host} {status} x{count}")).collect();
-        Ok(if parts.is_empty() { "nothing in its log".to_owned() } else { parts.join(", ") })
-    }
-
-    /// Bytes that the node got since then, by who gave them.
-    async fn delivered(&self, world: &mut World, node: &str) -> Result<String> {
-        let (mut through_us, mut directly) = (0, 0);
-        for line in world.registry.access_log()?.iter().skip(self.reads).filter(|line| line.is_read()) {
-            if world.name_of(line.from).as_deref() != Some(node) {
-                continue;
-            }
-            let ours = line.agent.starts_with("shoal-node/");
-            *(if ours { &mut through_us } else { &mut directly }) += line.bytes;
-        }
-        let metrics = world.node(node)?.shoal()?.admin().get_text("/metrics").await?;
-        let peers = "shoal_blob_from_peers_bytes_total ";
-        let before = self.metrics.get(node).and_then(|text| sample(text, peers)).unwrap_or(0.0);
-        let now = sample(&metrics, peers).unwrap_or(0.0);
-        let peers = if now >= before { now - before } else { now };
-        let parts = [("origin", through_us as f64), ("peers", peers), ("registry directly", directly as f64)];
-        let parts = parts.map(|(who, bytes)| format!("{who} {:.1} MiB", bytes / MIB));
-        Ok(parts.join(", "))
-    }
-
-    /// Bytes of content that containerd on any node read from the registry past us since then.
-    ///
-    /// # Errors
-    /// When the log can't be read.
-    pub fn past_us(&self, world: &World) -> Result<u64> {
-        let log = world.registry.access_log()?;
-        let past = log.iter().skip(self.reads).filter(|line| line.is_read() && !line.agent.starts_with("shoal-node/"));
-        Ok(past.filter(|line| world.name_of(line.from).is_some()).map(|line| line.bytes).sum())
-    }
-
-    /// Bytes of content that nodes (ours, not containerd) read from the origin since then.
-    ///
-    /// # Errors
-    /// When the log can't be read.
-    pub fn origin_bytes(&self, world: &World) -> Result<u64> {
-        let log = world.registry.access_log()?;
-        let ours = log.iter().skip(self.reads).filter(|line| line.is_read() && line.agent.starts_with("shoal-node/"));
-        Ok(ours.map(|line| line.bytes).sum())
-    }
-}
-
-/// The value of the first sample whose line begins so.
-fn sample(text: &str, start: &str) -> Option<f64> {
-    text.lines().find_map(|line| line.strip_prefix(start)?.trim().parse().ok())
 }
 
 /// Fails unless a metric with a label has a value.

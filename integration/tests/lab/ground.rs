@@ -3,8 +3,10 @@ use std::{fs, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use lab::{
+    disk::Disk,
     image::{Image, Plan},
     registry::reads_by_digest,
+    run::lab_dir,
     sweep::sweep,
     world::{World, WorldPlan},
 };
@@ -33,6 +35,32 @@ fn containerd_alone_pulls_from_the_origin_with_an_anonymous_token() {
         }
         ensure!(log.iter().any(|line| line.status == 401), "the origin never challenged");
         ensure!(world.net.pair_counts()?.iter().all(|pair| pair.packets == 0), "nodes spoke to each other");
+        Ok(())
+    });
+}
+
+/// What a run leaves that was killed while a node had a disk of its own: a mount, and a loop device that no mount frees.
+#[test]
+fn disks_of_a_killed_run_are_removed() {
+    alone(async {
+        let dir = lab_dir().join("run/1t1n0");
+        let at = dir.join("mounted");
+        fs::create_dir_all(&at)?;
+        // Neither is dropped: that is the crash.
+        std::mem::forget(Disk::ext4(&at, &dir.join("disk.img"), 16 << 20)?);
+        fs::write(at.join("open"), "something")?;
+        fs::File::create(dir.join("other.img"))?.set_len(1 << 20)?;
+        let attached = Command::new("losetup").args(["--find", "--show"]).arg(dir.join("other.img")).output()?;
+        ensure!(attached.status.success(), "losetup failed: {}", String::from_utf8_lossy(&attached.stderr));
+        sweep()?;
+        ensure!(!dir.exists(), "the directory is still there");
+        let mounts = fs::read_to_string("/proc/self/mounts")?;
+        ensure!(!mounts.contains("run/1t1n0"), "a mount is left:\n{mounts}");
+        for device in fs::read_dir("/sys/block")? {
+            let file = device?.path().join("loop/backing_file");
+            let backing = fs::read_to_string(file).unwrap_or_default();
+            ensure!(!backing.contains("run/1t1n0"), "a loop device is left: {backing}");
+        }
         Ok(())
     });
 }

@@ -6,6 +6,7 @@ use axum::http::Request;
 use http_body_util::BodyExt as _;
 use parking_lot::Mutex as Cell;
 use serde_json::{Value, json};
+use shoal_base::drain::{self, Trigger};
 use tower::ServiceExt as _;
 
 type Outcome = Result<(), Vec<String>>;
@@ -14,6 +15,7 @@ struct Fixture {
     router: Router,
     outcome: Arc<Cell<Outcome>>,
     probes: Arc<AtomicUsize>,
+    end: Trigger,
 }
 
 impl Fixture {
@@ -31,8 +33,9 @@ impl Fixture {
         let mut metrics = Registry::new("shoal");
         metrics.build_info("shoal-node", "0.0.0");
         let debug: Debug = Arc::new(|| Box::pin(async { json!({"flights": 2}) }));
-        let router = router(Config::default(), Arc::new(metrics), ready, debug);
-        Self { router, outcome, probes }
+        let (end, drain) = drain::channel();
+        let router = router(Config::default(), Arc::new(metrics), ready, debug, drain);
+        Self { router, outcome, probes, end }
     }
 
     async fn get(&self, path: &str) -> (StatusCode, String, String) {
@@ -47,6 +50,17 @@ async fn get_of(router: &Router, path: &str) -> (StatusCode, String, String) {
     let status = response.status();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     (status, kind.unwrap_or_default(), String::from_utf8(body.to_vec()).unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_was_asked_to_end_is_not_ready_although_its_last_probe_was_fine() {
+    let fixture = Fixture::new();
+    assert_eq!(fixture.get("/readyz").await.0, StatusCode::OK);
+    fixture.end.fire();
+    let (status, _, body) = fixture.get("/readyz").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(body, r#"{"ready":false,"reasons":["asked to end"]}"#);
+    assert_eq!(fixture.get("/livez").await.0, StatusCode::OK);
 }
 
 #[tokio::test(start_paused = true)]
@@ -85,7 +99,7 @@ async fn asking_in_a_loop_does_not_probe_in_a_loop() {
 async fn a_probe_that_hangs_means_not_ready() {
     let ready: Ready = Arc::new(|| Box::pin(std::future::pending()));
     let debug: Debug = Arc::new(|| Box::pin(async { Value::Null }));
-    let router = router(Config::default(), Arc::new(Registry::new("shoal")), ready, debug);
+    let router = router(Config::default(), Arc::new(Registry::new("shoal")), ready, debug, drain::channel().1);
     let (status, _, body) = get_of(&router, "/readyz").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(body.contains("took longer than 3s"), "{body}");

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use serde_json::json;
+use shoal_base::drain::Drain;
 use shoal_proto::Digest;
 
 use crate::admin;
@@ -20,6 +21,8 @@ pub(super) struct Node {
     pub(super) peer: Arc<Peer>,
     pub(super) control: Arc<control::Client>,
     pub(super) metrics: blob::Metrics,
+    /// Signalled when peers are to take their blocks elsewhere.
+    pub(super) leaving: Drain,
 }
 
 /// What the cluster remembers of a registry that is down (I5).
@@ -42,6 +45,10 @@ pub(super) fn holding(digest: Digest, info: &Info) -> Holding {
 
 impl control::Node for Node {
     fn holdings(&self) -> Vec<Holding> {
+        // What control does not know of it names to nobody.
+        if self.leaving.is_signalled() {
+            return Vec::new();
+        }
         self.store.list().iter().map(|(digest, info)| holding(*digest, info)).collect()
     }
 

@@ -99,6 +99,7 @@ pub struct Metrics {
     pub(super) from_origin: Counter,
     pub(super) from_peers: Counter,
     pub(super) local: Counter,
+    pub(super) located: Counter,
     origin_reads: Family<LeaveLabel, Counter>,
     origin_failures: Family<FailureLabel, Counter>,
     ended: Family<OutcomeLabel, Counter>,
@@ -116,6 +117,8 @@ impl Metrics {
         bytes(registry, "from_peers", "Verified bytes that flights took from peers", &metrics.from_peers);
         bytes(registry, "local", "Bytes given to readers out of held blobs", &metrics.local);
         registry.register("origin_reads", "Reads of the origin, by whose leave", metrics.origin_reads.clone());
+        let help = "Blobs that a known peer was found to hold while control was away";
+        registry.register("located", help, metrics.located.clone());
         let help = "Reads of the origin that ended before the last block, by why";
         registry.register("origin_failures", help, metrics.origin_failures.clone());
         registry.register("flights_ended", "Flights that ended, by how", metrics.ended.clone());

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use super::Want;
 use crate::origin::OriginError;
 use crate::origin::{As, ByteRange, Origin};
-use crate::swarm::{Event, Ground, ListError, Parent, Swarm};
+use crate::swarm::{Event, Ground, ListError, Located, Parent, Swarm};
 
 /// What a registry may answer a manifest's digest with. Without them some answer with a converted schema 1.
 const MANIFESTS: [&str; 4] = [
@@ -54,7 +54,7 @@ pub trait Peers: Send + Sync + 'static {
         events: mpsc::Sender<Event>,
     );
 
-    /// The body of a sealed list, checked against its root.
+    /// The body of a sealed list, checked against its root; `events` hears of parents that sent another.
     ///
     /// # Errors
     /// [`ListError`] of the last parent that was asked.
@@ -64,7 +64,11 @@ pub trait Peers: Send + Sync + 'static {
         layout: Layout,
         root: Hash,
         parents: Arc<[Parent]>,
+        events: mpsc::Sender<Event>,
     ) -> Result<PieceList, ListError>;
+
+    /// Asks parents that may know nothing of the blob; what the first says that holds it whole.
+    async fn locate(&self, digest: Digest, parents: Vec<Parent>) -> Option<Located>;
 }
 
 #[async_trait::async_trait]
@@ -103,7 +107,12 @@ impl Peers for Arc<Swarm> {
         layout: Layout,
         root: Hash,
         parents: Arc<[Parent]>,
+        events: mpsc::Sender<Event>,
     ) -> Result<PieceList, ListError> {
-        Swarm::fetch_list(self, digest, layout, root, &parents).await
+        Swarm::fetch_list(self, digest, layout, root, &parents, events).await
+    }
+
+    async fn locate(&self, digest: Digest, parents: Vec<Parent>) -> Option<Located> {
+        Swarm::locate(self, digest, &parents).await
     }
 }

@@ -16,8 +16,9 @@ use super::metrics::{Leave, Outcome};
 use super::upstream::Heard;
 use super::{Inner, ReadError};
 use crate::store::StoreError;
-use crate::swarm::{Ask, Event, FindError, Finding, ListError, News, OriginTrouble, Parent, Tell};
+use crate::swarm::{Ask, Event, FindError, Finding, ListError, Located, News, OriginTrouble, Parent, Tell};
 
+mod doubt;
 mod end;
 mod news;
 mod origin;
@@ -26,6 +27,8 @@ mod origin;
 const TICK: Duration = Duration::from_millis(250);
 /// With control gone, a flight that has had no block for this long reads the origin itself.
 const STALL: Duration = Duration::from_secs(2);
+/// Parents that are known may take this long to say whether they hold a blob, while control is away.
+const KNOWN_PATIENCE: Duration = Duration::from_secs(2);
 /// Control is asked again this long after it went away.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Failed reads of the origin, in this flight, after which it is given up.
@@ -73,8 +76,12 @@ struct Runner {
     ticket: Option<Ticket>,
     swarm: Option<Aborting<()>>,
     closing: Option<Aborting<Result<Digest, ReadError>>>,
+    doubt: Option<doubt::Doubt>,
     sealed: Option<(NodeId, Hash)>,
     list_body: Option<Aborting<Result<PieceList, ListError>>>,
+    /// Whether the known parents were asked, once a flight, and their answer while it is awaited.
+    asked_known: bool,
+    locating: Option<Aborting<Option<Located>>>,
     checkpoint: Option<Aborting<Result<(), StoreError>>>,
     checkpointed: u64,
     origin_failures: u32,
@@ -100,8 +107,11 @@ impl Runner {
             ticket: None,
             swarm: None,
             closing: None,
+            doubt: None,
             sealed: None,
             list_body: None,
+            asked_known: false,
+            locating: None,
             checkpoint: None,
             checkpointed: 0,
             origin_failures: 0,
@@ -115,6 +125,7 @@ impl Runner {
         let inner = Arc::clone(&self.inner);
         let flight = Arc::clone(&self.flight);
         let mut changed = flight.subscribe();
+        let mut liars = inner.liars.subscribe();
         self.resume().await;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -130,11 +141,14 @@ impl Runner {
                 Some(event) = self.events.1.recv() => self.on_event(event).await,
                 closed = joined(&mut self.closing) => self.on_closed(closed).await,
                 list = joined(&mut self.list_body) => self.on_list(list).await,
+                size = doubt::settled(&mut self.doubt) => self.on_size(size).await,
+                located = joined(&mut self.locating) => self.on_located(located.flatten()).await,
                 got = &mut ticket, if self.ticket.is_none() => {
                     self.ticket = Some(got);
                     self.may_now();
                 }
                 Ok(()) = changed.changed() => self.may_now(),
+                Ok(()) = liars.changed() => self.on_liar().await,
                 _ = tick.tick() => self.on_tick().await,
             }
         }
@@ -206,12 +220,24 @@ impl Runner {
         match event {
             Event::Lied { node, block } => {
                 tracing::warn!(digest = %self.flight.digest(), %node, block, "peer sent bytes that do not match");
-                self.tell(Tell::Lied { node, block }).await;
+                self.on_lie(node, block).await;
             }
-            Event::Lost { node, why } => tracing::debug!(%node, why, "parent lost"),
+            Event::LiedOfList { node } => {
+                tracing::warn!(digest = %self.flight.digest(), %node, "peer sent bytes that do not match: its piece list is not the root's");
+                self.on_lie(node, 0).await;
+            }
+            Event::Lost { .. } => {}
             Event::Serving { node } => tracing::debug!(%node, "parent serves"),
         }
         self.progress().await;
+    }
+
+    /// A parent lied: nobody here asks it again, and control hears of it.
+    async fn on_lie(&mut self, node: NodeId, block: u32) {
+        self.inner.liars.add_parent(&node, self.inner.config.shun);
+        let parents = self.parents.borrow().to_vec();
+        self.name(parents);
+        self.tell(Tell::Lied { node, block }).await;
     }
 
     /// Tells control at the first block, and at most once a tick after it.

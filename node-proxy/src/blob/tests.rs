@@ -16,7 +16,9 @@ use tokio::sync::{mpsc, watch};
 use super::*;
 use crate::origin::{OriginError, Target};
 use crate::store::Memory;
-use crate::swarm::{Ask, Event, FindError, Finding, Ground, ListError, News, OriginTrouble, Parent, ParentAddr, Tell};
+use crate::swarm::{
+    Ask, Event, FindError, Finding, Ground, ListError, Located, News, OriginTrouble, Parent, ParentAddr, Tell,
+};
 
 mod origin_fails;
 
@@ -100,6 +102,8 @@ struct Cluster {
     mismatches: Mutex<Vec<NodeId>>,
     lies: Mutex<Vec<NodeId>>,
     next: AtomicUsize,
+    /// Nodes that this one remembers while control is away, whatever they hold.
+    known: Mutex<Vec<Parent>>,
     /// A list that control hands out instead of the true one: a lying author's.
     false_list: Mutex<Option<(NodeId, u64, Vec<u8>)>>,
 }
@@ -244,6 +248,10 @@ impl ParentSource for Source {
         });
         Ok(Finding { news, tell })
     }
+
+    fn known(&self) -> Vec<Parent> {
+        self.cluster.known.lock().iter().filter(|parent| parent.node != self.me).cloned().collect()
+    }
 }
 
 /// Peers in the same process: blocks come from the other engine's offer, and are checked as the swarm does.
@@ -314,6 +322,7 @@ impl Peers for Wire {
         layout: Layout,
         root: Hash,
         parents: Arc<[Parent]>,
+        _: mpsc::Sender<Event>,
     ) -> Result<PieceList, ListError> {
         let node = parents[0].node.clone();
         let engine = self.cluster.engines.lock().get(&node).cloned();
@@ -322,6 +331,16 @@ impl Peers for Wire {
         let list = offer.list().await.map_err(|error| lost(&error.to_string()))?;
         assert_eq!(list.layout(), layout);
         if list.root() == Some(root) { Ok(list) } else { Err(ListError::Lied { node }) }
+    }
+
+    async fn locate(&self, digest: Digest, parents: Vec<Parent>) -> Option<Located> {
+        for parent in parents {
+            let engine = self.cluster.engines.lock().get(&parent.node).cloned();
+            let Some(offer) = engine?.offer(&digest).await.filter(Offer::is_whole) else { continue };
+            let (size, media_type) = (offer.layout().size(), offer.media_type().to_owned());
+            return Some(Located { parent, size, media_type, list: offer.list().await.ok()? });
+        }
+        None
     }
 }
 
@@ -341,12 +360,16 @@ impl Lab {
     }
 
     fn node_with(&self, name: &str, config: Config, quota: u64) -> Engine {
+        self.node_on(name, config, Memory::new(quota))
+    }
+
+    fn node_on(&self, name: &str, config: Config, store: Arc<dyn Store>) -> Engine {
         let me: NodeId = name.parse().unwrap();
         let engine = Engine::new(
             config,
             Parts {
                 me: me.clone(),
-                store: Memory::new(quota),
+                store,
                 upstream: Arc::clone(&self.registry) as Arc<dyn Upstream>,
                 peers: Arc::new(Wire { cluster: Arc::clone(&self.cluster), liar: self.liar.clone() }),
                 source: Arc::new(Source { cluster: Arc::clone(&self.cluster), me: me.clone() }),
@@ -431,6 +454,62 @@ async fn ranges_are_cut_out_of_the_whole() {
 }
 
 #[tokio::test]
+async fn i4_with_control_away_a_known_peer_gives_what_it_holds_and_the_origin_the_rest() {
+    let lab = Lab::new();
+    let (one, two) = (lab.node("one"), lab.node("two"));
+    let (held, other) = (content(5 * BLOCK + 9, 7), content(BLOCK, 8));
+    let [held_digest, other_digest] = [&held, &other].map(|bytes| lab.publish(bytes));
+    read(&one, held_digest).await.unwrap();
+    lab.cluster.away.store(true, Ordering::SeqCst);
+    let addr = ParentAddr(([127, 0, 0, 1], 1).into());
+    let known = ["one", "two"].map(|name| Parent { node: name.parse().unwrap(), addr, complete: true });
+    *lab.cluster.known.lock() = known.into();
+    let (got, sources) = read(&two, held_digest).await.unwrap();
+    assert_eq!((got, sources.peers, sources.origin), (held.clone(), held.len() as u64, 0));
+    let (got, sources) = read(&two, other_digest).await.unwrap();
+    assert_eq!((got, sources.origin), (other.clone(), other.len() as u64));
+    assert_eq!(lab.reads(), 2);
+}
+
+#[tokio::test]
+async fn i1_a_known_peer_that_vouches_for_wrong_bytes_never_completes_a_body() {
+    let lab = Lab::new();
+    let bytes = content(3 * BLOCK, 7);
+    let digest = lab.publish(&bytes);
+    lab.cluster.away.store(true, Ordering::SeqCst);
+    // It holds other bytes under the digest, and its list agrees with them.
+    let wrong = content(3 * BLOCK, 9);
+    let store = Memory::new(0);
+    let layout = Layout::of(wrong.len() as u64).unwrap();
+    let partial = store.partial(&digest, layout).await.unwrap();
+    let mut list = PieceList::new(layout);
+    for block in 0..layout.blocks() {
+        let part = wrong.slice(block as usize * BLOCK..(block as usize + 1) * BLOCK);
+        list.set(block, PieceList::hash(&part)).unwrap();
+        partial.write(block, part).await.unwrap();
+    }
+    let notes = crate::store::Notes { list, author: "liar".parse().unwrap(), media_type: "".into() };
+    partial.commit(&notes).await.unwrap();
+    lab.node_on("liar", Config::default(), store);
+    let addr = ParentAddr(([127, 0, 0, 1], 1).into());
+    *lab.cluster.known.lock() = vec![Parent { node: "liar".parse().unwrap(), addr, complete: true }];
+    let two = lab.node("two");
+    let opened = two.open(want(digest), tokio::time::Instant::now()).await.unwrap();
+    let mut reading = opened.read(0..u64::MAX);
+    let mut got = 0;
+    let error = loop {
+        match reading.next().await {
+            Some(Ok(part)) => got += part.len(),
+            Some(Err(error)) => break error,
+            None => panic!("the body is complete, {got} bytes"),
+        }
+    };
+    assert!(matches!(error, ReadError::Mismatched(_)), "{error}");
+    assert!(got <= 2 * BLOCK, "{got}: the last block was given");
+    assert!(two.held(&digest).is_none());
+}
+
+#[tokio::test]
 async fn a_lying_parent_costs_nothing_and_is_named() {
     let mut lab = Lab::new();
     let one = lab.node("one");
@@ -490,6 +569,74 @@ async fn i1_a_lying_author_never_completes_a_body_and_nobody_holds_the_blob() {
         two.open(want(digest), tokio::time::Instant::now()).await.err().unwrap(),
         ReadError::Mismatched(_)
     ));
+}
+
+#[tokio::test]
+async fn i1_what_came_by_the_lists_of_a_lying_author_is_thrown_away_and_nothing_more_is_taken_of_it() {
+    let lab = Lab::new();
+    let two = lab.node("two");
+    let blobs: Vec<(Digest, Bytes)> = (0..3)
+        .map(|seed| {
+            let bytes = content(3 * BLOCK, seed);
+            (lab.publish(&bytes), bytes)
+        })
+        .collect();
+    let lie = |bytes: &Bytes| content(bytes.len(), 99);
+    let hashes: Vec<u8> = lie(&blobs[0].1).chunks(BLOCK).flat_map(PieceList::hash).collect();
+    *lab.cluster.false_list.lock() = Some(("liar".parse().unwrap(), 3 * BLOCK as u64, hashes));
+    // Two flights follow the liar's lists; one gets all of its blocks.
+    let first = two.open(want(blobs[0].0), tokio::time::Instant::now()).await.unwrap();
+    let second = two.open(want(blobs[1].0), tokio::time::Instant::now()).await.unwrap();
+    let flight = two.0.flights.lock().get(&blobs[0].0).cloned().unwrap();
+    let wrong = lie(&blobs[0].1);
+    for block in 0..3 {
+        let part = wrong.slice(block as usize * BLOCK..(block as usize + 1) * BLOCK);
+        flight.put(block, part, flight::From::Peer).await.unwrap();
+    }
+    for opened in [first, second] {
+        let mut reading = opened.read(0..u64::MAX);
+        let error = loop {
+            match reading.next().await {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => break error,
+                None => panic!("a lie was completed"),
+            }
+        };
+        assert!(matches!(error, ReadError::Mismatched(_)), "{error}");
+    }
+    // What it says of a third blob is not even listened to.
+    let error = two.open(want(blobs[2].0), tokio::time::Instant::now()).await.err().unwrap();
+    assert!(matches!(error, ReadError::Mismatched(_)), "{error}");
+    assert_eq!(
+        *lab.cluster.mismatches.lock(),
+        ["liar".parse().unwrap()],
+        "one blob proves it; of the others nothing is known"
+    );
+    assert!(blobs.iter().all(|(digest, _)| two.0.store.held(digest).is_none()));
+}
+
+#[tokio::test]
+async fn i1_an_author_of_another_size_than_the_manifests_gives_no_byte_when_the_origin_says_so_too() {
+    for (manifest, lies) in [(3 * BLOCK as u64, true), (4 * BLOCK as u64, false)] {
+        let lab = Lab::new();
+        let two = lab.node("two");
+        let bytes = content(3 * BLOCK, 7);
+        let digest = lab.publish(&bytes);
+        // Either the author says more than there is, or the manifest does.
+        let said = if lies { 3 * BLOCK as u64 + 1000 } else { 3 * BLOCK as u64 };
+        let hashes = vec![7; 32 * 3];
+        *lab.cluster.false_list.lock() = Some(("author".parse().unwrap(), said, hashes));
+        two.join(&want(digest), Some(manifest));
+        let error = two.open(want(digest), tokio::time::Instant::now()).await.err().unwrap();
+        if lies {
+            assert!(matches!(error, ReadError::Mismatched(_)), "{error}");
+            assert_eq!(*lab.cluster.mismatches.lock(), ["author".parse().unwrap()]);
+        } else {
+            assert!(matches!(error, ReadError::NotKept(..)), "passed through: {error}");
+            assert!(lab.cluster.mismatches.lock().is_empty(), "a manifest makes nobody a liar");
+        }
+        assert!(lab.registry.bytes.load(Ordering::SeqCst) <= 1);
+    }
 }
 
 #[tokio::test]

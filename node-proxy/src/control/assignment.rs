@@ -24,8 +24,13 @@ struct Assignment {
     at: u64,
 }
 
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Whether what was written then may be believed now. A clock that was set back meanwhile makes it come from the future.
+pub(super) fn is_fresh(at: u64) -> bool {
+    now().abs_diff(at) <= GOOD_FOR.as_secs()
 }
 
 /// This node's id, made on the first start.
@@ -54,8 +59,7 @@ pub fn node_id(state_dir: &Path) -> Result<NodeId, ControlError> {
 pub(super) fn load(state_dir: &Path, node: &NodeId) -> Option<Hello> {
     let text = fs::read(state_dir.join("assignment.json")).ok()?;
     let known: Assignment = serde_json::from_slice(&text).ok()?;
-    let age = now().checked_sub(known.at)?;
-    let good = known.node == *node && age <= GOOD_FOR.as_secs();
+    let good = known.node == *node && is_fresh(known.at);
     good.then_some(Hello { cluster: known.cluster, node: known.node, epoch: known.epoch })
 }
 
@@ -79,7 +83,7 @@ pub(super) fn save(state_dir: &Path, hello: Option<&Hello>, cluster_name: &str) 
 }
 
 /// Writes a small file so that after a crash it is the old or the new one.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh: PathBuf = path.with_extension("new");
     let mut file = fs::File::create(&fresh)?;
     file.write_all(bytes)?;
@@ -112,10 +116,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let node: NodeId = "n".parse().unwrap();
         let cluster: ClusterId = "c".parse().unwrap();
-        for (age, good) in [(0, true), (23 * 3600, true), (25 * 3600, false)] {
+        let hours = |hours: i64| hours * 3600;
+        for (age, good) in [(0, true), (hours(23), true), (hours(25), false), (hours(-1), true), (hours(-25), false)] {
             let cluster_name = "c".to_owned();
-            let known =
-                Assignment { node: node.clone(), cluster: cluster.clone(), cluster_name, epoch: 1, at: now() - age };
+            let known = Assignment {
+                node: node.clone(),
+                cluster: cluster.clone(),
+                cluster_name,
+                epoch: 1,
+                at: now().saturating_add_signed(-age),
+            };
             replace(&dir.path().join("assignment.json"), &serde_json::to_vec(&known).unwrap()).unwrap();
             assert_eq!(load(dir.path(), &node).is_some(), good, "{age}");
         }

@@ -1,5 +1,6 @@
 //! `Find`: one stream per flight, translated into the words of `swarm`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use shoal_proto::control::v1 as wire;
@@ -35,6 +36,10 @@ impl ParentSource for Client {
         }
         found
     }
+
+    fn known(&self) -> Vec<Parent> {
+        if self.membership.borrow().is_none() { Vec::new() } else { self.neighbours.list() }
+    }
 }
 
 impl Client {
@@ -56,6 +61,7 @@ impl Client {
         let mut answer = answer.map_err(|status| unreachable(status.message().to_owned()))?.into_inner();
         let (news_out, news) = mpsc::channel(QUEUE);
         let (tell, mut tells) = mpsc::channel(QUEUE);
+        let neighbours = Arc::clone(&self.neighbours);
         // Ends when control closes, or when the flight has dropped both halves and the rest was sent.
         tokio::spawn(
             async move {
@@ -68,6 +74,9 @@ impl Client {
                         heard = answer.message(), if hearing && unsaid.is_none() => match heard {
                             Ok(Some(response)) => {
                                 unsaid = response.message.and_then(|message| news_of(message, &span));
+                                if let Some(News::Parents(parents)) = &unsaid {
+                                    neighbours.note(parents);
+                                }
                             }
                             Ok(None) => return,
                             Err(status) => return tracing::debug!(%status, "find ended"),

@@ -17,6 +17,9 @@ use super::{Assigned, Client, Difference, Holding, Load, Node, Outbox, assignmen
 
 /// Blobs in one announcement: about 100 KiB.
 pub(super) const BATCH: usize = 1000;
+/// How long until control is tried again, at least and at most: after a restart it must know within 5 s what nodes hold
+/// (I4), the first announcement included.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 /// Until control says how often it wants a heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -30,19 +33,23 @@ impl Client {
             return drain.signalled().await;
         }
         let instance = rand::random();
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut away = false;
         loop {
             let lived = tokio::select! {
                 lived = self.session(instance, node.as_ref(), &mut differences) => lived,
                 () = drain.signalled() => return,
             };
-            self.session.store(None);
             self.metrics.connected.set(0);
-            match lived {
-                Ok(()) => backoff.reset(),
-                Err(status) if !away => tracing::warn!(error = %status.message(), "control is away"),
-                Err(status) => tracing::debug!(error = %status.message(), "control is still away"),
+            let Err(why) = lived else { return };
+            // A session that lived and ended is news, as is the first that did not come to be.
+            if self.session.swap(None).is_some() {
+                backoff.reset();
+                away = false;
+            }
+            match away {
+                false => tracing::warn!(error = why.message(), "control is away"),
+                true => tracing::debug!(error = why.message(), "control is still away"),
             }
             away = true;
             tokio::select! {
@@ -52,7 +59,7 @@ impl Client {
         }
     }
 
-    /// One session. Ok when it was assigned and ended later; an error when it did not come to that.
+    /// One session, to its end: an error says why, Ok that nobody has news of this node any more.
     async fn session(
         &self,
         instance: u64,
@@ -75,13 +82,12 @@ impl Client {
         loop {
             tokio::select! {
                 message = news.message() => {
-                    let ended = |status: tonic::Status| if assigned { Ok(()) } else { Err(status) };
                     let message = match message {
                         Ok(Some(message)) => message.message,
-                        Ok(None) => return ended(tonic::Status::unavailable("control ended the session")),
+                        Ok(None) => return Err(tonic::Status::unavailable("control ended the session")),
                         Err(status) => {
                             tracing::debug!(%status, "session ended");
-                            return ended(status);
+                            return Err(status);
                         }
                     };
                     match message {
@@ -140,6 +146,7 @@ impl Client {
         if let Err(error) = assignment::save(&self.config.state_dir, hello.as_ref(), cluster) {
             tracing::warn!(%error, "remember the assignment");
         }
+        self.neighbours.belong(hello.as_ref().map(|hello| &hello.cluster));
         let alone = hello.is_none().then_some(to.reason);
         self.membership.send_if_modified(|known| {
             let moved = *known != hello;

@@ -48,6 +48,17 @@ pub(super) enum From {
     Local,
 }
 
+/// Why bytes were streamed from the origin past the store: outside "once" (I6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(super) enum Why {
+    /// Only the caller may read it (I10).
+    Caller,
+    /// There is no room on disk (I11).
+    NotKept,
+    /// The end of a blob that nobody else can give in time (I7).
+    Range,
+}
+
 macro_rules! lower_case_label {
     ($name:ty, $($variant:path => $word:literal),+) => {
         impl EncodeLabelValue for $name {
@@ -74,6 +85,11 @@ struct RequestLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WhyLabel {
+    why: Why,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct SourceLabel {
     source: From,
 }
@@ -85,6 +101,7 @@ pub struct Metrics {
     bytes: Family<SourceLabel, Counter>,
     wait: Histogram,
     turned_away: Counter,
+    passed_through: Family<WhyLabel, Counter>,
 }
 
 impl Metrics {
@@ -95,6 +112,7 @@ impl Metrics {
             bytes: Family::default(),
             wait: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
             turned_away: Counter::default(),
+            passed_through: Family::default(),
         };
         // All three exist from the start, so that a rate can be taken from the first pull on.
         for source in [From::Origin, From::Peer, From::Local] {
@@ -105,6 +123,8 @@ impl Metrics {
         registry.register("bytes", "Bytes given to containerd, by source", bytes);
         let help = "Connections above mirror.max_connections, answered 503 or closed";
         registry.register("turned_away", help, metrics.turned_away.clone());
+        let help = "Answers streamed from the registry past the store, by why";
+        registry.register("passed_through", help, metrics.passed_through.clone());
         registry.register_with_unit("answer", "Time until an answer's headers", Unit::Seconds, wait);
         metrics
     }
@@ -112,6 +132,10 @@ impl Metrics {
     pub(super) fn answered(&self, kind: What, status: StatusCode, after: Duration) {
         self.requests.get_or_create(&RequestLabel { kind, status: status.as_u16() }).inc();
         self.wait.observe(after.as_secs_f64());
+    }
+
+    pub(super) fn passed_through(&self, why: Why) {
+        self.passed_through.get_or_create(&WhyLabel { why }).inc();
     }
 
     pub(super) fn turned_away(&self) {

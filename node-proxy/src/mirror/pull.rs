@@ -13,6 +13,7 @@ use super::Mirror;
 use super::answer::Answer;
 use super::body::Source;
 use super::headers::{content_range, headers};
+use super::metrics::Why;
 use super::pass::Pass;
 use super::range::{Asked, Given};
 use super::refusal::{Code, Refusal};
@@ -98,6 +99,7 @@ impl Mirror {
     async fn bytes(&self, pull: &Pull, digest: Digest, kind: Kind, reader: Reader) -> Result<Answer, Refusal> {
         match (reader, &pull.caller) {
             (Reader::Caller, Some(caller)) => {
+                self.metrics.passed_through(Why::Caller);
                 self.pass(pull, Pass { kind, digest, caller: As::Caller(caller), unknown: Code::unknown(kind) }).await
             }
             _ => self.give(pull, pull.want(digest, kind), Code::unknown(kind)).await,
@@ -180,6 +182,8 @@ impl Mirror {
         // Past the first byte of a blob containerd takes no 404 or 503 (I7); and what can't be kept still flows (I11).
         if matches!(failed, ReadError::NotKept(..)) || begun {
             tracing::info!(digest = %want.digest, error = %failed, "pass through from the origin");
+            let why = if matches!(failed, ReadError::NotKept(..)) { Why::NotKept } else { Why::Range };
+            self.metrics.passed_through(why);
             let pass = Pass { kind: want.kind, digest: want.digest, caller: As::Anonymous, unknown };
             return self.pass(pull, pass).await;
         }

@@ -20,7 +20,7 @@ use crate::blob::{self, Peers};
 use crate::origin::test_registry::{Content, Reply, Seen, TestServer, digest_of, ranged};
 use crate::origin::{self, RegistryConfig, Target, Witness};
 use crate::store::{Memory, Store};
-use crate::swarm::{Ask, Event, FindError, Finding, Ground, ListError, Parent, ParentSource};
+use crate::swarm::{Ask, Event, FindError, Finding, Ground, ListError, Located, Parent, ParentSource};
 
 mod bounds;
 mod ends;
@@ -38,8 +38,19 @@ struct Nobody;
 impl Peers for Nobody {
     async fn fetch(&self, _: Arc<dyn Ground>, _: watch::Receiver<Arc<[Parent]>>, _: mpsc::Sender<Event>) {}
 
-    async fn fetch_list(&self, _: Digest, _: Layout, _: Hash, _: Arc<[Parent]>) -> Result<PieceList, ListError> {
+    async fn fetch_list(
+        &self,
+        _: Digest,
+        _: Layout,
+        _: Hash,
+        _: Arc<[Parent]>,
+        _: mpsc::Sender<Event>,
+    ) -> Result<PieceList, ListError> {
         Err(ListError::NoParent)
+    }
+
+    async fn locate(&self, _: Digest, _: Vec<Parent>) -> Option<Located> {
+        None
     }
 }
 
@@ -47,6 +58,10 @@ impl Peers for Nobody {
 impl ParentSource for Nobody {
     async fn find(&self, _: Ask) -> Result<Finding, FindError> {
         Err(FindError::Unreachable("there is no control".into()))
+    }
+
+    fn known(&self) -> Vec<Parent> {
+        Vec::new()
     }
 }
 

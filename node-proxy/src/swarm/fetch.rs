@@ -242,15 +242,15 @@ impl Crew {
             Ended::Left => {}
             Ended::Busy(after) => score.busy(now, after),
             Ended::Halted => return Err(Halt),
-            Ended::Lost(Loss::Unassigned) => score.idle(now),
-            Ended::Lost(loss) => {
-                tracing::debug!(digest = %self.shared.digest, peer.node = %parent.node, error = %loss, "parent lost");
+            Ended::Lost(Loss::Unassigned, _) => score.idle(now),
+            Ended::Lost(loss, owed) => {
+                loss.log(&self.shared.digest, &parent.node, owed);
                 let metrics = &self.shared.swarm.metrics;
                 metrics.count_loss(&loss);
                 score.lost(now);
                 let node = parent.node.clone();
                 event = Some(match loss {
-                    Loss::Lied(block) => {
+                    Loss::Lied(block) | Loss::Unasked(block) => {
                         metrics.refused.inc();
                         score.shun();
                         Event::Lied { node, block }

@@ -14,6 +14,8 @@ pub struct Metrics {
     /// Bytes of right blocks that another parent had brought before (end game).
     pub(super) spare: Counter,
     pub(super) refused: Counter,
+    pub(super) refused_lists: Counter,
+    pub(super) late: Counter,
     pub(super) lost: Family<LostLabels, Counter>,
     pub(super) streams: Gauge,
     pub(super) connections: Family<ConnectionLabels, Counter>,
@@ -55,7 +57,9 @@ impl Metrics {
         let (m, at) = (&metrics, registry);
         at.register("received_bytes", "Bytes of checked blocks from parents", m.received.clone());
         at.register("spare_bytes", "Bytes of blocks that came a second time", m.spare.clone());
-        at.register("refused_blocks", "Blocks with a wrong hash or length", m.refused.clone());
+        at.register("refused_blocks", "Blocks with a wrong hash or length, or not asked for", m.refused.clone());
+        at.register("refused_lists", "Piece lists that do not match their root", m.refused_lists.clone());
+        at.register("late_parents", "Parents that show a block and only wait with it", m.late.clone());
         at.register("lost_parents", "Parents lost while they were used, by reason", m.lost.clone());
         at.register("active_streams", "Parents in use now", m.streams.clone());
         at.register("connections", "Connections to parents taken into use", m.connections.clone());
@@ -72,10 +76,10 @@ impl Metrics {
             Loss::Connect(_) | Loss::Closed | Loss::Broken(_) => Reason::Connection,
             Loss::Silent(_) | Loss::Waits(_) => Reason::Silent,
             Loss::Gone => Reason::Gone,
-            Loss::Refused(_) => Reason::Refused,
+            Loss::Refused(_) | Loss::Busy(_) => Reason::Refused,
             Loss::Cluster(_) | Loss::Node(_) | Loss::Unassigned => Reason::Cluster,
             Loss::Protocol(_) | Loss::Oversize(_) => Reason::Protocol,
-            Loss::Lied(_) => Reason::Lied,
+            Loss::Lied(_) | Loss::Unasked(_) => Reason::Lied,
         };
         self.lost.get_or_create(&LostLabels { reason }).inc();
     }

@@ -2,7 +2,7 @@
 //!
 //! What always holds:
 //! - Only what the parent has shown, and whose hash is known, is asked; never what is done.
-//! - A block is asked at one parent at a time. In the end game, when every missing block is asked, a parent with nothing
+//! - A block is asked at one parent at a time, as long as that one is not late with what it owes. In the end game, when every missing block is asked, a parent with nothing
 //!   to do gets what the slowest other parent was asked last: then a block is asked at two.
 //! - Inside the window the piece at the focus goes first, then what the fewest connected parents have. Among equals the
 //!   order is the blob's when there is one parent, else one that differs from node to node (`salt`): children of the same
@@ -28,6 +28,8 @@ struct Side {
     retired: bool,
     /// The first of `asked` has come and is being written.
     landing: bool,
+    /// It shows what it was asked, and does not send it: others may be asked the same, and `flying` does not count it.
+    late: bool,
 }
 
 /// All that picking looks at.
@@ -108,6 +110,7 @@ impl Board {
             rate: 0.0,
             retired: false,
             landing: false,
+            late: false,
         };
         self.seats.insert(seat, side);
     }
@@ -121,8 +124,21 @@ impl Board {
         if let Some(block) = side.asked.front().filter(|_| side.landing) {
             self.landing.remove(*block);
         }
-        for block in side.asked {
-            self.flying[block as usize] -= 1;
+        if !side.late {
+            side.asked.iter().for_each(|block| self.flying[*block as usize] -= 1);
+        }
+    }
+
+    /// The parent is late with what it owes, or no more.
+    pub(super) fn set_late(&mut self, seat: Seat, late: bool) {
+        let Some(side) = self.seats.get_mut(&seat).filter(|side| side.late != late) else { return };
+        side.late = late;
+        for block in &side.asked {
+            if late {
+                self.flying[*block as usize] -= 1;
+            } else {
+                self.flying[*block as usize] += 1;
+            }
         }
     }
 
@@ -175,7 +191,7 @@ impl Board {
     pub(super) fn settle(&mut self, seat: Seat, done: bool) {
         let Some(side) = self.seats.get_mut(&seat) else { return };
         let Some(block) = side.asked.pop_front() else { return };
-        self.flying[block as usize] -= 1;
+        self.flying[block as usize] -= u8::from(!side.late);
         if std::mem::take(&mut side.landing) {
             self.landing.remove(block);
         }
@@ -190,7 +206,7 @@ impl Board {
         let side = self.seats.get_mut(&seat)?;
         for block in run.blocks() {
             side.asked.push_back(block);
-            self.flying[block as usize] += 1;
+            self.flying[block as usize] += u8::from(!side.late);
         }
         Some(run)
     }
@@ -239,6 +255,7 @@ impl Board {
                 && self.known.contains(*block)
                 && !self.done.contains(*block)
                 && self.flying[*block as usize] == 0
+                && !(side.late && side.asked.contains(block))
         };
         let from = if blocks.contains(&self.focus) { self.focus } else { blocks.start };
         let first = (from..blocks.end).chain(blocks.start..from).find(fits)?;

@@ -28,8 +28,8 @@ pub(super) enum Ended {
     Busy(Duration),
     /// The flight takes no more.
     Halted,
-    /// It can't be used.
-    Lost(Loss),
+    /// It can't be used. True: it owed us blocks.
+    Lost(Loss, bool),
 }
 
 /// The state of one stream, for as long as it runs.
@@ -44,6 +44,10 @@ pub(super) struct Stream {
     bytes: u64,
     /// Since when the parent has owed the next block.
     owing_since: Instant,
+    /// It ended while blocks were owed.
+    owed: bool,
+    /// It only waits with the block that it owes: others may be asked for it.
+    late: bool,
 }
 
 /// Gives the seat's blocks back to the others, however the stream ends.
@@ -67,14 +71,24 @@ impl Drop for Seated {
 
 impl Stream {
     pub(super) fn new(fetch: Arc<Shared>, parent: Parent, seat: Seat, score: Score) -> Self {
-        Self { fetch, parent, seat, score, wants: VecDeque::new(), bytes: 0, owing_since: Instant::now() }
+        Self {
+            fetch,
+            parent,
+            seat,
+            score,
+            wants: VecDeque::new(),
+            bytes: 0,
+            owing_since: Instant::now(),
+            owed: false,
+            late: false,
+        }
     }
 
     /// Runs until the parent is of no more use, and says why, with what was learnt of the parent.
     pub(super) async fn run(mut self) -> (Parent, Score, Ended) {
         let ended = match self.drive().await {
             Ok(ended) => ended,
-            Err(loss) => Ended::Lost(loss),
+            Err(loss) => Ended::Lost(loss, self.owed),
         };
         tracing::Span::current().record("bytes", self.bytes);
         (self.parent, self.score, ended)
@@ -84,7 +98,7 @@ impl Stream {
         let fetch = self.fetch.clone();
         let open = super::open_frame(fetch.digest);
         let (mut connection, size) = match fetch.swarm.open(&self.parent, &open, fetch.layout).await? {
-            Answer::Blob(connection, size) => (connection, size),
+            Answer::Blob(connection, served) => (connection, served.size),
             Answer::Busy(connection, after) => {
                 fetch.swarm.rest(self.parent.clone(), connection);
                 return Ok(Ended::Busy(after));
@@ -104,6 +118,7 @@ impl Stream {
         };
         // A connection that still owes us blocks is cheaper to drop than to drain.
         let settled = fetch.board.lock().outstanding(self.seat) == 0;
+        self.owed = !settled;
         drop(seated);
         if settled && matches!(ended, Ok(Ended::Left | Ended::Busy(_)) | Err(Loss::Gone)) {
             fetch.swarm.rest(self.parent.clone(), connection);
@@ -121,6 +136,16 @@ impl Stream {
         loop {
             self.top_up(connection).await?;
             let owes = !self.wants.is_empty();
+            let late = owes && self.owing_since.elapsed() >= config.silence;
+            if late != self.late {
+                self.late = late;
+                if late {
+                    fetch.swarm.metrics.late.inc();
+                    tracing::info!(digest = %fetch.digest, peer.node = %self.parent.node, "parent is late with what it shows");
+                }
+                fetch.board.lock().set_late(self.seat, late);
+                fetch.bump.send_replace(());
+            }
             if owes {
                 useful = Instant::now();
             } else if fetch.is_done() || fetch.board.lock().is_retired(self.seat) {
@@ -187,7 +212,7 @@ impl Stream {
     async fn take_block(&mut self, block: BlockIndex, bytes: Bytes) -> Result<Option<Ended>, Loss> {
         let fetch = self.fetch.clone();
         if fetch.board.lock().awaited(self.seat) != Some(block) {
-            return Err(Loss::Protocol(format!("block {block} was not the next one wanted")));
+            return Err(Loss::Unasked(block));
         }
         let arrived = Instant::now();
         let len = bytes.len();
@@ -245,9 +270,11 @@ async fn hash(bytes: Bytes) -> Hash {
     tokio::task::spawn_blocking(move || PieceList::hash(&bytes)).await.expect("hashing does not panic")
 }
 
-/// Returns when this node is no more what it said to the parent.
+/// Returns when this node is no more of the cluster that it said to the parent (I3). Its epoch may change: control gives
+/// another one whenever it was restarted.
 async fn moved(me: &mut watch::Receiver<Option<Hello>>, said: &Hello) {
-    if me.wait_for(|now| now.as_ref() != Some(said)).await.is_err() {
+    let left = |now: &Option<Hello>| now.as_ref().is_none_or(|now| now.cluster != said.cluster);
+    if me.wait_for(left).await.is_err() {
         // Nobody is left who could move this node.
         std::future::pending::<()>().await;
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use futures::StreamExt;
 use shoal_proto::frame::{Frame, FrameCodec, FrameError, Hello, Refusal};
-use shoal_proto::{BlockIndex, ClusterId, Layout, NodeId};
+use shoal_proto::{BlockIndex, ClusterId, Digest, Layout, NodeId};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -33,6 +33,8 @@ pub(super) enum Loss {
     Silent(Duration),
     #[error("only waits, no block for {0:?}")]
     Waits(Duration),
+    #[error("it has no slot for {0:?}")]
+    Busy(Duration),
     #[error("it does not hold the blob")]
     Gone,
     #[error("it refuses us: {0:?}")]
@@ -47,8 +49,23 @@ pub(super) enum Loss {
     Oversize(String),
     #[error("block {0} does not match the piece list")]
     Lied(BlockIndex),
+    #[error("block {0} was not asked for")]
+    Unasked(BlockIndex),
     #[error("this node has no cluster")]
     Unassigned,
+}
+
+impl Loss {
+    /// Logs that a parent was lost: one more line among many when nodes come and go, and worth a look when it cost us blocks
+    /// that it owed, or did what no node does.
+    pub(super) fn log(&self, digest: &Digest, node: &NodeId, owed: bool) {
+        let odd = matches!(self, Self::Silent(_) | Self::Waits(_) | Self::Protocol(_) | Self::Oversize(_));
+        if owed || odd {
+            tracing::info!(%digest, peer.node = %node, error = %self, "parent lost in the middle");
+        } else {
+            tracing::debug!(%digest, peer.node = %node, error = %self, "parent lost");
+        }
+    }
 }
 
 impl From<FrameError> for Loss {
@@ -67,7 +84,7 @@ pub(super) struct Connection {
     reader: FramedRead<OwnedReadHalf, FrameCodec>,
     writer: OwnedWriteHalf,
     out: BytesMut,
-    silence: Duration,
+    pub(super) silence: Duration,
     /// What this node said of itself; when that has changed, the connection is of no use.
     pub(super) said: Arc<Hello>,
     /// Whether it served before.

@@ -5,11 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::{SinkExt, StreamExt};
-use node_proxy::swarm::{self, Event, Halt, ListError, Parent};
+use node_proxy::swarm::{self, Event, Halt, ListError, Parent, ParentAddr};
 use prometheus_client::registry::Registry;
 use shoal_proto::PieceList;
 use shoal_proto::frame::Frame;
 use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
 
 use crate::support::*;
 
@@ -67,7 +68,7 @@ async fn a_block_that_is_too_long_or_too_short_is_a_lie() {
 }
 
 #[tokio::test]
-async fn a_block_that_was_not_wanted_ends_the_connection() {
+async fn a_block_that_was_not_wanted_is_a_lie() {
     let blob = Blob::of(8 * BLOCK);
     let (bytes, layout) = (blob.bytes.clone(), blob.layout);
     let (rogue, _running) = rogue("p", move |mut wire| {
@@ -81,8 +82,9 @@ async fn a_block_that_was_not_wanted_ends_the_connection() {
     .await;
     let (swarm, _me) = child();
     let ground = Field::of(&blob);
-    let (who, why) = fetch(&swarm, &ground, &[&rogue]).lost().await;
-    assert_eq!((who.as_str(), why.as_str()), ("p", "block 5 was not the next one wanted"));
+    let mut fetching = fetch(&swarm, &ground, &[&rogue]);
+    let event = tokio::time::timeout(BOUND, fetching.events.recv()).await.unwrap();
+    assert_eq!(event, Some(Event::Lied { node: node("p"), block: 5 }));
     assert_eq!(ground.len(), 0);
 }
 
@@ -342,17 +344,47 @@ async fn a_list_comes_from_the_parent_whose_list_matches_the_root() {
     let none = parent("none", &[]).await;
     let good = parent("good", &[&Book::whole(&blob)]).await;
     let (swarm, _me) = child();
+    let (tell, mut events) = mpsc::channel(16);
     let ask = |parents: Vec<Parent>| {
-        let (swarm, blob) = (swarm.clone(), blob.clone());
-        async move { swarm.fetch_list(blob.digest, blob.layout, blob.root(), &parents).await }
+        let (swarm, blob, tell) = (swarm.clone(), blob.clone(), tell.clone());
+        async move { swarm.fetch_list(blob.digest, blob.layout, blob.root(), &parents, tell).await }
     };
     let list = ask(vec![liar.parent.clone(), none.parent.clone(), good.parent.clone()]).await.unwrap();
     assert_eq!(list, blob.list);
+    assert_eq!(events.try_recv().ok(), Some(Event::LiedOfList { node: node("liar") }));
     let error = ask(vec![liar.parent.clone(), none.parent.clone()]).await.unwrap_err();
     assert!(matches!(error, ListError::Lied { node } if node.as_str() == "liar"));
     let error = ask(vec![none.parent.clone()]).await.unwrap_err();
     assert!(matches!(error, ListError::Lost { node, .. } if node.as_str() == "none"));
     assert!(matches!(ask(vec![]).await, Err(ListError::NoParent)));
+}
+
+#[tokio::test]
+async fn i8_a_parent_that_waits_instead_of_giving_the_list_does_not_hold_up_the_others() {
+    let blob = Blob::of(50 * BLOCK);
+    let layout = blob.layout;
+    let (waits, _running) = rogue("waits", move |mut wire| async move {
+        show_all(&mut wire, hello("a", "waits"), layout).await;
+        while wire.send(Frame::Wait).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    let good = parent("good", &[&Book::whole(&blob)]).await;
+    let (swarm, _me) = child();
+    let (tell, _events) = mpsc::channel(16);
+    let asked = |parents: Vec<Parent>| {
+        let (swarm, blob, tell) = (swarm.clone(), blob.clone(), tell.clone());
+        let asking = async move { swarm.fetch_list(blob.digest, blob.layout, blob.root(), &parents, tell).await };
+        tokio::time::timeout(Duration::from_secs(4), asking)
+    };
+    let since = std::time::Instant::now();
+    let list = asked(vec![waits.clone(), good.parent.clone()]).await.expect("in time").unwrap();
+    assert_eq!(list, blob.list);
+    assert!(since.elapsed() < Duration::from_millis(1500), "{:?}", since.elapsed());
+    // Alone, it is given up after the silence, whatever it says meanwhile.
+    let error = asked(vec![waits]).await.expect("in time").unwrap_err();
+    assert!(matches!(error, ListError::Lost { .. }), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -371,4 +403,26 @@ async fn prints_how_fast_it_is() {
             blob.bytes.len() as f64 / took.as_secs_f64() / 1e9
         );
     }
+}
+
+#[tokio::test]
+async fn i4_a_blob_is_located_at_the_parent_that_holds_it_whole() {
+    let blob = Blob::of(50 * BLOCK + 3);
+    let partial = Book::empty(&blob);
+    partial.grow(0);
+    let part = parent("part", &[&partial]).await;
+    let none = parent("none", &[]).await;
+    let stranger =
+        parent_with("stranger", peer_config(), Some(hello("elsewhere", "stranger")), &[&Book::whole(&blob)]).await;
+    let good = parent("good", &[&Book::whole(&blob)]).await;
+    let gone = Parent { addr: ParentAddr(([127, 0, 0, 1], 1).into()), ..none.parent.clone() };
+    let (swarm, _me) = child();
+    let useless = [&part.parent, &none.parent, &stranger.parent, &gone].map(Parent::clone);
+    assert_eq!(swarm.locate(blob.digest, &useless).await, None);
+    let located =
+        swarm.locate(blob.digest, &[&useless[..], std::slice::from_ref(&good.parent)].concat()).await.unwrap();
+    assert_eq!(
+        (located.parent, located.size, located.list),
+        (good.parent.clone(), blob.layout.size(), blob.list.clone())
+    );
 }

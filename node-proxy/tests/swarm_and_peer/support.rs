@@ -438,6 +438,7 @@ impl Fetching {
                 Event::Lost { node, why } => return (node, why),
                 Event::Serving { .. } => {}
                 Event::Lied { node, block } => panic!("{node} lied about {block}"),
+                Event::LiedOfList { node } => panic!("{node} lied about the list"),
             }
         }
     }

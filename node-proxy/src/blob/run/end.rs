@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shoal_proto::Digest;
+use shoal_proto::{Digest, NodeId};
 
 use super::super::flight::End;
 use super::super::metrics::Outcome;
@@ -41,17 +41,40 @@ impl Runner {
         }
     }
 
-    /// The whole is wrong, or its list: nobody gets it from here for a while, and the author is named (I1).
+    /// The whole is wrong: nobody gets it from here for a while, and its author is named (I1).
     pub(super) async fn mismatch(&mut self) {
+        let author = self.author();
+        if author != self.inner.me {
+            self.inner.liars.add_author(&author, self.inner.config.shun);
+        }
+        self.blame(author).await;
+    }
+
+    /// Two authors say different things, and readers have bytes of the first. One of them lies; nobody here knows which.
+    pub(super) async fn contradiction(&mut self) {
+        let author = self.author();
+        self.blame(author).await;
+    }
+
+    fn author(&self) -> NodeId {
+        self.flight.body(|body| body.author.clone()).unwrap_or_else(|| self.inner.me.clone())
+    }
+
+    pub(super) async fn blame(&mut self, author: NodeId) {
+        tracing::warn!(digest = %self.flight.digest(), %author, "threw a blob away");
+        self.throw_away().await;
+        self.tell(Tell::Mismatch { author }).await;
+    }
+
+    /// Ends the flight and leaves nothing of it; for a while this node answers 404 for the digest.
+    pub(super) async fn throw_away(&mut self) {
         let digest = self.flight.digest();
-        let author = self.flight.body(|body| body.author.clone()).unwrap_or_else(|| self.inner.me.clone());
         self.origin = None;
         self.swarm = None;
         self.closing = None;
+        self.doubt = None;
         self.inner.shun(digest);
         self.outcome = Outcome::Mismatched;
-        tracing::warn!(%digest, %author, "threw a blob away");
-        self.tell(Tell::Mismatch { author }).await;
         self.flight.finish(End::Failed(ReadError::Mismatched(digest)));
         if let Some(partial) = self.flight.partial()
             && let Err(error) = partial.discard().await

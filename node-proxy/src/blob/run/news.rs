@@ -9,7 +9,7 @@ use super::super::flight::Field;
 use super::super::metrics::Leave;
 use super::super::{ReadError, close, store_failed};
 use super::{Runner, TICK, start};
-use crate::swarm::{ListError, News, OriginTrouble, Parent, Tell};
+use crate::swarm::{ListError, Located, News, OriginTrouble, Parent, Tell};
 
 impl Runner {
     pub(super) async fn on_news(&mut self, news: Option<News>) {
@@ -22,11 +22,14 @@ impl Runner {
                 }
             }
             Some(News::Parents(parents)) => {
-                self.parents.send_replace(parents.into());
+                self.name(parents);
                 self.want_list_body();
             }
             Some(News::Head { author, size, media_type }) => {
-                if self.begin(size, &media_type, &author).await {
+                if self.believes(&author).await
+                    && self.agrees_on_size(&author, size)
+                    && self.begin(size, &media_type, &author).await
+                {
                     self.take_author(author);
                 }
             }
@@ -38,7 +41,10 @@ impl Runner {
                 }
             }
             Some(News::Sealed { author, root, size, media_type }) => {
-                if self.begin(size, &media_type, &author).await {
+                if self.believes(&author).await
+                    && self.agrees_on_size(&author, size)
+                    && self.begin(size, &media_type, &author).await
+                {
                     self.sealed = Some((author, root));
                     self.want_list_body();
                 }
@@ -68,6 +74,29 @@ impl Runner {
         }
     }
 
+    /// Takes candidates, without those that have lied to this node.
+    pub(super) fn name(&self, mut parents: Vec<Parent>) {
+        parents.retain(|parent| !self.inner.liars.is_parent(&parent.node, self.inner.config.shun));
+        self.parents.send_replace(parents.into());
+    }
+
+    /// Whether an author's word counts. If not the flight is over: nothing of that author reaches a reader here.
+    async fn believes(&mut self, author: &NodeId) -> bool {
+        let lied = self.inner.liars.is_author(author, self.inner.config.shun);
+        if lied {
+            tracing::warn!(digest = %self.flight.digest(), %author, "a piece list of an author that has lied to this node");
+            self.throw_away().await;
+        }
+        !lied
+    }
+
+    /// An author turned out to be a liar: whatever else came by its lists goes too.
+    pub(super) async fn on_liar(&mut self) {
+        if let Some(author) = self.flight.body(|body| body.author.clone()) {
+            self.believes(&author).await;
+        }
+    }
+
     /// What an earlier flight left on disk is there at once: readers get it, and only the rest is asked for.
     pub(super) async fn resume(&mut self) {
         let digest = self.flight.digest();
@@ -87,7 +116,7 @@ impl Runner {
                 return true;
             }
             tracing::warn!(%digest, %author, size, known = layout.size(), "author contradicts the known size");
-            self.mismatch().await;
+            self.contradiction().await;
             return false;
         }
         let layout = match Layout::of(size) {
@@ -108,6 +137,11 @@ impl Runner {
             }
         };
         self.flight.begin(layout, media_type.into(), author.clone(), partial);
+        // What was left on disk may be of another author.
+        let of = self.flight.body(|body| body.author.clone()).unwrap_or_else(|| author.clone());
+        if !self.believes(&of).await {
+            return false;
+        }
         self.follow();
         true
     }
@@ -138,7 +172,29 @@ impl Runner {
             return;
         }
         let (peers, digest, root) = (Arc::clone(&self.inner.peers), self.flight.digest(), *root);
-        self.list_body = Some(start(async move { peers.fetch_list(digest, layout, root, parents).await }));
+        let events = self.events.0.clone();
+        self.list_body = Some(start(async move { peers.fetch_list(digest, layout, root, parents, events).await }));
+    }
+
+    /// A known parent holds the blob whole and vouches for its list, or none does.
+    pub(super) async fn on_located(&mut self, located: Option<Located>) {
+        // Control is back and named others, or the origin is read already.
+        if self.finding.is_some() || self.origin.is_some() {
+            return;
+        }
+        let Some(Located { parent, size, media_type, list }) = located else {
+            return self.without_control(Leave::NoControl);
+        };
+        let Some(root) = list.root() else { return self.without_control(Leave::NoControl) };
+        tracing::debug!(digest = %self.flight.digest(), node = %parent.node, "located without control");
+        if !self.begin(size, &media_type, &parent.node).await {
+            return;
+        }
+        self.inner.metrics.located.inc();
+        self.sealed = Some((parent.node.clone(), root));
+        self.grown.1 = Instant::now();
+        self.parents.send_replace(Arc::from([parent]));
+        self.on_list(Some(Ok(list))).await;
     }
 
     /// Lets swarm and hash begin, from what is there.
@@ -166,7 +222,7 @@ impl Runner {
         if contradicted.iter().any(|block| self.flight.is_read_past(*block)) {
             // One of two authors lied, and a reader has bytes of the first: it must not get a complete body.
             tracing::warn!(digest = %self.flight.digest(), "a sealed list contradicts bytes that were read");
-            return self.mismatch().await;
+            return self.contradiction().await;
         }
         self.flight.change(|body| {
             for block in &contradicted {

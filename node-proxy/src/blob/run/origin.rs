@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::super::ReadError;
 use super::super::metrics::{Failure, Leave};
 use super::super::upstream::{self, Heard, Trouble};
-use super::{ORIGIN_TRIES, Runner, STALL, TICK, start};
+use super::{KNOWN_PATIENCE, ORIGIN_TRIES, Runner, STALL, TICK, start};
 use crate::origin::OriginError;
 use crate::swarm::{OriginTrouble, Tell};
 
@@ -31,13 +31,23 @@ impl Runner {
         }
     }
 
-    /// Parents that are known go on serving; without any, the origin.
+    /// Parents that serve go on serving. Without any, those that control named before are asked (I4), then the origin.
     pub(super) fn without_control(&mut self, leave: Leave) {
-        if self.origin.is_some() {
+        if self.origin.is_some() || self.locating.is_some() {
             return;
         }
         if !self.parents.borrow().is_empty() && self.grown.1.elapsed() < STALL {
             return;
+        }
+        if leave == Leave::NoControl && !std::mem::replace(&mut self.asked_known, true) {
+            let known = self.inner.source.known();
+            if !known.is_empty() {
+                let (peers, digest) = (Arc::clone(&self.inner.peers), self.flight.digest());
+                let locating =
+                    async move { tokio::time::timeout(KNOWN_PATIENCE, peers.locate(digest, known)).await.ok()? };
+                self.locating = Some(start(locating));
+                return;
+            }
         }
         if self.may_read_origin() {
             self.start_origin(leave);

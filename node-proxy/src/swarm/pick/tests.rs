@@ -250,3 +250,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_a_parent_is_late_with_is_asked_of_another_before_all_else() {
+    let mut board = board(100, 32, 2);
+    assert_eq!(board.ask(0), Some(Run { first: 0, count: 1 }), "the focus");
+    let other = board.ask(1).unwrap();
+    assert_ne!(other.first, 0);
+    board.set_late(0, true);
+    assert_eq!(board.ask(1), Some(Run { first: 0, count: 1 }), "the focus again, elsewhere");
+    assert_ne!(board.ask(0).map(|run| run.first), Some(0), "not twice of the same");
+    // Both copies come; the counts go back to nothing.
+    assert!(board.land(1));
+    board.settle(1, true);
+    board.set_late(0, false);
+    assert!(board.land(0) || board.awaited(0) == Some(0));
+    board.leave(0);
+    board.leave(1);
+    assert!(board.flying.iter().all(|count| *count == 0), "{:?}", board.flying);
+}
