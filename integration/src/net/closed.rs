@@ -19,9 +19,8 @@ impl Netns {
     /// # Errors
     /// When the kernel's rules can't be set.
     pub fn close_port(&self, port: u16) -> Result<ClosedPort> {
-        let rules = format!(
-            "table inet {TABLE} {{ chain closed {{ type filter hook input priority 0; tcp dport {port} drop; }} }}\n"
-        );
+        let chain = format!("type filter hook input priority 0; tcp dport {port} drop;");
+        let rules = format!("table inet {TABLE} {{\n chain closed {{\n {chain}\n }}\n}}\n");
         let nft = find_program("nft").context("nft is missing: run `make tools`")?;
         run_with_input(self.command(&nft).args(["-f", "-"]), &rules).context("close a port")?;
         Ok(ClosedPort(self.clone()))
