@@ -193,6 +193,7 @@ impl Swarm {
                 self.hold(node, true);
             }
             Tell::Lied { node, .. } => cluster.lies.lock().push(node),
+            Tell::Lost { .. } => {}
             Tell::Mismatch { author } => cluster.mismatches.lock().push(author),
         }
     }
