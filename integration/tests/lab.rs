@@ -26,6 +26,8 @@ mod liars;
 mod limits;
 #[path = "lab/own_faults.rs"]
 mod own_faults;
+#[path = "lab/origin_faults.rs"]
+mod origin_faults;
 #[path = "lab/scope.rs"]
 mod scope;
 #[path = "lab/walk.rs"]
