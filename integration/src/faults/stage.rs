@@ -143,11 +143,6 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Whether scenes that take long are played too: with `SHOAL_LAB_LONG=1`.
-    pub fn long_scenes() -> bool {
-        std::env::var("SHOAL_LAB_LONG").is_ok_and(|value| value == "1")
-    }
-
     /// Plays one scene and keeps its row. What fails is remembered with its name, and the next scene finds everything running
     /// again. `SHOAL_LAB_SCENE` plays only those whose name contains it.
     pub async fn scene(&mut self, fault: &str, play: impl AsyncFnOnce(&mut Self) -> Result<Row>) {
