@@ -24,10 +24,10 @@ mod interrupted;
 mod liars;
 #[path = "lab/limits.rs"]
 mod limits;
-#[path = "lab/own_faults.rs"]
-mod own_faults;
 #[path = "lab/origin_faults.rs"]
 mod origin_faults;
+#[path = "lab/own_faults.rs"]
+mod own_faults;
 #[path = "lab/scope.rs"]
 mod scope;
 #[path = "lab/walk.rs"]

@@ -92,11 +92,13 @@ fn a_pull_comes_through_what_hits_the_first_requests() {
     alone(on_editions(&[Edition::OWN, V2_3], plan, 7000, async |stage| {
         for case in cases() {
             for count in [1, 3] {
-                if (count > 1 || case.long) && !Stage::long_scenes() {
-                    continue;
-                }
                 let fault = format!("origin: {}, the first {count}", case.what);
-                stage.scene(&fault, async |stage| first(stage, &fault, &case, count).await).await;
+                let play = async |stage: &mut Stage| first(stage, &fault, &case, count).await;
+                if count > 1 || case.long {
+                    stage.long_scene(&fault, play).await;
+                } else {
+                    stage.scene(&fault, play).await;
+                }
             }
         }
         Ok(())
@@ -107,11 +109,13 @@ fn a_pull_comes_through_what_hits_the_first_requests() {
 fn a_pull_comes_through_what_hits_our_requests_alone() {
     alone(on_editions(&[Edition::OWN, V2_3], plan, 7200, async |stage| {
         for case in cases() {
-            if matches!(case.fault, Fault::Silent(_)) && !Stage::long_scenes() {
-                continue;
-            }
             let fault = format!("origin: {}, to us alone", case.what);
-            stage.scene(&fault, async |stage| ours(stage, &fault, &case).await).await;
+            let play = async |stage: &mut Stage| ours(stage, &fault, &case).await;
+            if matches!(case.fault, Fault::Silent(_)) {
+                stage.long_scene(&fault, play).await;
+            } else {
+                stage.scene(&fault, play).await;
+            }
         }
         Ok(())
     }));
