@@ -24,6 +24,8 @@ use crate::swarm::ParentSource;
 mod close;
 mod failing;
 mod flight;
+#[doc(hidden)]
+pub mod fuzz;
 mod liars;
 mod look_ahead;
 mod metrics;

@@ -19,6 +19,9 @@ use shoal_base::units::{ByteSize, Span};
 use crate::origin::Registry;
 use crate::{blob, control, mirror, origin, peer, store, swarm};
 
+#[doc(hidden)]
+pub mod fuzz;
+
 /// What control takes of a text.
 const LONGEST_TEXT: usize = 1024;
 /// The largest piece: a smaller store could not even hold what is asked for at once.

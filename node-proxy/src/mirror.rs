@@ -28,6 +28,8 @@ use crate::origin::{Origin, Registry};
 mod answer;
 mod body;
 mod cuts;
+#[doc(hidden)]
+pub mod fuzz;
 mod headers;
 mod metrics;
 mod pass;

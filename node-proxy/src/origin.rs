@@ -25,6 +25,7 @@ mod address;
 mod body;
 mod challenge;
 mod connect;
+pub(crate) mod fuzz;
 mod metrics;
 mod name;
 mod read;
