@@ -377,7 +377,8 @@ pub(crate) fn parse_time(text: &str) -> Option<f64> {
 /// Bytes of a chunk with `concurrent_layer_fetch_buffer`: several in every layer of the lab's.
 const CHUNK: u32 = 1 << 20;
 
-/// Only what pulls need: no sandboxes are run. Versions before 2.0 read format 2, later ones format 3.
+/// Only what pulls need: no sandboxes are run. Versions before 2.0 read format 2, later ones format 3. Those would all make one
+/// NRI socket in `/var/run`, and whoever finds it taken ends.
 fn config_text(version: (u32, u32), edition: Edition, dir: &Path, runtime: &Path, certs: &Path) -> String {
     let (root, state) = (dir.join("root"), runtime.join("state"));
     let (socket, cni) = (runtime.join("containerd.sock"), dir.join("cni"));
@@ -389,7 +390,8 @@ fn config_text(version: (u32, u32), edition: Edition, dir: &Path, runtime: &Path
              [plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = \"{certs}\"\n\
              [plugins.\"io.containerd.transfer.v1.local\"]\nconfig_path = \"{certs}\"\n\
              concurrent_layer_fetch_buffer = {chunk}\n\
-             [plugins.\"io.containerd.cri.v1.runtime\".cni]\nconf_dir = \"{1}\"\nbin_dirs = [\"{1}\"]\n",
+             [plugins.\"io.containerd.cri.v1.runtime\".cni]\nconf_dir = \"{1}\"\nbin_dirs = [\"{1}\"]\n\
+             [plugins.\"io.containerd.nri.v1.nri\"]\ndisable = true\n",
             edition.local,
             cni.display()
         )
