@@ -308,10 +308,16 @@ async fn lying_author(stage: &mut Stage, fault: &str, how: Author, number: usize
     let since = Instant::now();
     let failed = at_most_one_failure(stage, "a2", &image).await?;
     let seconds = since.elapsed().as_secs_f64();
-    let lied: Vec<Digest> =
-        claims.iter().map(|claim| claim.digest).filter(|digest| liar.asked(digest, Asked::Blocks) > 0).collect();
-    ensure!(!lied.is_empty(), "nobody took anything of the liar: the fault hit nothing");
-    println!("    {failed} pulls failed on a2, which took blocks of {} blobs from the liar", lied.len());
+    let taken = |digest: &Digest| liar.asked(digest, Asked::Blocks) > 0;
+    let mut lied: Vec<Digest> = claims.iter().map(|claim| claim.digest).collect();
+    if how == Author::OtherSize {
+        // The manifest says another size: no byte of the liar's is taken, and no pull fails.
+        ensure!(failed == 0 && !lied.iter().any(taken), "{failed} pulls failed of what the manifest contradicts");
+    } else {
+        lied.retain(taken);
+        ensure!(!lied.is_empty(), "nobody took anything of the liar: the fault hit nothing");
+    }
+    println!("    {failed} pulls failed on a2, lied to about {} blobs", lied.len());
     for digest in &lied {
         is_refused(stage, &image, digest).await?;
     }
