@@ -8,6 +8,8 @@
 //! A type is fit to be loaded when it and all its parts are `#[serde(default, deny_unknown_fields)]`.
 
 mod faults;
+#[doc(hidden)]
+pub mod fuzz;
 mod layers;
 mod reference;
 mod schema;

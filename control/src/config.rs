@@ -18,6 +18,9 @@ use crate::api::grpc;
 use crate::clusters;
 use crate::scope::{ClusterScope, Scopes};
 
+#[doc(hidden)]
+pub mod fuzz;
+
 /// Settings of `shoal-control`. Every key has a default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

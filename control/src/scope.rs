@@ -18,6 +18,8 @@ mod check;
 mod decide;
 mod facts;
 mod file;
+#[doc(hidden)]
+pub mod fuzz;
 mod index;
 mod network;
 mod text;

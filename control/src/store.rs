@@ -13,6 +13,8 @@ mod memory;
 mod sqlite;
 #[cfg(test)]
 mod suite;
+#[cfg(test)]
+mod upgrade;
 
 use async_trait::async_trait;
 use shoal_proto::ClusterId;

@@ -19,6 +19,7 @@ pub mod cri;
 pub mod demo;
 pub mod disk;
 pub mod facts;
+pub mod fault_proxy;
 pub mod faults;
 pub mod flood;
 pub mod http;

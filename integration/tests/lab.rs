@@ -24,6 +24,10 @@ mod interrupted;
 mod liars;
 #[path = "lab/limits.rs"]
 mod limits;
+#[path = "lab/many_held.rs"]
+mod many_held;
+#[path = "lab/origin_faults.rs"]
+mod origin_faults;
 #[path = "lab/own_faults.rs"]
 mod own_faults;
 #[path = "lab/scope.rs"]

@@ -19,6 +19,8 @@ use crate::origin::Registry;
 use crate::{blob, control, mirror, origin, peer, store, swarm};
 
 mod check;
+#[doc(hidden)]
+pub mod fuzz;
 
 /// Settings of `shoal-node`. Every key has a default; a node without `control.endpoint` reads the origin only.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -208,7 +210,7 @@ pub struct RawOrigin {
     pub connect_timeout: Span,
     /// The longest wait for headers.
     pub headers_timeout: Span,
-    /// The longest silence inside a body.
+    /// The longest silence inside a body; then the rest is asked for anew.
     pub body_timeout: Span,
     /// Settings by registry, `[origin.registry."registry.example:5000"]`, as `ns=` names it.
     pub registry: BTreeMap<String, RawRegistry>,
@@ -216,7 +218,7 @@ pub struct RawOrigin {
 
 impl Default for RawOrigin {
     fn default() -> Self {
-        Self { connect_timeout: span(5), headers_timeout: span(20), body_timeout: span(15), registry: BTreeMap::new() }
+        Self { connect_timeout: span(5), headers_timeout: span(20), body_timeout: span(5), registry: BTreeMap::new() }
     }
 }
 

@@ -4,6 +4,8 @@
 //!
 //! Source: containerd's `docs/hosts.md` and `core/remotes/docker/config/hosts.go`, read in 1.6, 1.7 and 2.3.
 
+#[doc(hidden)]
+pub mod fuzz;
 mod registry;
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@
 mod disk;
 mod evict;
 mod files;
+mod index;
 mod ledger;
 mod memory;
 mod metrics;

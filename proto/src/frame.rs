@@ -14,6 +14,9 @@ use tokio_util::codec::{Decoder, Encoder};
 
 use crate::{BlockIndex, ClusterId, Digest, NodeId};
 
+#[doc(hidden)]
+pub mod fuzz;
+
 /// First four bytes of a hello, so that a stray client is told apart at once.
 pub const MAGIC: [u8; 4] = *b"SHOL";
 /// The version that this code speaks. A peer that speaks another is refused.

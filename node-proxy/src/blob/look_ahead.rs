@@ -14,7 +14,7 @@ use crate::origin;
 /// A manifest above this is not read ahead: containerd itself refuses manifests above 8 MiB.
 const LARGEST_MANIFEST: u64 = 8 << 20;
 /// A manifest that names more blobs than this is not an image that anybody pulls.
-const MOST_BLOBS: usize = 512;
+pub(super) const MOST_BLOBS: usize = 512;
 
 /// Lets flights that nobody waits for read the origin: a few at once, in the order in which they came, and only while no
 /// flight that somebody waits for reads it.

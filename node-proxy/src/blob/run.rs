@@ -160,7 +160,7 @@ impl Runner {
         let may_read_origin = self.may_read_origin();
         let ask = Ask {
             digest: want.digest,
-            size: self.flight.layout().map(|layout| layout.size()).or(self.flight.size_hint),
+            size: self.flight.layout().map(|layout| layout.size()).or(self.flight.size_hint.get().copied()),
             registry: want.target.registry.to_string(),
             repository: want.target.repository.to_string(),
             kind: want.kind,

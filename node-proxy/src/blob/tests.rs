@@ -48,6 +48,8 @@ struct Registry {
     bytes: Arc<AtomicUsize>,
     cut: Mutex<Option<usize>>,
     stuck: AtomicBool,
+    /// Every read fails.
+    failing: AtomicBool,
 }
 
 #[async_trait::async_trait]
@@ -58,6 +60,9 @@ impl Upstream for Registry {
             std::future::pending::<()>().await;
         }
         let registry = || want.target.registry.to_string();
+        if self.failing.load(Ordering::SeqCst) {
+            return Err(OriginError::Unreachable { registry: registry(), why: "503".into() });
+        }
         let bytes = self.blobs.lock().get(&want.digest).cloned();
         let bytes = bytes.ok_or_else(|| OriginError::NotFound { registry: registry() })?;
         let size = Some(bytes.len() as u64);
@@ -457,6 +462,42 @@ async fn a_body_that_breaks_goes_on_where_the_blocks_end() {
     assert_eq!(got, bytes);
     assert_eq!(lab.reads(), 2);
     assert_eq!(lab.registry.bytes.load(Ordering::SeqCst), 10 * BLOCK + 100);
+}
+
+#[tokio::test]
+async fn bytes_of_another_size_than_the_manifest_names_are_not_taken() {
+    let lab = Lab::new();
+    let one = lab.node("one");
+    for (len, seed) in [(2 * BLOCK, 1), (4 * BLOCK, 2)] {
+        let digest = lab.publish(&content(len, seed));
+        one.join(&want(digest), Some(3 * BLOCK as u64));
+        let error = read(&one, digest).await.unwrap_err();
+        let nonsense = matches!(&error, ReadError::Origin(_, why) if matches!(**why, OriginError::Nonsense { .. }));
+        assert!(nonsense, "{error}");
+    }
+    assert_eq!(lab.registry.bytes.load(Ordering::SeqCst), 0);
+    assert!(lab.cluster.mismatches.lock().is_empty(), "nobody lied");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_flight_gave_up_on_a_registry_the_next_ones_try_it_once_until_it_gives_something() {
+    let lab = Lab::new();
+    let one = lab.node("one");
+    let digests: Vec<Digest> = (0..4).map(|seed| lab.publish(&content(BLOCK, seed))).collect();
+    lab.registry.failing.store(true, Ordering::SeqCst);
+    for (digest, reads) in digests.iter().zip([3, 4, 5]) {
+        let error = read(&one, *digest).await.unwrap_err();
+        assert!(matches!(error, ReadError::Origin(..)), "{error}");
+        assert_eq!(lab.reads(), reads);
+    }
+    tokio::time::advance(Duration::from_secs(31)).await;
+    assert!(read(&one, digests[0]).await.is_err());
+    assert_eq!(lab.reads(), 8, "as often as ever, half a minute later");
+    lab.registry.failing.store(false, Ordering::SeqCst);
+    assert!(read(&one, digests[1]).await.is_ok());
+    lab.registry.failing.store(true, Ordering::SeqCst);
+    assert!(read(&one, digests[2]).await.is_err());
+    assert_eq!(lab.reads(), 12, "it gave something in between");
 }
 
 #[tokio::test]

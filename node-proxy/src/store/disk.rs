@@ -3,6 +3,7 @@
 //! ```text
 //! <dir>/version                        shoal-store 1
 //! <dir>/lock                           flock of the daemon that uses the store; its process id, for people
+//! <dir>/index                          what the sidecars of held blobs say, so that a start need not read them
 //! <dir>/held/ab/<62 hex>               bytes of a held blob; mtime is its last use, to the minute
 //! <dir>/held/ab/<62 hex>.list          its sidecar: size, root, author, media type, hashes
 //! <dir>/partial/<64 hex>               bytes of a partial blob, sparse, as long as the whole from the start on
@@ -15,6 +16,13 @@
 //! says. Commit goes: fdatasync the bytes; write and fsync the sidecar; rename the sidecar; rename the bytes; fsync
 //! both directories; only then the ledger and the news. A kill before the second rename leaves a partial blob, after
 //! it a held one. A power cut may undo the renames, but not what they name.
+//!
+//! **Start.** The directories say what is held, and nothing else does. A start reads all their names and looks at both
+//! files of every blob: for the length and the last use of the one, and for the mark by which the index knows the
+//! other again, so that it need not be opened. A commit adds its record to the index last, after the blob is held;
+//! nothing depends on that record, and the index is never synced. Whatever becomes of it, through a kill, a power cut, a
+//! full disk, an older version that does not know it or a copied directory, costs the reading of sidecars and can make
+//! nothing held that is not, and nothing right wrong (`index.rs` says why). So the version of the store stays 1.
 //!
 //! **Partial.** Blocks are written in place as they come and go into the written mark once the write returned. A
 //! checkpoint puts notes and marks into a record, atomically. Written blocks are in the page cache at least: they are
@@ -51,6 +59,7 @@ use tokio::sync::broadcast;
 
 use super::evict::{Candidate, Kind};
 use super::files::{Files, failed};
+use super::index::{self, Index, Known, Mark};
 use super::ledger::Ledger;
 use super::metrics::Metrics;
 use super::places::{Places, RECENT, STATE};
@@ -74,6 +83,7 @@ struct Inner {
     /// Bytes of a partial blob that a checkpoint makes durable at once.
     sync_every: u64,
     boot_id: String,
+    index: Mutex<Index>,
     /// Held while room is made: from the ledger's decision until the files are gone.
     room: Mutex<()>,
     probes: AtomicU64,
@@ -163,7 +173,22 @@ impl Inner {
         let metrics = Metrics::new();
         let ledger = Ledger::new(config.quota, metrics.clone());
         let now = now();
-        walk::held(&places, &files, |found| ledger.found_held(found, now))?;
+        let known = Known::read(&places.index());
+        let mut index = Index::open(places.index(), &known, &files);
+        let news = Mutex::new((Vec::new(), 0));
+        walk::held(&places, &files, &known, |found| {
+            let mut news = news.lock();
+            news.0.extend_from_slice(&found.records);
+            news.1 += found.read;
+            ledger.found_held(found.held, now);
+        })?;
+        drop(known);
+        let (records, read) = news.into_inner();
+        if read > 0 {
+            index.append(&files, &records, read);
+        }
+        metrics.sidecars_read.inc_by(read);
+        index.compact(&files, ledger.usage().held_blobs, |digest| ledger.held(digest).is_some());
         for partial in walk::partial(&places, &files, |digest| ledger.held(digest).is_some())? {
             ledger.found_partial(partial.digest, partial.size, partial.left, partial.used, now);
         }
@@ -175,6 +200,7 @@ impl Inner {
             reserve: config.reserve,
             sync_every,
             boot_id: config.boot_id.unwrap_or_else(boot_id),
+            index: Mutex::new(index),
             room: Mutex::default(),
             probes: AtomicU64::default(),
             _lock: lock,
@@ -182,7 +208,7 @@ impl Inner {
         inner.evict(inner.ledger.shrink());
         let Usage { held, held_blobs, partial, quota } = inner.ledger.usage();
         let (dir, seconds) = (inner.places.dir().display(), started.elapsed().as_secs_f64());
-        tracing::info!(%dir, held_blobs, held, partial, quota, seconds, "store is open");
+        tracing::info!(%dir, held_blobs, held, partial, quota, sidecars_read = read, seconds, "store is open");
         Ok(inner)
     }
 
@@ -199,6 +225,16 @@ impl Inner {
                 Err(error) => tracing::error!(%digest, size, %error, "blob was to make room and can't be removed"),
             }
         }
+    }
+
+    /// Spares the next start the sidecar of a blob that just became held.
+    fn remember(&self, digest: &Digest, info: &Info) {
+        let list = self.places.held_list(digest);
+        let Ok(metadata) = std::fs::metadata(&list) else { return };
+        let record = index::encode(digest, info, Mark::of(&metadata));
+        let mut index = self.index.lock();
+        index.append(&self.files, &record, 1);
+        index.compact(&self.files, self.ledger.usage().held_blobs, |digest| self.ledger.held(digest).is_some());
     }
 
     fn unlink_held(&self, digest: &Digest) -> Result<(), StoreError> {

@@ -140,6 +140,8 @@ mod faults {
         pub(in crate::store) full: AtomicBool,
         /// Syncs fail with EIO.
         pub(in crate::store) sync_fails: AtomicBool,
+        /// The process is killed where it would only be taken for dead.
+        pub(in crate::store) for_real: AtomicBool,
         /// Syncs are only modelled: what they do to a real disk no test can see, and it takes long.
         pub(in crate::store) model_only: AtomicBool,
         /// What was overwritten since the last sync, by file, oldest first: offset and bytes, zeros for a hole.
@@ -154,6 +156,7 @@ mod faults {
                 steps_left: AtomicI64::new(i64::MAX),
                 full: AtomicBool::new(false),
                 sync_fails: AtomicBool::new(false),
+                for_real: AtomicBool::new(false),
                 model_only: AtomicBool::new(false),
                 unsynced: Mutex::default(),
             }
@@ -187,6 +190,10 @@ mod faults {
         }
 
         fn dead(&self) -> io::Error {
+            if self.for_real.load(Ordering::SeqCst) {
+                let killed = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+                unreachable!("alive after SIGKILL: {killed:?}");
+            }
             self.steps_left.store(-1, Ordering::SeqCst);
             io::Error::other("killed")
         }

@@ -16,6 +16,7 @@ pub(super) struct Metrics {
     quota_bytes: Gauge,
     pub(super) evictions: Counter,
     pub(super) evicted_bytes: Counter,
+    pub(super) sidecars_read: Counter,
     pub(super) write_seconds: Histogram,
     pub(super) sync_seconds: Histogram,
 }
@@ -32,6 +33,7 @@ impl Metrics {
             quota_bytes: Gauge::default(),
             evictions: Counter::default(),
             evicted_bytes: Counter::default(),
+            sidecars_read: Counter::default(),
             write_seconds: Histogram::new(write),
             sync_seconds: Histogram::new(sync),
         }
@@ -59,6 +61,11 @@ impl Metrics {
         );
         registry.register("evictions", "Blobs that went to make room", self.evictions.clone());
         registry.register("evicted_bytes", "Bytes of blobs that went to make room", self.evicted_bytes.clone());
+        registry.register(
+            "sidecars_read",
+            "Held blobs that the index did not know at start",
+            self.sidecars_read.clone(),
+        );
         registry.register("write_seconds", "Time to hand one block to the file system", self.write_seconds.clone());
         registry.register("sync_seconds", "Time to bring a blob's bytes to the disk", self.sync_seconds.clone());
     }

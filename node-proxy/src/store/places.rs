@@ -55,6 +55,11 @@ impl Places {
         self.dir.join("partial")
     }
 
+    /// What spares a start the reading of sidecars.
+    pub(super) fn index(&self) -> PathBuf {
+        self.dir.join("index")
+    }
+
     /// The 256 directories of held blobs, by the first byte of the digest: small enough to be read and synced quickly.
     pub(super) fn fans(&self) -> impl Iterator<Item = PathBuf> {
         let held = self.held_dir();

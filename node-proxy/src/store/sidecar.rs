@@ -20,7 +20,7 @@ const HELD: &[u8; 8] = b"shoal-h1";
 const PARTIAL: &[u8; 8] = b"shoal-p1";
 const SUM: usize = 32;
 /// Media types are under 128 characters (RFC 6838 section 4.2) and have few parameters. What is longer is not kept.
-const LONGEST_MEDIA_TYPE: usize = 1024;
+pub(super) const LONGEST_MEDIA_TYPE: usize = 1024;
 /// The longest head of a held sidecar: reading this much reads the head whole.
 pub(super) const LONGEST_HEAD: usize = 8 + 8 + 32 + (1 + 64) + (2 + LONGEST_MEDIA_TYPE) + SUM;
 

@@ -32,12 +32,16 @@ impl Sample {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&[seed]);
         hasher.finalize_xof().fill(&mut bytes);
-        let layout = Layout::of(size).unwrap();
+        Self::of(bytes, "application/x")
+    }
+
+    pub(super) fn of(bytes: Vec<u8>, media_type: &str) -> Self {
+        let layout = Layout::of(bytes.len() as u64).unwrap();
         let mut list = PieceList::new(layout);
         for (block, bytes) in bytes.chunks(layout.block_size() as usize).enumerate() {
             list.set(block as u32, PieceList::hash(bytes)).unwrap();
         }
-        let notes = Notes { list, author: "author".parse().unwrap(), media_type: "application/x".into() };
+        let notes = Notes { list, author: "author".parse().unwrap(), media_type: media_type.into() };
         Self { digest: Digest::from_bytes(Sha256::digest(&bytes).into()), layout, bytes: bytes.into(), notes }
     }
 

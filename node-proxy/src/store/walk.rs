@@ -1,6 +1,7 @@
 //! What a start finds on disk: reads the directories, and clears away what a kill left half done.
 //!
-//! A blob is held if its bytes are in `held/`, its sidecar's head can be read, and the length is the one it says.
+//! A blob is held if its bytes are in `held/`, its sidecar's head can be read, and the length is the one it says. A
+//! sidecar that the index knows by its mark need not be read.
 //! Bytes without such a sidecar, sidecars without bytes, and partial blobs without a record are of no use and go.
 //! What can't be read because the disk fails is left alone and is not held.
 
@@ -15,6 +16,7 @@ use std::time::UNIX_EPOCH;
 use shoal_proto::Digest;
 
 use super::files::{Files, failed};
+use super::index::{self, Known, Mark};
 use super::places::{Places, RECENT, STATE, digest_of};
 use super::sidecar::{self, Head, LONGEST_HEAD, Torn};
 use super::{Info, StoreError};
@@ -30,6 +32,16 @@ pub(super) struct FoundHeld {
     pub(super) used: u64,
 }
 
+/// What is found in one of the directories of held blobs.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) held: Vec<FoundHeld>,
+    /// Records for the index, of those whose sidecar had to be read.
+    pub(super) records: Vec<u8>,
+    /// How many records that is.
+    pub(super) read: u64,
+}
+
 /// A partial blob that may be resumed.
 pub(super) struct FoundPartial {
     pub(super) digest: Digest,
@@ -40,13 +52,18 @@ pub(super) struct FoundPartial {
 }
 
 /// Finds the held blobs and gives them away directory by directory, from several threads.
-pub(super) fn held(places: &Places, files: &Files, give: impl Fn(Vec<FoundHeld>) + Sync) -> Result<(), StoreError> {
+pub(super) fn held(
+    places: &Places,
+    files: &Files,
+    known: &Known,
+    give: impl Fn(Found) + Sync,
+) -> Result<(), StoreError> {
     let fans: Vec<PathBuf> = places.fans().collect();
     let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
     let walk = || {
         while let Some(fan) = fans.get(next.fetch_add(1, Ordering::Relaxed)) {
-            give(walk_fan(fan, files)?);
+            give(walk_fan(fan, files, known)?);
         }
         Ok(())
     };
@@ -56,8 +73,8 @@ pub(super) fn held(places: &Places, files: &Files, give: impl Fn(Vec<FoundHeld>)
     })
 }
 
-fn walk_fan(fan: &Path, files: &Files) -> Result<Vec<FoundHeld>, StoreError> {
-    let mut found = Vec::new();
+fn walk_fan(fan: &Path, files: &Files, known: &Known) -> Result<Found, StoreError> {
+    let mut found = Found::default();
     let Some(first) = fan.file_name().and_then(|name| name.to_str()) else { return Ok(found) };
     let mut lists = Vec::new();
     let mut blobs = HashMap::new();
@@ -71,21 +88,20 @@ fn walk_fan(fan: &Path, files: &Files) -> Result<Vec<FoundHeld>, StoreError> {
         Ok(())
     })?;
     for (digest, list) in lists {
-        let list = list.path();
         let Some(entry) = blobs.remove(&digest) else {
-            tracing::debug!(path = %list.display(), "sidecar without a blob goes");
-            files.unlink(&list)?;
+            tracing::debug!(path = %list.path().display(), "sidecar without a blob goes");
+            files.unlink(&list.path())?;
             continue;
         };
-        match read_held(&list, &entry) {
-            Ok((info, used)) => found.push(FoundHeld { digest, info, used }),
+        match read_held(&digest, &list, &entry, known, &mut found) {
+            Ok(()) => {}
             Err(Unusable::Disk(error)) => {
-                tracing::error!(path = %list.display(), %error, "blob can't be read and is left alone");
+                tracing::error!(path = %list.path().display(), %error, "blob can't be read and is left alone");
             }
             Err(Unusable::Damaged(why)) => {
                 tracing::warn!(path = %entry.path().display(), why, "damaged blob goes");
                 files.unlink(&entry.path())?;
-                files.unlink(&list)?;
+                files.unlink(&list.path())?;
             }
         }
     }
@@ -101,14 +117,34 @@ enum Unusable {
     Damaged(String),
 }
 
-fn read_held(list: &Path, entry: &DirEntry) -> Result<(Info, u64), Unusable> {
-    let head = read_head(list)?;
+fn read_held(
+    digest: &Digest,
+    list: &DirEntry,
+    entry: &DirEntry,
+    known: &Known,
+    found: &mut Found,
+) -> Result<(), Unusable> {
+    // Before the reading: a sidecar that changes in between is then not taken for the one that was read.
+    let mark = Mark::of(&list.metadata().map_err(Unusable::Disk)?);
+    let remembered = known.get(digest, mark);
+    let is_new = remembered.is_none();
+    let info = match remembered {
+        Some(info) => info,
+        None => {
+            let head = read_head(&list.path())?;
+            Info { size: head.layout.size(), root: head.root, media_type: head.media_type }
+        }
+    };
     let metadata = entry.metadata().map_err(Unusable::Disk)?;
-    let size = head.layout.size();
-    if metadata.len() != size {
-        return Err(Unusable::Damaged(format!("it has {} bytes instead of {size}", metadata.len())));
+    if metadata.len() != info.size {
+        return Err(Unusable::Damaged(format!("it has {} bytes instead of {}", metadata.len(), info.size)));
     }
-    Ok((Info { size, root: head.root, media_type: head.media_type }, last_use(&metadata)))
+    if is_new {
+        found.records.extend_from_slice(&index::encode(digest, &info, mark));
+        found.read += 1;
+    }
+    found.held.push(FoundHeld { digest: *digest, info, used: last_use(&metadata) });
+    Ok(())
 }
 
 fn read_head(list: &Path) -> Result<Head, Unusable> {

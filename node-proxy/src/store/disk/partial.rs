@@ -281,7 +281,8 @@ impl Writing {
                 tracing::debug!(digest = %self.digest, %error, "record stays until the next start");
             }
         }
-        let opened = ledger.commit(&self.digest, info, now());
+        let opened = ledger.commit(&self.digest, info.clone(), now());
+        self.inner.remember(&self.digest, &info);
         Ok(HeldFile::committed(Arc::clone(&self.inner), self.digest, Arc::clone(&self.file), opened))
     }
 

@@ -2,7 +2,10 @@
 
 mod crash;
 mod faults;
+mod index;
+mod kills;
 mod restart;
+mod upgrade;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +18,9 @@ use crate::store::{Config, Store, StoreError};
 
 /// A directory in which stores come and go.
 struct Machine {
-    dir: tempfile::TempDir,
+    dir: PathBuf,
+    /// Removes the directory at the end.
+    _temporary: Option<tempfile::TempDir>,
     quota: u64,
     reserve: u64,
     boot: u32,
@@ -27,21 +32,39 @@ struct Machine {
 impl Machine {
     fn new(quota: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { dir, quota, reserve: 0, boot: 1, sync_every: SYNC_EVERY, faults: Arc::default(), model_only: false }
+        Self { quota, ..Self::at(dir.path()) }.within(dir)
+    }
+
+    /// In a directory that somebody else removes.
+    fn at(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            _temporary: None,
+            quota: 0,
+            reserve: 0,
+            boot: 1,
+            sync_every: SYNC_EVERY,
+            faults: Arc::default(),
+            model_only: false,
+        }
+    }
+
+    fn within(self, dir: tempfile::TempDir) -> Self {
+        Self { dir: dir.path().to_owned(), _temporary: Some(dir), ..self }
     }
 
     /// For tests of thousands of steps: no sync reaches the real disk, which no test could tell, and so the directory
     /// may as well be in memory.
     fn model_only(mut self) -> Self {
         self.model_only = true;
-        if let Ok(dir) = tempfile::tempdir_in("/dev/shm") {
-            self.dir = dir;
+        match tempfile::tempdir_in("/dev/shm") {
+            Ok(dir) => self.within(dir),
+            Err(_) => self,
         }
-        self
     }
 
     fn path(&self, below: &str) -> PathBuf {
-        self.dir.path().join("store").join(below)
+        self.dir.join("store").join(below)
     }
 
     async fn try_open(&self) -> Result<Arc<Disk>, StoreError> {
