@@ -232,7 +232,7 @@ const SLOW: [Expected; 3] = [
 #[test]
 fn a_lying_parent_costs_nothing_and_is_shunned() {
     alone(async {
-        on_editions(&["2.3".parse()?], plan, SEED, async |stage| {
+        on_editions(&Edition::USUAL, plan, SEED, async |stage| {
             for (number, expected) in QUICK.iter().enumerate() {
                 stage.scene(expected.fault, async |stage| lying_parent(stage, expected, number).await).await;
             }
@@ -247,7 +247,7 @@ fn a_parent_that_gives_nothing_costs_the_wait_for_it_at_most() {
     alone(async {
         // Slow enough that two seconds of silence pass within a pull.
         let plan = |edition| WorldPlan { node_rate: Some(30_000_000), ..plan(edition) };
-        on_editions(&["2.3".parse()?], plan, SEED + 200, async |stage| {
+        on_editions(&Edition::USUAL, plan, SEED + 200, async |stage| {
             for (number, expected) in SLOW.iter().enumerate() {
                 stage.scene(expected.fault, async |stage| lying_parent(stage, expected, number).await).await;
             }
@@ -434,7 +434,7 @@ fn a_lying_author_fails_at_most_one_pull_a_node_and_nobody_believes_it() {
         // Slow enough that containerd has bytes of a blob before its last block.
         let plan = |edition| WorldPlan { node_rate: Some(60_000_000), ..plan(edition) };
         let plan = |edition| plan(edition).with_guest("x2", Ipv4Addr::new(10, 77, 1, 201));
-        on_editions(&["2.3".parse()?], plan, SEED + 500, async |stage| {
+        on_editions(&Edition::USUAL, plan, SEED + 500, async |stage| {
             let cases = [
                 ("an author lies: other bytes, while it reads", Author::Reads, false),
                 ("an author lies: other bytes, as held", Author::Done, false),
