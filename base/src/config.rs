@@ -48,27 +48,38 @@ pub fn load<T>(
 where
     T: Default + Serialize + DeserializeOwned + JsonSchema,
 {
-    let shape = Shape::of::<T>();
+    load_shaped(&Shape::of::<T>(), file, env_prefix, env, sets)
+}
+
+/// [`load`], by a shape that is at hand.
+fn load_shaped<T: DeserializeOwned>(
+    shape: &Shape,
+    file: Option<&Path>,
+    env_prefix: &str,
+    env: impl Iterator<Item = (String, String)>,
+    sets: &[(String, String)],
+) -> Result<T, Faults> {
     let mut faults = Faults::default();
     let mut layers = Layers::default();
     if let Some(path) = file {
         layers.file(path, &mut faults);
     }
-    layers.environment(&shape, env_prefix, env, &mut faults);
-    layers.flags(&shape, sets, &mut faults);
+    layers.environment(shape, env_prefix, env, &mut faults);
+    layers.flags(shape, sets, &mut faults);
 
-    for fault in shape.check(&layers.merged) {
+    let shaped = shape.check(&layers.merged);
+    for fault in &shaped {
         faults.push(fault.key.clone(), layers.with_source(&fault.key, &fault.problem));
     }
-    if !faults.is_empty() {
-        return Err(faults);
-    }
     match T::deserialize(&layers.merged) {
-        Ok(config) => Ok(config),
+        Ok(config) => faults.into_result(config),
         Err(whole) => {
+            // What the shape alone does not show: an address that is none, a number that is too large.
             for (key, problem) in faults_of_single_keys::<T>(&layers.merged) {
-                let problem = layers.with_source(&key, &problem);
-                faults.push(key, problem);
+                if !shaped.iter().any(|fault| concerns(&fault.key, &key)) {
+                    let problem = layers.with_source(&key, &problem);
+                    faults.push(key, problem);
+                }
             }
             if faults.is_empty() {
                 faults.push("", whole.to_string());
@@ -86,6 +97,12 @@ pub fn setting(text: &str) -> Result<(String, String), String> {
     text.split_once('=')
         .map(|(key, value)| (key.trim().to_owned(), value.to_owned()))
         .ok_or_else(|| format!("{text:?} is not KEY=VALUE"))
+}
+
+/// Whether a fault that is named with one key is about another: the same, one above it, or an element of it.
+fn concerns(named: &str, key: &str) -> bool {
+    let below = |above: &str, below: &str| below.strip_prefix(above).is_some_and(|rest| rest.starts_with(['.', '[']));
+    named == key || below(named, key) || below(key, named)
 }
 
 /// A deserializer stops at the first fault and does not say where it was. Since every key has a default, each key can

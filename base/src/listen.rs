@@ -25,6 +25,13 @@ use tokio::sync::Semaphore;
 use crate::drain::Drain;
 use unhurried::Unhurried;
 
+/// Whether two listeners would want one port: the same, at the same address or where one of them takes every address.
+/// Port 0 is never the same.
+pub fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let overlap = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() != 0 && one.port() == other.port() && overlap
+}
+
 /// Connections that the kernel holds for us while we are busy.
 const BACKLOG: i32 = 1024;
 

@@ -26,6 +26,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::{EnvFilter, Targets};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 
+use crate::config::Faults;
 pub use context::{extract_grpc, extract_http, inject_grpc, inject_http, set_parent, traceparent_of};
 
 /// How often finished spans are sent. Often enough to look at a pull while it is still warm.
@@ -57,6 +58,16 @@ pub struct TelemetryConfig {
 impl Default for TelemetryConfig {
     fn default() -> Self {
         Self { log: "info".to_owned(), log_format: LogFormat::Text, otlp_endpoint: None, otlp_sample_ratio: 1.0 }
+    }
+}
+
+impl TelemetryConfig {
+    /// Notes what of it can't be used, under `key`.
+    pub fn check(&self, key: &str, faults: &mut Faults) {
+        faults.take(&format!("{key}.log"), filter(&self.log));
+        if let Some(endpoint) = &self.otlp_endpoint {
+            faults.take(&format!("{key}.otlp_endpoint"), check_endpoint(endpoint));
+        }
     }
 }
 
@@ -123,8 +134,7 @@ fn build<W>(
 where
     W: for<'a> tracing_subscriber::fmt::MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter =
-        EnvFilter::builder().parse(&config.log).map_err(|error| TelemetryError::Filter(config.log.clone(), error))?;
+    let filter = filter(&config.log)?;
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(std::io::stderr().is_terminal());
     let lines = match config.log_format {
         LogFormat::Text => lines.boxed(),
@@ -152,13 +162,22 @@ where
     Ok((subscriber, Guard { provider }))
 }
 
-fn exporting(service: &str, instance: &str, endpoint: &str, ratio: f64) -> Result<SdkTracerProvider, TelemetryError> {
+fn filter(text: &str) -> Result<EnvFilter, TelemetryError> {
+    EnvFilter::builder().parse(text).map_err(|error| TelemetryError::Filter(text.to_owned(), error))
+}
+
+fn check_endpoint(endpoint: &str) -> Result<(), TelemetryError> {
     let fault = |why: String| TelemetryError::Endpoint(endpoint.to_owned(), why);
     match endpoint.parse::<http::Uri>() {
-        Ok(uri) if uri.scheme_str() == Some("http") && uri.host().is_some() => {}
-        Ok(_) => return Err(fault("it must look like http://127.0.0.1:4317".to_owned())),
-        Err(error) => return Err(fault(error.to_string())),
+        Ok(uri) if uri.scheme_str() == Some("http") && uri.host().is_some() => Ok(()),
+        Ok(_) => Err(fault("it must look like http://127.0.0.1:4317".to_owned())),
+        Err(error) => Err(fault(error.to_string())),
     }
+}
+
+fn exporting(service: &str, instance: &str, endpoint: &str, ratio: f64) -> Result<SdkTracerProvider, TelemetryError> {
+    let fault = |why: String| TelemetryError::Endpoint(endpoint.to_owned(), why);
+    check_endpoint(endpoint)?;
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_tonic()
         .with_endpoint(endpoint)

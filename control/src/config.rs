@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shoal_base::config::Faults;
+use shoal_base::listen::collide;
 use shoal_base::telemetry::TelemetryConfig;
 use shoal_base::units::Span;
 
@@ -125,6 +126,10 @@ impl TryFrom<Raw> for Config {
             // The room reads an empty list as "all"; nobody gets that by leaving something out.
             faults.push("grpc.allow", "is empty, and no node could connect; for all networks say 0.0.0.0/0 and ::/0");
         }
+        if collide(raw.rest.listen, raw.grpc.listen) {
+            faults.push("rest.listen", format!("{} is taken by grpc.listen, {}", raw.rest.listen, raw.grpc.listen));
+        }
+        raw.telemetry.check("telemetry", &mut faults);
         let config = Self {
             state_dir: raw.state_dir,
             grace: raw.grace.into(),

@@ -303,7 +303,7 @@ impl Nodes {
         record.connected = false;
         if clean {
             let node = record.who.node.clone();
-            self.remove(&mut inner, &node, "closed its session");
+            self.remove(&mut inner, &node, "its session was closed");
         }
         self.count(&inner);
     }

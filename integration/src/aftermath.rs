@@ -22,11 +22,12 @@ use crate::{
 const ANSWERS: [&str; 10] = ["200", "206", "400", "401", "403", "404", "405", "416", "502", "503"];
 
 /// Hashes every held blob of every node again, and every blob in containerd's stores. Looks at what every mirror has answered
-/// since it was started.
+/// since it was started, and for a panic of any daemon of Shoal's.
 ///
 /// # Errors
-/// The first blob whose bytes are not those of its name; an answer that no mirror may give.
+/// The first blob whose bytes are not those of its name; an answer that no mirror may give; a panic.
 pub async fn check(world: &mut World) -> Result<()> {
+    nobody_panicked(world)?;
     let names: Vec<String> = world.nodes().keys().cloned().collect();
     let mut checked = 0;
     for name in names {
@@ -52,6 +53,24 @@ pub async fn check(world: &mut World) -> Result<()> {
         .with_context(|| format!("stores of {name}"))?;
     }
     ensure!(checked > 0, "no store holds anything");
+    Ok(())
+}
+
+/// Looks into the logs of all daemons of Shoal's.
+///
+/// # Errors
+/// The first line of a panic.
+pub fn nobody_panicked(world: &mut World) -> Result<()> {
+    let mut logs = vec![world.control()?.log().to_owned()];
+    for name in world.nodes().keys().cloned().collect::<Vec<_>>() {
+        logs.push(world.node(&name)?.shoal()?.log().to_owned());
+    }
+    for log in logs {
+        let text = fs::read(&log).with_context(|| format!("read {}", log.display()))?;
+        if let Some(line) = String::from_utf8_lossy(&text).lines().find(|line| line.contains("panicked at")) {
+            bail!("{}: {line}", log.display());
+        }
+    }
     Ok(())
 }
 

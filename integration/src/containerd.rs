@@ -163,6 +163,14 @@ impl Containerd {
         &self.content
     }
 
+    /// Bytes of the largest blob that it is writing.
+    pub fn ingesting(&self) -> u64 {
+        let ingests = self.content.ancestors().nth(2).map(|store| store.join("ingest"));
+        let Some(Ok(entries)) = ingests.map(fs::read_dir) else { return 0 };
+        let sizes = entries.flatten().filter_map(|entry| fs::metadata(entry.path().join("data")).ok());
+        sizes.map(|meta| meta.len()).max().unwrap_or(0)
+    }
+
     /// Who pulls into it.
     pub fn puller(&self) -> Puller {
         Puller { crictl: self.programs.crictl.clone(), socket: self.socket.clone() }

@@ -33,6 +33,8 @@ pub struct NodeEntry {
     pub name: String,
     /// Its cluster; `None` when it is alone.
     pub cluster: Option<String>,
+    /// Its id.
+    pub cluster_id: Option<String>,
     /// Whether its session is open.
     pub connected: bool,
     /// Blobs that it holds.

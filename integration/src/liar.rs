@@ -152,7 +152,7 @@ pub struct Liar {
     table: Arc<Table>,
     beating: AbortOnDropHandle<()>,
     hearing: AbortOnDropHandle<()>,
-    _serving: AbortOnDropHandle<()>,
+    serving: AbortOnDropHandle<()>,
 }
 
 impl Liar {
@@ -206,7 +206,7 @@ impl Liar {
             table,
             beating: AbortOnDropHandle::new(beating),
             hearing: AbortOnDropHandle::new(hearing),
-            _serving: AbortOnDropHandle::new(serving),
+            serving: AbortOnDropHandle::new(serving),
         })
     }
 
@@ -223,12 +223,12 @@ impl Liar {
         claim
     }
 
-    /// Serves a claim and tells control that it holds the blob.
+    /// Serves claims and tells control, in one message, that it holds the blobs.
     ///
     /// # Errors
     /// When the session is over.
-    pub async fn announce(&self, claim: Claim) -> Result<()> {
-        let held = vec![self.claim(claim).held()?];
+    pub async fn announce(&self, claims: Vec<Claim>) -> Result<()> {
+        let held = claims.into_iter().map(|claim| self.claim(claim).held()).collect::<Result<_>>()?;
         let announce = wire::Announce { held, ..wire::Announce::default() };
         self.up.send(session(wire::session_request::Message::Announce(announce))).await.context("the session is over")
     }
@@ -284,10 +284,13 @@ impl Liar {
     /// # Errors
     /// When control does not end its half.
     pub async fn leave(self) -> Result<()> {
-        let Self { up, beating, hearing, .. } = self;
+        let Self { up, beating, hearing, serving, .. } = self;
         // Both hold the sending half; its end is what control reads.
         beating.abort();
         drop((beating, up));
+        serving.abort();
+        // Until then its port is taken.
+        let _ = serving.await;
         tokio::time::timeout(BOUND, hearing).await.context("control did not end the liar's session")??;
         Ok(())
     }

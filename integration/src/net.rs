@@ -297,7 +297,14 @@ impl Netns {
     /// # Errors
     /// When the port is taken.
     pub fn bind(&self, port: u16) -> Result<tokio::net::TcpListener> {
-        let address = SocketAddrV4::new(self.address, port);
+        self.bind_at(SocketAddrV4::new(self.address, port).into())
+    }
+
+    /// A listener inside, at any address there: loopback too.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub fn bind_at(&self, address: SocketAddr) -> Result<tokio::net::TcpListener> {
         let listener = self.within(move || {
             let listener = TcpListener::bind(address)?;
             listener.set_nonblocking(true)?;

@@ -1,7 +1,8 @@
-//! The origin: Debian's `docker-registry` over TLS behind the token server, and what its access log says.
+//! The origin: Debian's `docker-registry` over TLS behind the token server, and what its access log says. For faults it stands
+//! behind a proxy.
 use std::{
     fs,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,11 +11,12 @@ use anyhow::{Context, Result, bail};
 use http::{Method, Request, StatusCode, header};
 
 use crate::{
+    fault_proxy::FaultProxy,
     http::{Answer, Client, empty, from_file, full},
     image::{Image, ImageBlob},
     net::Netns,
     process::Daemon,
-    tls::Authority,
+    tls::{Authority, Leaf},
     token::{self, Signer, TokenServer},
     wait::eventually,
 };
@@ -26,12 +28,66 @@ pub use access::{AccessLine, Reads, reads_by_digest};
 /// The registry's name, as images are named after it.
 pub const HOST: &str = "registry.shoal.test";
 
-/// A running registry with its token server.
+const PORT: u16 = 443;
+/// On loopback, when the proxy has its place.
+const PORT_BEHIND: u16 = 5000;
+
+/// Whether a proxy that can break answers stands before the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Front {
+    /// Clients reach the registry itself.
+    Bare,
+    /// Clients reach a [`FaultProxy`].
+    Proxy,
+}
+
+/// A registry with its token server.
 pub struct Registry {
     daemon: Daemon,
-    _tokens: TokenServer,
+    tokens: Option<TokenServer>,
+    proxy: Option<FaultProxy>,
+    leaf: Leaf,
     signer: Signer,
+    /// What pushes: on the registry's own machine, past the proxy.
     client: Client,
+    setup: Setup,
+}
+
+/// What it takes to start it again.
+struct Setup {
+    program: PathBuf,
+    ns: Netns,
+    dir: PathBuf,
+    authority: Authority,
+    front: Front,
+}
+
+impl Setup {
+    fn config(&self) -> PathBuf {
+        self.dir.join("config.json")
+    }
+
+    fn spawn(&self) -> Result<Daemon> {
+        let mut command = self.ns.command(&self.program);
+        command.arg("serve").arg(self.config());
+        Daemon::spawn("docker-registry", command, &self.dir.join("registry.log"))
+    }
+
+    fn behind() -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, PORT_BEHIND))
+    }
+
+    fn proxy(&self) -> Result<Option<FaultProxy>> {
+        if self.front == Front::Bare {
+            return Ok(None);
+        }
+        let proxy = FaultProxy::spawn(self.ns.bind(PORT)?, &self.ns, Self::behind(), &self.dir, &self.authority)?;
+        Ok(Some(proxy))
+    }
+
+    fn tokens(&self, leaf: &Leaf, signer: &Signer) -> Result<TokenServer> {
+        TokenServer::spawn(self.ns.bind(token::PORT)?, leaf, signer.clone())
+    }
 }
 
 impl Registry {
@@ -39,21 +95,31 @@ impl Registry {
     ///
     /// # Errors
     /// When either can't be started.
-    pub async fn start(program: &Path, ns: &Netns, dir: &Path, authority: &Authority) -> Result<Self> {
+    pub async fn start(program: &Path, ns: &Netns, dir: &Path, authority: &Authority, front: Front) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         let leaf = authority.leaf(HOST)?;
-        let (certificate, key) = leaf.write(dir, "registry")?;
+        let files = leaf.write(dir, "registry")?;
         let signer = Signer::new(&leaf)?;
-        let tokens = TokenServer::spawn(ns.bind(token::PORT)?, &leaf, signer.clone())?;
-        let config = dir.join("config.json");
-        let text = config_text(dir, &certificate, &key, &authority.root_file);
-        fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
-        let mut command = ns.command(program);
-        command.arg("serve").arg(&config);
-        let mut daemon = Daemon::spawn("docker-registry", command, &dir.join("registry.log"))?;
-        let client = Client::tls(ns, SocketAddr::new(ns.address.into(), 443), HOST, authority.client()?);
+        let (program, ns, dir, authority) = (program.to_owned(), ns.clone(), dir.to_owned(), authority.clone());
+        let setup = Setup { program, ns, dir, authority, front };
+        let text = config_text(&setup, &files, front);
+        fs::write(setup.config(), text).with_context(|| format!("write {}", setup.config().display()))?;
+        let client = match front {
+            Front::Proxy => Client::plain(&setup.ns, Setup::behind()),
+            Front::Bare => {
+                let address = SocketAddr::new(setup.ns.address.into(), PORT);
+                Client::tls(&setup.ns, address, HOST, setup.authority.client()?)
+            }
+        };
+        let (tokens, proxy) = (Some(setup.tokens(&leaf, &signer)?), setup.proxy()?);
+        let mut registry = Self { daemon: setup.spawn()?, tokens, proxy, leaf, signer, client, setup };
+        registry.wait_ready().await?;
+        Ok(registry)
+    }
+
+    async fn wait_ready(&mut self) -> Result<()> {
         let up = eventually(Duration::from_secs(20), "the registry", || async {
-            let answer = client.get("/v2/").await?;
+            let answer = self.client.get("/v2/").await?;
             if answer.status != StatusCode::UNAUTHORIZED {
                 bail!("the registry answered {} instead of a challenge", answer.status);
             }
@@ -61,10 +127,50 @@ impl Registry {
         })
         .await;
         if let Err(error) = up {
-            daemon.check_running()?;
+            self.daemon.check_running()?;
             return Err(error);
         }
-        Ok(Self { daemon, _tokens: tokens, signer, client })
+        Ok(())
+    }
+
+    /// Takes registry, proxy and token server away: nobody listens at their ports any more.
+    pub async fn go_away(&mut self) {
+        if let Some(proxy) = &mut self.proxy {
+            proxy.close().await;
+        }
+        self.tokens = None;
+        self.daemon.kill();
+    }
+
+    /// Starts again what has gone, and breaks nothing more.
+    ///
+    /// # Errors
+    /// When something does not come up again.
+    pub async fn revive(&mut self) -> Result<()> {
+        if self.tokens.is_none() {
+            // An aborted server lets its port go a moment later.
+            let tokens = async || self.setup.tokens(&self.leaf, &self.signer);
+            self.tokens = Some(eventually(Duration::from_secs(5), "the token server's port", tokens).await?);
+        }
+        if let Some(proxy) = &mut self.proxy {
+            proxy.clear();
+            if !proxy.is_open() {
+                proxy.open(self.setup.ns.bind(PORT)?);
+            }
+        }
+        if !self.daemon.resume() {
+            self.daemon = self.setup.spawn()?;
+            self.wait_ready().await?;
+        }
+        Ok(())
+    }
+
+    /// What breaks its answers.
+    ///
+    /// # Errors
+    /// When clients reach the registry itself.
+    pub fn proxy(&self) -> Result<&FaultProxy> {
+        self.proxy.as_ref().context("this lab's registry stands without a proxy before it")
     }
 
     /// Pushes an image under `repository:tag`, from the registry's own machine, so that no shaped link is passed.
@@ -114,11 +220,14 @@ impl Registry {
         &self.signer
     }
 
-    /// The requests so far, in the order in which they ended.
+    /// The requests so far, in the order in which they ended; behind the proxy, in the order in which they came.
     ///
     /// # Errors
     /// When the log can't be read.
     pub fn access_log(&self) -> Result<Vec<AccessLine>> {
+        if let Some(proxy) = &self.proxy {
+            return Ok(proxy.access_log());
+        }
         let text = fs::read(self.daemon.log()).with_context(|| format!("read {}", self.daemon.log().display()))?;
         Ok(String::from_utf8_lossy(&text).lines().filter_map(AccessLine::parse).collect())
     }
@@ -137,9 +246,13 @@ fn expect(answer: &Answer, status: StatusCode, what: &str) -> Result<()> {
 }
 
 /// The registry's configuration; JSON is YAML.
-fn config_text(dir: &Path, certificate: &Path, key: &Path, root: &Path) -> String {
-    let storage: PathBuf = dir.join("storage");
-    serde_json::json!({
+fn config_text(setup: &Setup, (certificate, key): &(PathBuf, PathBuf), front: Front) -> String {
+    let storage: PathBuf = setup.dir.join("storage");
+    let http = match front {
+        Front::Bare => serde_json::json!({ "addr": ":443", "tls": { "certificate": certificate, "key": key } }),
+        Front::Proxy => serde_json::json!({ "addr": Setup::behind().to_string() }),
+    };
+    let mut config = serde_json::json!({
         "version": "0.1",
         "log": { "level": "warn", "accesslog": { "disabled": false } },
         "storage": {
@@ -147,19 +260,16 @@ fn config_text(dir: &Path, certificate: &Path, key: &Path, root: &Path) -> Strin
             "maintenance": { "uploadpurging": { "enabled": false } },
             "redirect": { "disable": true }
         },
-        "http": {
-            "addr": ":443",
-            "secret": "one registry only",
-            "tls": { "certificate": certificate, "key": key }
-        },
+        "http": http,
         "auth": {
             "token": {
                 "realm": format!("https://{HOST}:{}/token", token::PORT),
                 "service": token::SERVICE,
                 "issuer": token::ISSUER,
-                "rootcertbundle": root
+                "rootcertbundle": setup.authority.root_file
             }
         }
-    })
-    .to_string()
+    });
+    config["http"]["secret"] = "one registry only".into();
+    config.to_string()
 }

@@ -20,9 +20,10 @@ pub struct Leaf {
     key_der: Vec<u8>,
 }
 
-/// The authority.
+/// The authority. Cheap to clone.
+#[derive(Clone)]
 pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
+    issuer: Arc<Issuer<'static, KeyPair>>,
     root: CertificateDer<'static>,
     /// The root's certificate in a file, PEM.
     pub root_file: PathBuf,
@@ -42,7 +43,7 @@ impl Authority {
         let root = params.self_signed(&key).context("sign the root")?;
         let root_file = dir.join("ca.pem");
         fs::write(&root_file, root.pem()).with_context(|| format!("write {}", root_file.display()))?;
-        Ok(Self { root: root.der().clone(), issuer: Issuer::new(params, key), root_file })
+        Ok(Self { root: root.der().clone(), issuer: Arc::new(Issuer::new(params, key)), root_file })
     }
 
     /// Makes a certificate for a server that answers to `name`.
@@ -55,7 +56,7 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate().context("make a key")?;
-        let certificate = params.signed_by(&key, &self.issuer).context("sign a certificate")?;
+        let certificate = params.signed_by(&key, self.issuer.as_ref()).context("sign a certificate")?;
         Ok(Leaf { der: certificate.der().clone(), key_pem: key.serialize_pem(), key_der: key.serialize_der() })
     }
 

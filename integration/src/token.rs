@@ -18,7 +18,10 @@ use base64::Engine as _;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    task::{JoinHandle, JoinSet},
+};
 
 use crate::tls::Leaf;
 
@@ -109,9 +112,15 @@ impl TokenServer {
         let tls = tokio_rustls::TlsAcceptor::from(leaf.server()?);
         let router = Router::new().route("/token", get(give)).with_state(Arc::new(signer));
         let accepting = tokio::spawn(async move {
+            // Ends with the server: one that is gone answers on no connection.
+            let mut connections = JoinSet::new();
             loop {
-                let Ok((stream, from)) = listener.accept().await else { continue };
-                tokio::spawn(serve(stream, from, tls.clone(), router.clone()));
+                tokio::select! {
+                    Ok((stream, from)) = listener.accept() => {
+                        connections.spawn(serve(stream, from, tls.clone(), router.clone()));
+                    }
+                    Some(_) = connections.join_next(), if !connections.is_empty() => {}
+                }
             }
         });
         Ok(Self { accepting })

@@ -15,7 +15,7 @@ use crate::{
     net::{Net, Place},
     node::{Node, NodePlan, Surroundings},
     otlp::{self, Receiver},
-    registry::{self, Registry},
+    registry::{self, Front, Registry},
     run::RunDirs,
     sweep::sweep,
     tls::Authority,
@@ -48,6 +48,8 @@ pub struct WorldPlan {
     pub shoal: bool,
     /// Whether state and logs stay on disk.
     pub keep: bool,
+    /// Whether a proxy that can break answers stands before the registry. Worlds that measure have none.
+    pub origin: Front,
 }
 
 impl WorldPlan {
@@ -73,6 +75,7 @@ impl WorldPlan {
             hosts: Vec::new(),
             shoal: true,
             keep: false,
+            origin: Front::Bare,
         }
     }
 
@@ -157,9 +160,8 @@ impl World {
         let net = Net::build(&dirs.id, places(&plan), &hosts)?;
         let authority = Authority::create(&dirs.state)?;
         let receiver = Receiver::spawn(net.namespace("control")?.bind(otlp::PORT)?);
-        let registry =
-            Registry::start(&tools.registry, &net.namespace("registry")?, &dirs.state.join("registry"), &authority)
-                .await?;
+        let (place, state) = (net.namespace("registry")?, dirs.state.join("registry"));
+        let registry = Registry::start(&tools.registry, &place, &state, &authority, plan.origin).await?;
         let mut control = None;
         if let Some(programs) = &programs {
             control = Some(Control::start(programs, &net.namespace("control")?, &dirs.state.join("control")).await?);

@@ -26,6 +26,8 @@ mod liars;
 mod limits;
 #[path = "lab/many_held.rs"]
 mod many_held;
+#[path = "lab/origin_faults.rs"]
+mod origin_faults;
 #[path = "lab/own_faults.rs"]
 mod own_faults;
 #[path = "lab/scope.rs"]

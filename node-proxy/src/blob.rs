@@ -22,6 +22,7 @@ use crate::store::{Store, StoreError};
 use crate::swarm::ParentSource;
 
 mod close;
+mod failing;
 mod flight;
 #[doc(hidden)]
 pub mod fuzz;
@@ -143,6 +144,7 @@ struct Inner {
     shunned: Mutex<HashMap<Digest, Instant>>,
     liars: Liars,
     gate: look_ahead::Gate,
+    failing: failing::Failing,
     traces: Mutex<HashMap<Digest, (Instant, String)>>,
 }
 
@@ -178,6 +180,7 @@ impl Engine {
             shunned: Mutex::default(),
             liars: Liars::default(),
             gate,
+            failing: failing::Failing::default(),
             traces: Mutex::default(),
         }))
     }
@@ -223,10 +226,14 @@ impl Engine {
     /// The running flight of a digest, or a new one. `size` is what a manifest says, if known.
     fn join(&self, want: &Want, size: Option<u64>) -> Arc<Flight> {
         let mut flights = self.0.flights.lock();
+        // The first manifest that says a size is believed: containerd takes no other for that image either.
+        let told = |flight: &Flight| size.map(|size| *flight.size_hint.get_or_init(|| size));
         if let Some(flight) = flights.get(&want.digest).filter(|flight| !flight.is_over()) {
+            told(flight);
             return Arc::clone(flight);
         }
-        let flight = Arc::new(Flight::new(want.clone(), size));
+        let flight = Arc::new(Flight::new(want.clone()));
+        told(&flight);
         flights.insert(want.digest, Arc::clone(&flight));
         self.0.metrics.flights.inc();
         run::spawn(Arc::clone(&self.0), Arc::clone(&flight));

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shoal_base::config::Faults;
+use shoal_base::listen::collide;
 use shoal_base::telemetry::TelemetryConfig;
 use shoal_base::units::{ByteSize, Span};
 
@@ -20,6 +21,11 @@ use crate::{blob, control, mirror, origin, peer, store, swarm};
 
 #[doc(hidden)]
 pub mod fuzz;
+
+/// What control takes of a text.
+const LONGEST_TEXT: usize = 1024;
+/// The largest piece: a smaller store could not even hold what is asked for at once.
+const SMALLEST_QUOTA: u64 = 8 << 20;
 
 /// Settings of `shoal-node`. Every key has a default; a node without `control.endpoint` reads the origin only.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -209,7 +215,7 @@ pub struct RawOrigin {
     pub connect_timeout: Span,
     /// The longest wait for headers.
     pub headers_timeout: Span,
-    /// The longest silence inside a body.
+    /// The longest silence inside a body; then the rest is asked for anew.
     pub body_timeout: Span,
     /// Settings by registry, `[origin.registry."registry.example:5000"]`, as `ns=` names it.
     pub registry: BTreeMap<String, RawRegistry>,
@@ -217,7 +223,7 @@ pub struct RawOrigin {
 
 impl Default for RawOrigin {
     fn default() -> Self {
-        Self { connect_timeout: span(5), headers_timeout: span(20), body_timeout: span(15), registry: BTreeMap::new() }
+        Self { connect_timeout: span(5), headers_timeout: span(20), body_timeout: span(5), registry: BTreeMap::new() }
     }
 }
 
@@ -277,6 +283,29 @@ pub struct Config {
     pub(crate) control: control::Config,
 }
 
+impl Config {
+    /// What the settings mean, when the files that they name can be used too.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn read(raw: Raw) -> Result<Self, Faults> {
+        let mut faults = Faults::default();
+        let registries = origin_config(&raw.origin, &mut Faults::default()).registries;
+        for (registry, settings) in &registries {
+            for (leaf, error) in settings.faults(registry) {
+                faults.push(format!("origin.registry.\"{registry}\".{leaf}"), error.to_string());
+            }
+        }
+        match Self::try_from(raw) {
+            Ok(config) => faults.into_result(config),
+            Err(mut all) => {
+                all.extend(faults);
+                Err(all)
+            }
+        }
+    }
+}
+
 impl TryFrom<Raw> for Config {
     type Error = Faults;
 
@@ -297,6 +326,37 @@ impl TryFrom<Raw> for Config {
             optional(&raw.control.endpoint).and_then(|text| faults.take("control.endpoint", endpoint(&text)));
         let default_registry = optional(&raw.mirror.default_registry)
             .and_then(|text| faults.take("mirror.default_registry", text.parse()));
+        if raw.state_dir.as_os_str().is_empty() {
+            faults.push("state_dir", "is empty");
+        }
+        for (key, text) in [
+            ("node.name", &node.name),
+            ("node.idc", &node.idc),
+            ("node.location", &node.location),
+            ("node.cluster", &node.cluster),
+        ] {
+            // Control would refuse the node again and again.
+            if text.len() > LONGEST_TEXT {
+                faults.push(key, format!("has {} bytes, and control takes {LONGEST_TEXT}", text.len()));
+            }
+        }
+        let (mirror, peer, admin) = (raw.mirror.listen, raw.peer.listen, raw.admin.listen);
+        for (key, one, other_key, other) in [
+            ("peer.listen", peer, "mirror.listen", mirror),
+            ("admin.listen", admin, "mirror.listen", mirror),
+            ("admin.listen", admin, "peer.listen", peer),
+        ] {
+            if collide(one, other) {
+                faults.push(key, format!("{one} is taken by {other_key}, {other}"));
+            }
+        }
+        if (1..SMALLEST_QUOTA).contains(&raw.store.quota.as_u64()) {
+            faults.push("store.quota", "is below 8MiB, the largest piece of a blob; 0 means no bound");
+        }
+        if raw.mirror.origin_byte_budget.as_duration() < raw.mirror.first_byte_budget.as_duration() {
+            faults.push("mirror.origin_byte_budget", "must not be below mirror.first_byte_budget");
+        }
+        raw.telemetry.check("telemetry", &mut faults);
         if raw.peer.listen.port() == 0 {
             faults.push("peer.listen", "needs a port that peers can be told");
         }
@@ -325,6 +385,16 @@ impl TryFrom<Raw> for Config {
         if raw.mirror.origin_byte_budget.as_duration() >= Duration::from_secs(30) {
             faults.push("mirror.origin_byte_budget", "must be below 30s, when containerd gives up");
         }
+        let allow = registries("mirror.allow", &raw.mirror.allow, &mut faults);
+        let deny = registries("mirror.deny", &raw.mirror.deny, &mut faults);
+        if let Some(registry) = &default_registry
+            && (deny.contains(registry) || !(raw.mirror.allow.is_empty() || allow.contains(registry)))
+        {
+            faults.push(
+                "mirror.default_registry",
+                format!("{registry} may not be asked for, by mirror.allow or mirror.deny"),
+            );
+        }
         let config = Self {
             grace: raw.grace.into(),
             mirror_listen: raw.mirror.listen,
@@ -332,8 +402,8 @@ impl TryFrom<Raw> for Config {
             admin_listen: raw.admin.listen,
             mirror: mirror::Config {
                 default_registry,
-                allow: registries("mirror.allow", &raw.mirror.allow, &mut faults),
-                deny: registries("mirror.deny", &raw.mirror.deny, &mut faults),
+                allow,
+                deny,
                 max_connections: raw.mirror.max_connections as usize,
                 first_byte_budget: raw.mirror.first_byte_budget.into(),
                 origin_byte_budget: raw.mirror.origin_byte_budget.into(),

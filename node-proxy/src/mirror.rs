@@ -27,6 +27,7 @@ use crate::origin::{Origin, Registry};
 
 mod answer;
 mod body;
+mod cuts;
 #[doc(hidden)]
 pub mod fuzz;
 mod headers;
@@ -43,6 +44,7 @@ mod tests;
 pub use metrics::Metrics;
 
 use answer::Answer;
+use cuts::Cuts;
 use metrics::What;
 use refusal::{Code, Refusal};
 use route::Route;
@@ -80,13 +82,14 @@ pub struct Mirror {
     config: Config,
     origin: Arc<Origin>,
     blobs: Engine,
+    cuts: Cuts,
     metrics: Metrics,
 }
 
 impl Mirror {
     /// Makes the mirror.
     pub fn new(config: Config, origin: Arc<Origin>, blobs: Engine, metrics: Metrics) -> Arc<Self> {
-        Arc::new(Self { config, origin, blobs, metrics })
+        Arc::new(Self { config, origin, blobs, cuts: Cuts::default(), metrics })
     }
 
     /// Serves until the drain is signalled; requests that run then are finished, as far as the grace allows.
@@ -182,13 +185,14 @@ impl Mirror {
             }
         };
         let answer = answered.instrument(span.clone()).await.unwrap_or_else(|refusal| {
-            let (status, why) = (refusal.status, &refusal.message);
-            span.record("otel.status_code", if status.is_server_error() { "ERROR" } else { "OK" });
-            span.in_scope(|| tracing::debug!(status = status.as_u16(), why, "refused"));
+            span.in_scope(|| refusal.log());
             Answer::from(refusal)
         });
         let status = answer.status();
         span.record("http.status_code", status.as_u16());
+        if status.is_client_error() || status.is_server_error() {
+            span.record("otel.status_code", if status.is_server_error() { "ERROR" } else { "OK" });
+        }
         self.metrics.answered(what, status, since.elapsed());
         answer.into_response(span, self.metrics.clone())
     }

@@ -30,6 +30,7 @@ mod metrics;
 mod name;
 mod read;
 mod request;
+mod silence;
 mod site;
 #[cfg(test)]
 pub(crate) mod test_registry;
@@ -103,7 +104,7 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// The longest wait for the headers of an answer, with redirects and tokens that it needs; 20 s (I8).
     pub headers_timeout: Duration,
-    /// The longest silence inside a body; 15 s.
+    /// The longest silence inside a body, after which the rest is asked for anew; 5 s, as for a first byte (I8).
     pub body_idle_timeout: Duration,
     /// `User-Agent`.
     pub user_agent: String,
@@ -115,7 +116,7 @@ impl Default for Config {
             registries: BTreeMap::new(),
             connect_timeout: Duration::from_secs(5),
             headers_timeout: Duration::from_secs(20),
-            body_idle_timeout: Duration::from_secs(15),
+            body_idle_timeout: Duration::from_secs(5),
             user_agent: concat!("shoal-node/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }
@@ -178,6 +179,22 @@ pub enum OriginError {
         /// For logs; never holds a credential.
         why: String,
     },
+    /// The body stopped. What is missing may be asked for anew.
+    #[error("{registry} sent no byte of the body for {idle:?}")]
+    Stalled {
+        /// Which registry.
+        registry: String,
+        /// How long.
+        idle: Duration,
+    },
+    /// It left a request without a word a moment ago, and is not asked for now. Let the caller go elsewhere at once.
+    #[error("{registry} was silent {since:?} ago")]
+    Silent {
+        /// Which registry.
+        registry: String,
+        /// How long ago.
+        since: Duration,
+    },
     /// The address rule, or the config, forbids to connect there.
     #[error("{registry}: {why}")]
     Refused {
@@ -204,6 +221,7 @@ pub struct Origin {
     plain: site::Unconfigured,
     tokens: token::Tokens,
     access: access::Memory,
+    silence: silence::Silence,
     witness: Arc<dyn Witness>,
     metrics: Metrics,
 }
@@ -226,6 +244,7 @@ impl Origin {
             plain,
             tokens: token::Tokens::default(),
             access: access::Memory::default(),
+            silence: silence::Silence::default(),
             witness,
             metrics,
         }))
@@ -240,6 +259,6 @@ impl Origin {
 impl OriginError {
     /// Whether the origin gave no answer at all, so that what was learnt earlier still holds.
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Busy { .. })
+        matches!(self, Self::Unreachable { .. } | Self::Stalled { .. } | Self::Silent { .. } | Self::Busy { .. })
     }
 }

@@ -37,6 +37,11 @@ impl Faults {
         self.0.iter()
     }
 
+    /// Adds all of another set.
+    pub fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
+    }
+
     /// The value, if nothing is wrong.
     ///
     /// # Errors

@@ -199,6 +199,13 @@ fn what_only_the_type_itself_refuses_has_its_key_too() {
 }
 
 #[test]
+fn what_the_shape_shows_does_not_hide_what_the_type_refuses() {
+    let found = faults("nam = 'x'\n[mirror]\nlisten = 'here'\nreaders = 'x'\nports = [1, 'x']\n", &[], &[]);
+    let keys: Vec<&str> = found.iter().map(|(key, _)| key.as_str()).collect();
+    assert_eq!(keys, ["mirror.ports[1]", "mirror.readers", "nam", "mirror.listen"], "{found:#?}");
+}
+
+#[test]
 fn a_syntax_error_has_file_line_and_column() {
     let found = faults("[mirror]\nreaders = = 1\n", &[("SHOAL_NODE_X", "1")], &[]);
     assert!(found[0].0.ends_with(":2:11"), "{found:#?}");

@@ -91,3 +91,14 @@ async fn a_client_that_stops_in_its_body_is_dropped() {
     let answer = ask(addr, "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nabc").await;
     assert!(!answer.contains("never"), "{answer}");
 }
+
+#[test]
+fn two_listeners_collide_on_one_port_of_one_address_or_of_all() {
+    let collide = |one: &str, other: &str| collide(one.parse().unwrap(), other.parse().unwrap());
+    assert!(collide("127.0.0.1:80", "127.0.0.1:80"));
+    assert!(collide("0.0.0.0:80", "127.0.0.1:80"));
+    assert!(collide("127.0.0.1:80", "[::]:80"));
+    assert!(!collide("127.0.0.1:80", "127.0.0.1:81"));
+    assert!(!collide("127.0.0.1:80", "127.0.0.2:80"));
+    assert!(!collide("0.0.0.0:0", "0.0.0.0:0"));
+}

@@ -314,7 +314,8 @@ impl Blob {
         }
         permit.closing |= list.hashes.is_complete() && list.author == permit.node;
         let number = list.number;
-        for (id, _) in self.finders.iter().filter(|(id, other)| **id != finder && other.list == number) {
+        let listens = |(id, other): &(&FinderId, &Finder)| **id != finder && other.list == number && !other.done;
+        for (id, _) in self.finders.iter().filter(listens) {
             for (at, run) in (0u32..).zip(split(hashes)) {
                 around.out.push(Effect::Say(*id, Say::Hashes { first: first + at * RUN as u32, hashes: run }));
             }

@@ -64,6 +64,16 @@ impl Edition {
     /// what is about containerd itself, and `make test-all` everything.
     pub const USUAL: [Self; 1] = [Self { version: Version::V2_3, local: false, buffer: false }];
 
+    /// One of each way in which containerd takes an answer: the old client, the client of 2.x, the transfer service; layers
+    /// in one stream or in ranges. Where scenes about answers are played without being asked.
+    pub const APART: [Self; 5] = [
+        Self::OWN,
+        Self { version: Version::V1_7, local: false, buffer: false },
+        Self { version: Version::V2_1, local: true, buffer: true },
+        Self { version: Version::V2_3, local: false, buffer: false },
+        Self { version: Version::V2_3, local: false, buffer: true },
+    ];
+
     /// Every edition: those that are tested in full, and the machine's own.
     pub fn all() -> Vec<Self> {
         [Self::OWN].into_iter().chain(Self::FULL).collect()

@@ -68,6 +68,10 @@ async fn on_one(plan: WorldPlan, seed: u64, play: &impl AsyncFn(&mut Stage) -> R
     if let Err(error) = play(&mut stage).await {
         stage.failures.push(format!("{error:#}"));
     }
+    // Once more, for what came when everything was brought back after the last scene.
+    if let Err(error) = aftermath::check(&mut stage.world).await {
+        stage.failures.push(format!("after all scenes: {error:#}"));
+    }
     Ok(std::mem::take(&mut stage.failures))
 }
 
@@ -139,6 +143,11 @@ impl Stage {
         Ok(stage)
     }
 
+    /// Whether scenes that take long are played too: with `SHOAL_LAB_LONG=1`.
+    pub fn long_scenes() -> bool {
+        std::env::var("SHOAL_LAB_LONG").is_ok_and(|value| value == "1")
+    }
+
     /// Plays one scene and keeps its row. What fails is remembered with its name, and the next scene finds everything running
     /// again. `SHOAL_LAB_SCENE` plays only those whose name contains it.
     pub async fn scene(&mut self, fault: &str, play: impl AsyncFnOnce(&mut Self) -> Result<Row>) {
@@ -150,11 +159,6 @@ impl Stage {
         if Self::long_scenes() {
             self.play(fault, true, play).await;
         }
-    }
-
-    /// Whether scenes that take long are asked for (`SHOAL_LAB_LONG`).
-    pub fn long_scenes() -> bool {
-        std::env::var_os("SHOAL_LAB_LONG").is_some_and(|value| value != "0" && !value.is_empty())
     }
 
     async fn play(&mut self, fault: &str, long: bool, play: impl AsyncFnOnce(&mut Self) -> Result<Row>) {
@@ -188,6 +192,7 @@ impl Stage {
     /// When something does not come back.
     pub async fn restore(&mut self) -> Result<()> {
         let names: Vec<String> = self.world.nodes().keys().cloned().collect();
+        self.world.registry.revive().await?;
         self.world.control()?.revive().await?;
         for name in names {
             let node = self.world.node(&name)?;

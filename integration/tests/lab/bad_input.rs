@@ -16,6 +16,13 @@ use lab::{
 
 use crate::alone;
 
+#[path = "bad_input/control.rs"]
+mod control;
+#[path = "bad_input/peers.rs"]
+mod peers;
+#[path = "bad_input/requests.rs"]
+mod requests;
+
 const MIB: u64 = 1 << 20;
 const SEED: u64 = 0x5eed;
 
@@ -105,7 +112,7 @@ fn random_bytes_and_half_requests_leave_no_growth_and_no_descriptor() {
             let peak = peak_without_files(world.node(node)?.shoal()?.pid())?;
             ensure!(peak < 96 * MIB, "{node}: {peak} bytes at most");
         }
-        Ok(())
+        lab::aftermath::nobody_panicked(&mut world)
     });
 }
 

@@ -8,11 +8,12 @@ use anyhow::{Context, Result, bail, ensure};
 use http::StatusCode;
 use lab::{
     conditions::Conditions,
-    containerd::edition::{Edition, Version},
+    containerd::edition::Edition,
     faults::{
         Row,
         stage::{Pulled, Stage, Usually, on_editions},
     },
+    image::{Image, Plan},
     wait::eventually,
     world::WorldPlan,
 };
@@ -30,16 +31,13 @@ const ASKED: &str = "asked to end";
 /// Ending with nothing to wait for; spans that are left are sent within 3 s.
 const AT_ONCE: Duration = Duration::from_secs(4);
 
-/// Played without being told otherwise.
-const USUAL: [Edition; 1] = [Edition { version: Version::V2_3, local: false, buffer: false }];
-
 fn plan(edition: Edition) -> WorldPlan {
     WorldPlan { edition, node_rate: Some(40_000_000), ..WorldPlan::one_cluster(3) }
 }
 
 #[test]
 fn pulls_end_well_while_daemons_are_asked_to_end() {
-    alone(on_editions(&USUAL, plan, 0xd000, async |stage| {
+    alone(on_editions(&Edition::USUAL, plan, 0xd000, async |stage| {
         let fault = "shoal-node asked to end in the middle of a pull that it serves";
         stage.scene(fault, async |stage: &mut Stage| within_the_grace(stage, fault).await).await;
         let fault = "shoal-node asked to end, and its grace is too short for the pull";
@@ -202,22 +200,18 @@ async fn idle(stage: &mut Stage, fault: &str) -> Result<Row> {
     Ok(row)
 }
 
+/// Larger than what the kernel's buffers take of an answer that nobody reads.
+const UNREAD: u64 = 32 * MIB;
+
 async fn twice(stage: &mut Stage, fault: &str) -> Result<Row> {
-    let image = stage.fresh("drain-twice").await?;
+    let large = Image::obtain(&Plan::random(0xd100, vec![UNREAD]))?;
+    stage.world.registry.push(&large, "lab/drain-twice", "1").await?;
     let watch = stage.watch().await?;
     let reader = stage.world.reader("a1")?;
-    let (repository, layer) = (image.repository.clone(), image.image.layers[0].clone());
+    let layer = large.layers[0].clone();
     // So slow that it outlasts any patience.
-    let slow = tokio::spawn(async move { reader.read(&repository, &layer, Duration::from_secs(1)).await });
-    let served = "shoal_mirror_bytes_total{source=\"origin\"} ";
-    let admin = stage.world.node("a1")?.shoal()?.admin().clone();
-    eventually(Duration::from_secs(10), "the slow reader to get something", || async {
-        let text = admin.get_text("/metrics").await?;
-        let bytes = text.lines().find_map(|line| line.strip_prefix(served)?.trim().parse::<f64>().ok());
-        ensure!(bytes.is_some_and(|bytes| bytes > 0.0), "nothing yet");
-        Ok(())
-    })
-    .await?;
+    let slow = tokio::spawn(async move { reader.read("lab/drain-twice", &layer, Duration::from_secs(1)).await });
+    stage.moved("a1", &watch, MIB).await?;
     stage.world.node("a1")?.shoal()?.signal(Signal::SIGTERM)?;
     drains(stage, "a1").await?;
     let shoal = stage.world.node("a1")?.shoal()?;
@@ -227,6 +221,7 @@ async fn twice(stage: &mut Stage, fault: &str) -> Result<Row> {
     println!("    ended {:.2?} after it was asked again", since.elapsed());
     ensure!(slow.await?.is_err(), "the slow reader got everything: it was no reason to wait");
     shoal.start_again().await?;
-    let seconds = stage.pull("a1", &image)?.end().await?;
+    let next = stage.fresh("drain-twice").await?;
+    let seconds = stage.pull("a1", &next)?.end().await?;
     stage.row(fault, &watch, pulled("a1", seconds, Usually::Origin, "asked again", SESSIONS)).await
 }

@@ -1,7 +1,7 @@
 //! Faults of ours: whatever breaks of Shoal, pulls that run then end well, with right bytes.
 use anyhow::{Result, ensure};
 use lab::{
-    containerd::edition::{Edition, Version},
+    containerd::edition::Edition,
     faults::stage::{Fresh, Pulled, Stage, Usually, Watch, on_editions},
     world::WorldPlan,
 };
@@ -26,9 +26,6 @@ const MIB: u64 = 1 << 20;
 /// What a manifest and a config take beside layers, and more.
 const SLACK: u64 = 64 << 10;
 
-/// Played without being told otherwise.
-const USUAL: [Edition; 1] = [Edition { version: Version::V2_3, local: false, buffer: false }];
-
 /// Nodes on links of 40 Mbit/s: an image takes two to three seconds, long enough to be hit in the middle.
 fn plan(edition: Edition) -> WorldPlan {
     let plan = WorldPlan { edition, node_rate: Some(40_000_000), ..WorldPlan::one_cluster(3) };
@@ -38,7 +35,7 @@ fn plan(edition: Edition) -> WorldPlan {
 
 #[test]
 fn pulls_end_well_whatever_of_ours_breaks() {
-    alone(on_editions(&USUAL, plan, 0xb000, async |stage| {
+    alone(on_editions(&Edition::USUAL, plan, 0xb000, async |stage| {
         control::play(stage).await;
         parents::play(stage).await;
         restarts::play(stage).await;

@@ -61,7 +61,7 @@ impl Settings {
         let short = short.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
         let sets: Vec<_> = short.chain(self.sets).collect();
         let raw: Raw = shoal_base::config::load(self.config.as_deref(), "SHOAL_NODE", std::env::vars(), &sets)?;
-        Config::try_from(raw)
+        Config::read(raw)
     }
 }
 

@@ -1,7 +1,7 @@
 //! One fetch of one digest: its state, shared by the task that runs it, its readers and the peers that it feeds.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -72,16 +72,16 @@ struct State {
 
 pub(super) struct Flight {
     pub(super) want: Want,
-    /// What a manifest says.
-    pub(super) size_hint: Option<u64>,
+    /// What a manifest says that its size is.
+    pub(super) size_hint: OnceLock<u64>,
     state: Mutex<State>,
     changed: watch::Sender<u64>,
 }
 
 impl Flight {
-    pub(super) fn new(want: Want, size_hint: Option<u64>) -> Self {
+    pub(super) fn new(want: Want) -> Self {
         let state = State { idle_since: Some(Instant::now()), ..State::default() };
-        Self { want, size_hint, state: Mutex::new(state), changed: watch::Sender::new(0) }
+        Self { want, size_hint: OnceLock::new(), state: Mutex::new(state), changed: watch::Sender::new(0) }
     }
 
     pub(super) fn digest(&self) -> Digest {

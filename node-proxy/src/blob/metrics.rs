@@ -6,6 +6,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::upstream::Trouble;
+use crate::origin::OriginError;
+
 /// Why a node read the origin, or whose leave it had (I6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(super) enum Leave {
@@ -15,6 +18,50 @@ pub(super) enum Leave {
     NoControl,
     /// The node has no cluster.
     Alone,
+}
+
+/// Why a read of the origin ended before the last block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(super) enum Failure {
+    /// 404.
+    NotFound,
+    /// 401 or 403.
+    Denied,
+    /// 429, or 503 with Retry-After.
+    Busy,
+    /// No connection, no headers, a body that broke, another 5xx.
+    Unreachable,
+    /// A body that stopped.
+    Stalled,
+    /// It said nothing to others a moment ago, and was not asked.
+    Silent,
+    /// An answer that makes no sense, as one of another size than the manifest names.
+    Nonsense,
+    /// A rule of ours forbids to go there.
+    Refused,
+    /// Its bytes are not those of the piece list.
+    Contradicted,
+    /// Disk or layout of this node.
+    Here,
+}
+
+impl Failure {
+    pub(super) fn of(trouble: &Trouble) -> Self {
+        match trouble {
+            Trouble::Here(_) => Self::Here,
+            Trouble::Contradicted => Self::Contradicted,
+            Trouble::Origin(error) => match error {
+                OriginError::NotFound { .. } => Self::NotFound,
+                OriginError::Unauthorized { .. } | OriginError::Denied { .. } => Self::Denied,
+                OriginError::Busy { .. } => Self::Busy,
+                OriginError::Unreachable { .. } => Self::Unreachable,
+                OriginError::Stalled { .. } => Self::Stalled,
+                OriginError::Silent { .. } => Self::Silent,
+                OriginError::Nonsense { .. } | OriginError::Range => Self::Nonsense,
+                OriginError::Refused { .. } => Self::Refused,
+            },
+        }
+    }
 }
 
 /// How a flight ended.
@@ -36,6 +83,11 @@ struct LeaveLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabel {
+    why: Failure,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: Outcome,
 }
@@ -49,6 +101,7 @@ pub struct Metrics {
     pub(super) local: Counter,
     pub(super) located: Counter,
     origin_reads: Family<LeaveLabel, Counter>,
+    origin_failures: Family<FailureLabel, Counter>,
     ended: Family<OutcomeLabel, Counter>,
 }
 
@@ -66,12 +119,18 @@ impl Metrics {
         registry.register("origin_reads", "Reads of the origin, by whose leave", metrics.origin_reads.clone());
         let help = "Blobs that a known peer was found to hold while control was away";
         registry.register("located", help, metrics.located.clone());
+        let help = "Reads of the origin that ended before the last block, by why";
+        registry.register("origin_failures", help, metrics.origin_failures.clone());
         registry.register("flights_ended", "Flights that ended, by how", metrics.ended.clone());
         metrics
     }
 
     pub(super) fn origin_read(&self, leave: Leave) {
         self.origin_reads.get_or_create(&LeaveLabel { leave }).inc();
+    }
+
+    pub(super) fn origin_failed(&self, why: Failure) {
+        self.origin_failures.get_or_create(&FailureLabel { why }).inc();
     }
 
     pub(super) fn end(&self, outcome: Outcome) {

@@ -18,6 +18,7 @@ use super::{Inner, ReadError};
 use crate::store::StoreError;
 use crate::swarm::{Ask, Event, FindError, Finding, ListError, Located, News, OriginTrouble, Parent, Tell};
 
+mod doubt;
 mod end;
 mod news;
 mod origin;
@@ -75,6 +76,7 @@ struct Runner {
     ticket: Option<Ticket>,
     swarm: Option<Aborting<()>>,
     closing: Option<Aborting<Result<Digest, ReadError>>>,
+    doubt: Option<doubt::Doubt>,
     sealed: Option<(NodeId, Hash)>,
     list_body: Option<Aborting<Result<PieceList, ListError>>>,
     /// Whether the known parents were asked, once a flight, and their answer while it is awaited.
@@ -105,6 +107,7 @@ impl Runner {
             ticket: None,
             swarm: None,
             closing: None,
+            doubt: None,
             sealed: None,
             list_body: None,
             asked_known: false,
@@ -138,6 +141,7 @@ impl Runner {
                 Some(event) = self.events.1.recv() => self.on_event(event).await,
                 closed = joined(&mut self.closing) => self.on_closed(closed).await,
                 list = joined(&mut self.list_body) => self.on_list(list).await,
+                size = doubt::settled(&mut self.doubt) => self.on_size(size).await,
                 located = joined(&mut self.locating) => self.on_located(located.flatten()).await,
                 got = &mut ticket, if self.ticket.is_none() => {
                     self.ticket = Some(got);
@@ -156,7 +160,7 @@ impl Runner {
         let may_read_origin = self.may_read_origin();
         let ask = Ask {
             digest: want.digest,
-            size: self.flight.layout().map(|layout| layout.size()).or(self.flight.size_hint),
+            size: self.flight.layout().map(|layout| layout.size()).or(self.flight.size_hint.get().copied()),
             registry: want.target.registry.to_string(),
             repository: want.target.repository.to_string(),
             kind: want.kind,

@@ -91,6 +91,12 @@ async fn begin(
     let Some(size) = size else {
         return Err(Trouble::Here(ReadError::NotKept(digest, "the origin does not say its size".into())));
     };
+    // Before any of its bytes is taken: they can't become what the manifest names, and a reader would get some of them.
+    if let Some(told) = flight.size_hint.get().copied().filter(|told| *told != size) {
+        let registry = flight.want.target.registry.to_string();
+        let why = format!("it gives {size} bytes of {digest}, which has {told} by its manifest");
+        return Err(Trouble::Origin(OriginError::Nonsense { registry, why }));
+    }
     if let Some(layout) = flight.layout()
         && layout.size() != size
     {

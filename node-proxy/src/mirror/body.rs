@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
 use http_body::{Frame, SizeHint};
 
+use super::cuts::Note;
 use super::metrics::{From, Metrics};
 use crate::blob::{Reading, Sources};
 use crate::origin;
@@ -25,12 +26,14 @@ pub(super) enum Source {
         first: Bytes,
         rest: Reading,
         length: u64,
+        note: Note,
     },
     /// From the origin, past the store: the first bytes and the rest.
     Pass {
         first: Bytes,
         rest: origin::Body,
         length: Option<u64>,
+        note: Note,
     },
 }
 
@@ -49,8 +52,8 @@ impl Body {
                 let length = Some(text.len() as u64);
                 Self { parts: futures::stream::iter([Ok(text)]).boxed(), length }
             }
-            Source::Engine { first, rest, length } => {
-                let meter = Meter { span, metrics, counted: Sources::default() };
+            Source::Engine { first, rest, length, note } => {
+                let meter = Meter { span, metrics, note, counted: Sources::default() };
                 let state = (Some(first), rest, meter);
                 let parts = futures::stream::unfold(state, |(first, mut rest, mut meter)| async move {
                     let part = match first {
@@ -60,16 +63,13 @@ impl Body {
                     meter.count(rest.sources());
                     match part? {
                         Ok(bytes) => Some((Ok(bytes), (None, rest, meter))),
-                        Err(error) => {
-                            meter.span.in_scope(|| tracing::warn!(%error, "cut a body short"));
-                            Some((Err(Cut(error.to_string())), (None, rest, meter)))
-                        }
+                        Err(error) => Some((Err(meter.cut(&error)), (None, rest, meter))),
                     }
                 });
                 Self { parts: parts.boxed(), length: Some(length) }
             }
-            Source::Pass { first, rest, length } => {
-                let meter = Meter { span, metrics, counted: Sources::default() };
+            Source::Pass { first, rest, length, note } => {
+                let meter = Meter { span, metrics, note, counted: Sources::default() };
                 let state = (Some(first), rest, meter);
                 let parts = futures::stream::unfold(state, |(first, mut rest, mut meter)| async move {
                     let part = match first {
@@ -82,10 +82,7 @@ impl Body {
                             meter.count(Sources { origin, ..meter.counted });
                             Some((Ok(bytes), (None, rest, meter)))
                         }
-                        Err(error) => {
-                            meter.span.in_scope(|| tracing::warn!(%error, "cut a body short"));
-                            Some((Err(Cut(error.to_string())), (None, rest, meter)))
-                        }
+                        Err(error) => Some((Err(meter.cut(&error)), (None, rest, meter))),
                     }
                 });
                 Self { parts: parts.boxed(), length }
@@ -111,10 +108,17 @@ impl http_body::Body for Body {
 struct Meter {
     span: tracing::Span,
     metrics: Metrics,
+    note: Note,
     counted: Sources,
 }
 
 impl Meter {
+    fn cut(&self, error: &dyn std::error::Error) -> Cut {
+        self.span.in_scope(|| tracing::warn!(%error, "cut a body short"));
+        self.note.cut();
+        Cut(error.to_string())
+    }
+
     fn count(&mut self, now: Sources) {
         let before = std::mem::replace(&mut self.counted, now);
         self.metrics.gave(From::Origin, now.origin - before.origin);

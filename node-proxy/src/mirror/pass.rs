@@ -65,6 +65,10 @@ impl Mirror {
             headers.insert(header::CONTENT_RANGE, content_range(body.start, body.start + length, size));
         }
         let length = body.length;
-        Ok(Answer::content(status, headers, Source::Pass { first, rest: body, length }))
+        Ok(Answer::content(
+            status,
+            headers,
+            Source::Pass { first, rest: body, length, note: self.cuts.of(pass.digest) },
+        ))
     }
 }

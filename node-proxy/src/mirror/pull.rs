@@ -76,6 +76,11 @@ impl Mirror {
             return Ok(answer);
         }
         let head = match kind {
+            // Asking again would use up what is left of the time for an answer (I5).
+            _ if reader == Reader::Anybody && self.origin.is_down(&pull.target) => {
+                let (registry, why) = (pull.target.registry.to_string(), "it is down".to_owned());
+                Err(OriginError::Unreachable { registry, why })
+            }
             Kind::Manifest => self.head_manifest(pull, Reference::Digest(digest), reader).await,
             Kind::Blob => self.head_blob(pull, digest, reader).await,
         };
@@ -165,12 +170,17 @@ impl Mirror {
 
     /// Public content, by way of store, peers or origin.
     async fn give(&self, pull: &Pull, want: Want, unknown: Code) -> Result<Answer, Refusal> {
+        let begun = !matches!(pull.asked, Asked::Whole) && pull.asked.start() > 0;
+        if begun && self.cuts.are_enough(&want.digest) {
+            let text = format!("{} was cut short again and again", want.digest);
+            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, text));
+        }
         let failed = match self.engine(pull, &want).await {
             Ok(answer) => return answer,
             Err(failed) => failed,
         };
         // Past the first byte of a blob containerd takes no 404 or 503 (I7); and what can't be kept still flows (I11).
-        if matches!(failed, ReadError::NotKept(..)) || !matches!(pull.asked, Asked::Whole) && pull.asked.start() > 0 {
+        if matches!(failed, ReadError::NotKept(..)) || begun {
             tracing::info!(digest = %want.digest, error = %failed, "pass through from the origin");
             let why = if matches!(failed, ReadError::NotKept(..)) { Why::NotKept } else { Why::Range };
             self.metrics.passed_through(why);
@@ -206,7 +216,11 @@ impl Mirror {
         if status == StatusCode::PARTIAL_CONTENT {
             headers.insert(header::CONTENT_RANGE, content_range(range.start, range.end, size));
         }
-        Ok(Ok(Answer::content(status, headers, Source::Engine { first, rest, length })))
+        Ok(Ok(Answer::content(
+            status,
+            headers,
+            Source::Engine { first, rest, length, note: self.cuts.of(want.digest) },
+        )))
     }
 }
 

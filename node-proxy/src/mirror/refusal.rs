@@ -66,6 +66,16 @@ impl Refusal {
         Self { status, code, message: message.into(), headers: Box::new(headers) }
     }
 
+    /// Says it: what sends containerd past us to the registry is something that an operator wants to know.
+    pub(super) fn log(&self) {
+        let (status, error) = (self.status.as_u16(), &self.message);
+        if self.status.is_server_error() {
+            tracing::warn!(status, error, "gave nothing; containerd asks the registry itself");
+        } else {
+            tracing::debug!(status, error, "refused");
+        }
+    }
+
     /// 416 for content of `size` bytes.
     pub(super) fn range(size: Option<u64>) -> Self {
         let mut refusal = Self::new(StatusCode::RANGE_NOT_SATISFIABLE, Code::Unsupported, "the range lies outside");
@@ -97,9 +107,10 @@ impl Refusal {
             OriginError::NotFound { .. } => Self::new(StatusCode::NOT_FOUND, unknown, text),
             OriginError::Range => Self::range(None),
             // Never 429: containerd repeats it on us at once, five or six times.
-            OriginError::Busy { .. } | OriginError::Unreachable { .. } => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, text)
-            }
+            OriginError::Busy { .. }
+            | OriginError::Unreachable { .. }
+            | OriginError::Stalled { .. }
+            | OriginError::Silent { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, text),
             OriginError::Refused { .. } => Self::new(StatusCode::FORBIDDEN, Code::Denied, text),
             OriginError::Nonsense { .. } => Self::new(StatusCode::BAD_GATEWAY, Code::Unavailable, text),
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -86,16 +87,20 @@ impl Witness for Remembered {
 type Instead = Box<dyn Fn(&Seen) -> Option<Reply> + Send>;
 
 /// What the registry behind the mirror has and how it behaves; tests change it as they go.
+#[derive(Default)]
 struct Shelf {
     content: Mutex<HashMap<String, (Bytes, &'static str)>>,
     /// Only this bearer token reads anything.
     only: Mutex<Option<&'static str>>,
     /// What is answered instead.
     instead: Mutex<Option<Instead>>,
+    /// HEADs that came in, answered or not.
+    heads: AtomicUsize,
 }
 
 impl Shelf {
     fn answer(&self, seen: &Seen, base: &str) -> Reply {
+        self.heads.fetch_add(usize::from(seen.method == http::Method::HEAD), Ordering::SeqCst);
         if let Some(reply) = self.instead.lock().as_ref().and_then(|instead| instead(seen)) {
             return reply;
         }
@@ -148,7 +153,7 @@ impl Rig {
     }
 
     async fn with(change: impl FnOnce(&mut Config)) -> Self {
-        let shelf = Arc::new(Shelf { content: Mutex::default(), only: Mutex::default(), instead: Mutex::default() });
+        let shelf = Arc::new(Shelf::default());
         let on_shelf = Arc::clone(&shelf);
         let server = TestServer::start(move |base| move |seen: &Seen| on_shelf.answer(seen, &base)).await;
         let settings = RegistryConfig {

@@ -143,6 +143,12 @@ impl Origin {
         }
     }
 
+    /// Whether the registry was found down a moment ago, when it was asked about this repository: then it is no use to ask it
+    /// for what the cluster can answer.
+    pub fn is_down(&self, target: &Target) -> bool {
+        within(self.access.entry(target).state.lock().down, DOWN_LIFE)
+    }
+
     async fn was_public(&self, entry: &Entry, target: &Target) -> bool {
         if entry.was_public_today() {
             return true;

@@ -9,10 +9,11 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use prometheus_client::metrics::counter::Counter;
 use tracing::Instrument;
 
 use super::OriginError;
+use super::metrics::{Broken, Metrics};
+use super::request::chain;
 
 /// One byte range, as RFC 9110 section 14.1.2 writes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +85,7 @@ pub(super) struct Flow {
     /// More bytes than wanted are no error, for the same reason as `skip`.
     pub(super) cut: bool,
     pub(super) ended: bool,
-    pub(super) bytes: Counter,
+    pub(super) metrics: Metrics,
     pub(super) span: tracing::Span,
 }
 
@@ -92,7 +93,7 @@ impl Body {
     /// The next bytes; `None` after the last. Cancel safe. Dropping the body ends the connection.
     ///
     /// # Errors
-    /// [`OriginError::Unreachable`] when the body broke, ended early or was silent for too long;
+    /// [`OriginError::Unreachable`] when the body broke or ended early; [`OriginError::Stalled`] when it stopped;
     /// [`OriginError::Nonsense`] when there are more bytes than announced. It ends with an error.
     pub async fn next(&mut self) -> Option<Result<Bytes, OriginError>> {
         let span = self.flow.span.clone();
@@ -113,10 +114,15 @@ impl Flow {
                 return None;
             }
             let data = match tokio::time::timeout(self.idle, self.incoming.frame()).await {
-                Err(_) => return self.fail(format!("no byte within {:?}", self.idle)),
-                Ok(Some(Err(error))) => return self.fail(format!("the body broke: {error}")),
+                Err(_) => {
+                    self.ended = true;
+                    self.metrics.broke(Broken::Silent);
+                    return Some(Err(OriginError::Stalled { registry: self.registry.clone(), idle: self.idle }));
+                }
+                Ok(Some(Err(error))) => return self.cut(format!("the body broke: {}", chain(&error))),
                 Ok(None) if self.skip > 0 || self.left.is_some_and(|left| left > 0) => {
-                    return self.fail(format!("the body ended {} bytes early", self.skip + self.left.unwrap_or(0)));
+                    let missing = self.skip + self.left.unwrap_or(0);
+                    return self.cut(format!("the body ended {missing} bytes early"));
                 }
                 Ok(None) => {
                     self.ended = true;
@@ -127,7 +133,7 @@ impl Flow {
                     Err(_trailers) => continue,
                 },
             };
-            self.bytes.inc_by(data.len() as u64);
+            self.metrics.got(data.len());
             match self.take(data) {
                 Ok(data) if data.is_empty() => {}
                 other => return Some(other),
@@ -143,6 +149,7 @@ impl Flow {
             if data.len() as u64 > *left {
                 if !self.cut {
                     self.ended = true;
+                    self.metrics.broke(Broken::Long);
                     let why = "its body is longer than announced".to_owned();
                     return Err(OriginError::Nonsense { registry: self.registry.clone(), why });
                 }
@@ -153,8 +160,9 @@ impl Flow {
         Ok(data)
     }
 
-    fn fail(&mut self, why: String) -> Option<Result<Bytes, OriginError>> {
+    fn cut(&mut self, why: String) -> Option<Result<Bytes, OriginError>> {
         self.ended = true;
+        self.metrics.broke(Broken::Cut);
         Some(Err(OriginError::Unreachable { registry: self.registry.clone(), why }))
     }
 }

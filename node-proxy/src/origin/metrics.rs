@@ -32,8 +32,25 @@ enum Outcome {
     Range,
     Busy,
     Unreachable,
+    Silent,
     Refused,
     Nonsense,
+}
+
+/// How a body failed after its headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(super) enum Broken {
+    /// The connection ended before the last byte.
+    Cut,
+    /// No byte came for too long.
+    Silent,
+    /// More bytes came than were announced.
+    Long,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BrokenLabel {
+    how: Broken,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -46,7 +63,8 @@ struct Labels {
 #[derive(Clone)]
 pub struct Metrics {
     requests: Family<Labels, Counter>,
-    pub(super) bytes: Counter,
+    bytes: Counter,
+    broken: Family<BrokenLabel, Counter>,
     seconds: Histogram,
 }
 
@@ -56,6 +74,7 @@ impl Metrics {
         let metrics = Self {
             requests: Family::default(),
             bytes: Counter::default(),
+            broken: Family::default(),
             // 5 ms to 20 s: a cache on the same network, up to the longest wait for headers.
             seconds: Histogram::new(exponential_buckets(0.005, 2.0, 13)),
         };
@@ -65,6 +84,7 @@ impl Metrics {
             metrics.requests.clone(),
         );
         registry.register("bytes", "Bytes of bodies from registries", metrics.bytes.clone());
+        registry.register("bodies_broken", "Bodies that failed after their headers, by how", metrics.broken.clone());
         let help = "From a request to its headers, redirects and tokens included";
         registry.register_with_unit("headers", help, Unit::Seconds, metrics.seconds.clone());
         metrics
@@ -78,12 +98,21 @@ impl Metrics {
             Err(OriginError::NotFound { .. }) => Outcome::NotFound,
             Err(OriginError::Range) => Outcome::Range,
             Err(OriginError::Busy { .. }) => Outcome::Busy,
-            Err(OriginError::Unreachable { .. }) => Outcome::Unreachable,
+            Err(OriginError::Unreachable { .. } | OriginError::Stalled { .. }) => Outcome::Unreachable,
+            Err(OriginError::Silent { .. }) => Outcome::Silent,
             Err(OriginError::Refused { .. }) => Outcome::Refused,
             Err(OriginError::Nonsense { .. }) => Outcome::Nonsense,
         };
         self.requests.get_or_create(&Labels { kind, outcome }).inc();
         self.seconds.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn got(&self, bytes: usize) {
+        self.bytes.inc_by(bytes as u64);
+    }
+
+    pub(super) fn broke(&self, how: Broken) {
+        self.broken.get_or_create(&BrokenLabel { how }).inc();
     }
 
     /// Bytes of bodies so far.

@@ -233,7 +233,7 @@ impl Origin {
             left: length,
             cut,
             ended: false,
-            bytes: self.metrics.bytes.clone(),
+            metrics: self.metrics.clone(),
             span,
         };
         Ok(Body { partial, size, start, length, media_type, flow })

@@ -51,6 +51,9 @@ impl Origin {
     ) -> Result<Response<Incoming>, OriginError> {
         let since = Instant::now();
         let limit = self.config.headers_timeout;
+        let leave = self.silence.ask(&target.registry).inspect_err(|error| {
+            self.metrics.asked::<()>(asked, &Err(error.clone()), Duration::ZERO);
+        })?;
         let asking = async {
             let sent = match who {
                 As::Anonymous => self.send_anonymous(site, target, request).await?,
@@ -66,6 +69,9 @@ impl Origin {
             .await
             .unwrap_or_else(|_| Err(unreachable(site, &format!("no headers within {limit:?}"))));
         self.metrics.asked(asked, &result, since.elapsed());
+        if leave.learn(&result, limit) {
+            tracing::warn!(registry = %target.registry, waited = ?since.elapsed(), "the registry is silent; it is left alone for a while");
+        }
         let tell = match (who, &result) {
             (As::Anonymous, Ok(_)) => self.access.learn(target, Access::Public),
             (As::Anonymous, Err(OriginError::Unauthorized { challenges, .. })) => {
@@ -186,7 +192,7 @@ fn cause<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Opti
 }
 
 /// An error with its causes, in one line.
-fn chain(error: &dyn StdError) -> String {
+pub(super) fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut at = error.source();
     while let Some(error) = at {

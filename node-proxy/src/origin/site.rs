@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,34 +109,12 @@ impl Site {
         config: &Config,
         system: &RootCertStore,
     ) -> Result<Self, ConfigError> {
-        let base = settings.endpoint.clone().unwrap_or_else(|| home(registry, settings.plain_http));
-        let address = literal_address(&base);
-        // An endpoint written as a loopback address is named explicitly; a host name that turns out to be one is not.
-        let loopback = address.is_some_and(|address| address.ip().to_canonical().is_loopback());
-        if base.scheme == Scheme::HTTP && !settings.plain_http && !loopback {
-            return Err(ConfigError::PlainHttp { registry: registry.to_string(), endpoint: base.to_string() });
-        }
+        let base = settings.base(registry)?;
         let mut roots = system.clone();
         for path in &settings.ca {
-            let fail = |why: String| ConfigError::Ca { registry: registry.to_string(), path: path.clone(), why };
-            let certs = CertificateDer::pem_file_iter(path).map_err(|error| fail(error.to_string()))?;
-            let mut found = 0;
-            for cert in certs {
-                let cert = cert.map_err(|error| fail(error.to_string()))?;
-                roots.add(cert).map_err(|error| fail(error.to_string()))?;
-                found += 1;
-            }
-            if found == 0 {
-                return Err(fail("it holds no certificate".into()));
-            }
+            add_ca(registry, path, &mut roots)?;
         }
-        let proxies = match &settings.proxy {
-            None => Matcher::from_env(),
-            Some(proxy) if proxy.scheme() == Some(&Scheme::HTTP) && proxy.host().is_some() => {
-                Matcher::builder().all(proxy.to_string()).build()
-            }
-            Some(_) => return Err(ConfigError::Proxy { registry: registry.to_string() }),
-        };
+        let proxies = settings.proxies(registry)?;
         let named = Named {
             networks: settings.allow_addresses.clone(),
             endpoint: settings.endpoint.as_ref().and_then(literal_address),
@@ -155,6 +133,49 @@ impl Site {
             .build()
             .expect("names and digests have only characters of a path")
     }
+}
+
+impl RegistryConfig {
+    /// What can't be used of the settings, by their keys. Reads the files that they name.
+    pub(crate) fn faults(&self, registry: &Registry) -> Vec<(&'static str, ConfigError)> {
+        let endpoint = self.base(registry).err().map(|error| ("endpoint", error));
+        let proxy = self.proxies(registry).err().map(|error| ("proxy", error));
+        let ca = self.ca.iter().filter_map(|path| add_ca(registry, path, &mut RootCertStore::empty()).err());
+        endpoint.into_iter().chain(ca.map(|error| ("ca", error))).chain(proxy).collect()
+    }
+
+    fn base(&self, registry: &Registry) -> Result<Endpoint, ConfigError> {
+        let base = self.endpoint.clone().unwrap_or_else(|| home(registry, self.plain_http));
+        let address = literal_address(&base);
+        // An endpoint written as a loopback address is named explicitly; a host name that turns out to be one is not.
+        let loopback = address.is_some_and(|address| address.ip().to_canonical().is_loopback());
+        if base.scheme == Scheme::HTTP && !self.plain_http && !loopback {
+            return Err(ConfigError::PlainHttp { registry: registry.to_string(), endpoint: base.to_string() });
+        }
+        Ok(base)
+    }
+
+    fn proxies(&self, registry: &Registry) -> Result<Matcher, ConfigError> {
+        match &self.proxy {
+            None => Ok(Matcher::from_env()),
+            Some(proxy) if proxy.scheme() == Some(&Scheme::HTTP) && proxy.host().is_some() => {
+                Ok(Matcher::builder().all(proxy.to_string()).build())
+            }
+            Some(_) => Err(ConfigError::Proxy { registry: registry.to_string() }),
+        }
+    }
+}
+
+fn add_ca(registry: &Registry, path: &Path, roots: &mut RootCertStore) -> Result<(), ConfigError> {
+    let fail = |why: String| ConfigError::Ca { registry: registry.to_string(), path: path.to_owned(), why };
+    let certs = CertificateDer::pem_file_iter(path).map_err(|error| fail(error.to_string()))?;
+    let mut found = 0;
+    for cert in certs {
+        let cert = cert.map_err(|error| fail(error.to_string()))?;
+        roots.add(cert).map_err(|error| fail(error.to_string()))?;
+        found += 1;
+    }
+    if found == 0 { Err(fail("it holds no certificate".into())) } else { Ok(()) }
 }
 
 /// How registries without settings are reached: by their own names, sharing one client.

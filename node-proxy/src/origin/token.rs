@@ -89,6 +89,9 @@ impl Origin {
         }
         let Some(bearer) = challenge::bearer(&challenges) else { return Err(unauthorized(site, &slot, &refused)) };
         drop(refused);
+        if used.is_some() {
+            tracing::info!(registry = %target.registry, repository = %target.repository, "the registry takes this token no more; asking for another");
+        }
         let token = self.renew(site, target, &slot, &bearer, used.as_ref()).await?;
         let sent = self.send(site, request, Some(token)).await?;
         match sent.response.status() {

@@ -35,7 +35,9 @@ impl Swarm {
         let mut left = whole.chain(parents.iter().filter(|parent| !parent.complete));
         let mut asked = FuturesUnordered::new();
         let ask = |parent| self.checked_list_from(parent, digest, layout, root);
-        asked.extend(left.next().map(ask));
+        let first = left.next();
+        let mut waited = first.map(|parent| &parent.node);
+        asked.extend(first.map(ask));
         let mut more = true;
         loop {
             tokio::select! {
@@ -51,11 +53,18 @@ impl Swarm {
                         if !matches!(worst, ListError::Lied { .. }) {
                             worst = error;
                         }
-                        asked.extend(left.next().map(ask));
+                        let next = left.next();
+                        waited = next.map(|parent| &parent.node);
+                        asked.extend(next.map(ask));
                     }
                 },
                 () = sleep(NEXT_PARENT), if more => match left.next() {
-                    Some(parent) => asked.push(ask(parent)),
+                    Some(parent) => {
+                        self.metrics.late.inc();
+                        let node = waited.replace(&parent.node).map(ToString::to_string);
+                        tracing::info!(%digest, peer.node = node, "parent is late with what it shows: its piece list");
+                        asked.push(ask(parent));
+                    }
                     None => more = false,
                 },
             }

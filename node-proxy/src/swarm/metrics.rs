@@ -15,6 +15,7 @@ pub struct Metrics {
     pub(super) spare: Counter,
     pub(super) refused: Counter,
     pub(super) refused_lists: Counter,
+    pub(super) late: Counter,
     pub(super) lost: Family<LostLabels, Counter>,
     pub(super) streams: Gauge,
     pub(super) connections: Family<ConnectionLabels, Counter>,
@@ -58,6 +59,7 @@ impl Metrics {
         at.register("spare_bytes", "Bytes of blocks that came a second time", m.spare.clone());
         at.register("refused_blocks", "Blocks with a wrong hash or length, or not asked for", m.refused.clone());
         at.register("refused_lists", "Piece lists that do not match their root", m.refused_lists.clone());
+        at.register("late_parents", "Parents that show a block and only wait with it", m.late.clone());
         at.register("lost_parents", "Parents lost while they were used, by reason", m.lost.clone());
         at.register("active_streams", "Parents in use now", m.streams.clone());
         at.register("connections", "Connections to parents taken into use", m.connections.clone());

@@ -139,6 +139,10 @@ impl Stream {
             let late = owes && self.owing_since.elapsed() >= config.silence;
             if late != self.late {
                 self.late = late;
+                if late {
+                    fetch.swarm.metrics.late.inc();
+                    tracing::info!(digest = %fetch.digest, peer.node = %self.parent.node, "parent is late with what it shows");
+                }
                 fetch.board.lock().set_late(self.seat, late);
                 fetch.bump.send_replace(());
             }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use shoal_proto::ClusterId;
 
 use super::Parts;
-use super::problem::{Body, IfMatch, Problem, Query};
+use super::problem::{Body, IfMatch, Path, Problem, Query};
 use crate::clusters::{Applied, ApplyMode, Change, Cluster, ClusterSpec, Edit, Error};
 
 /// A cluster as it is in force.

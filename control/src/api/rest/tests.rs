@@ -201,3 +201,13 @@ async fn health_means_it() {
     rest.trigger.fire();
     assert_eq!((rest.get("/livez").await.status, rest.get("/readyz").await.status), (200, 503));
 }
+
+#[tokio::test]
+async fn a_path_that_is_no_text_is_refused_as_a_problem() {
+    let rest = rest().await;
+    for method in [Method::GET, Method::DELETE, Method::PATCH] {
+        let answer = rest.ask(method, "/api/v1/clusters/%00%ff", None, &json!({})).await;
+        assert_eq!(answer.status, 400);
+        assert!(answer.faults().is_empty(), "{}", answer.text);
+    }
+}

@@ -82,12 +82,18 @@ impl Watch {
         Ok(format!("{}: {short}", if who == "control" { "shoal-control" } else { "shoal-node" }))
     }
 
+    /// What a sample was, as far as it is part of what it is `now`: a daemon that was restarted counts from 0.
+    fn before(&self, node: &str, start: &str, now: &str) -> f64 {
+        const STARTED: &str = "process_start_time_seconds ";
+        let before = self.metrics.get(node).map_or("", String::as_str);
+        if sample(before, STARTED) == sample(now, STARTED) { sample(before, start).unwrap_or(0.0) } else { 0.0 }
+    }
+
     /// How much a sample grew.
     pub(super) fn moved(&self, node: &str, start: &str, now: &str) -> Result<String> {
-        let before = self.metrics.get(node).and_then(|text| sample(text, start)).unwrap_or(0.0);
+        let before = self.before(node, start, now);
         let now = sample(now, start).with_context(|| format!("{node} has no metric {start}"))?;
-        // A restarted daemon counts from 0.
-        let grown = if now >= before { now - before } else { now };
+        let grown = now - before;
         ensure!(grown > 0.0, "{start} of {node} did not move: {before} before, {now} after");
         Ok(format!("{} +{grown}", start.trim()))
     }
@@ -134,9 +140,7 @@ impl Watch {
         }
         let metrics = world.node(node)?.shoal()?.admin().get_text("/metrics").await?;
         let peers = "shoal_blob_from_peers_bytes_total ";
-        let before = self.metrics.get(node).and_then(|text| sample(text, peers)).unwrap_or(0.0);
-        let now = sample(&metrics, peers).unwrap_or(0.0);
-        let peers = if now >= before { now - before } else { now };
+        let peers = sample(&metrics, peers).unwrap_or(0.0) - self.before(node, peers, &metrics);
         let parts = [("origin", through_us as f64), ("peers", peers), ("registry directly", directly as f64)];
         let parts = parts.map(|(who, bytes)| format!("{who} {:.1} MiB", bytes / MIB));
         Ok(parts.join(", "))

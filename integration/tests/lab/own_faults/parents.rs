@@ -7,7 +7,7 @@ use super::{MIB, SLACK, all_through_us, from_peer, origin_read_at_most, whole};
 
 const LOST: &str = "shoal_swarm_lost_parents_total{reason=\"Connection\"} ";
 const SILENT: &str = "shoal_swarm_lost_parents_total{reason=\"Silent\"} ";
-const LEFT: (&str, &str) = ("control", "its lease ended");
+const LEFT: (&str, &str) = ("control", "node left");
 
 /// I8: a silent parent's pieces are asked of another after 2 s; what was read meanwhile is no loss, and a machine that is
 /// busy with other things may add to it.
@@ -45,8 +45,13 @@ async fn parent_goes(stage: &mut Stage, fault: &str, silent: bool, second: bool)
     // What came before is not fetched again.
     let most = if second { 0 } else { image.image.size() - 2 * MIB + SLACK };
     origin_read_at_most(stage, &watch, most)?;
-    let metric = ("a2", if silent { SILENT } else { LOST });
-    let row = stage.row(fault, &watch, from_peer("a2", seconds, LEFT, metric)).await?;
+    let metric = match (silent, second) {
+        // The other parent brings all that is left before the silence is long enough to be counted.
+        (true, true) => "shoal_blob_from_peers_bytes_total ",
+        (true, false) => SILENT,
+        (false, _) => LOST,
+    };
+    let row = stage.row(fault, &watch, from_peer("a2", seconds, LEFT, ("a2", metric))).await?;
     ensure!(
         !second || row.lost_seconds < RE_ASKED,
         "{:.1} s were lost although another parent was there",

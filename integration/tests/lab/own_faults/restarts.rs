@@ -18,7 +18,7 @@ async fn reading_side(stage: &mut Stage) {
         let image = stage.fresh("restart-reading").await?;
         let watch = stage.watch().await?;
         let pulling = stage.pull("a1", &image)?;
-        stage.fetched("a1", &watch, 6 * MIB, &pulling).await?;
+        stage.fetched("a1", &watch, 8 * MIB, &pulling).await?;
         let killed = stage.world.registry.access_log()?.len();
         stage.world.node("a1")?.shoal()?.restart(false).await?;
         let seconds = pulling.end().await?;
@@ -29,7 +29,9 @@ async fn reading_side(stage: &mut Stage) {
         }
         let largest = image.image.layers.iter().max_by_key(|layer| layer.size).context("an image has layers")?;
         let log = stage.world.registry.access_log()?;
-        let ours = |line: &&AccessLine| line.agent.starts_with("shoal-node/") && line.digest() == Some(&largest.digest);
+        let ours = |line: &&AccessLine| {
+            line.is_read() && line.agent.starts_with("shoal-node/") && line.digest() == Some(&largest.digest)
+        };
         // The read that the kill broke off ends in the log after it, and it is the one that asked for the whole.
         let again: u64 =
             log.iter().skip(killed).filter(ours).filter(|line| line.status == 206).map(|line| line.bytes).sum();

@@ -60,7 +60,7 @@ impl Runner {
         self.flight.body(|body| body.author.clone()).unwrap_or_else(|| self.inner.me.clone())
     }
 
-    async fn blame(&mut self, author: NodeId) {
+    pub(super) async fn blame(&mut self, author: NodeId) {
         tracing::warn!(digest = %self.flight.digest(), %author, "threw a blob away");
         self.throw_away().await;
         self.tell(Tell::Mismatch { author }).await;
@@ -72,6 +72,7 @@ impl Runner {
         self.origin = None;
         self.swarm = None;
         self.closing = None;
+        self.doubt = None;
         self.inner.shun(digest);
         self.outcome = Outcome::Mismatched;
         self.flight.finish(End::Failed(ReadError::Mismatched(digest)));

@@ -26,7 +26,10 @@ impl Runner {
                 self.want_list_body();
             }
             Some(News::Head { author, size, media_type }) => {
-                if self.believes(&author).await && self.begin(size, &media_type, &author).await {
+                if self.believes(&author).await
+                    && self.agrees_on_size(&author, size)
+                    && self.begin(size, &media_type, &author).await
+                {
                     self.take_author(author);
                 }
             }
@@ -38,7 +41,10 @@ impl Runner {
                 }
             }
             Some(News::Sealed { author, root, size, media_type }) => {
-                if self.believes(&author).await && self.begin(size, &media_type, &author).await {
+                if self.believes(&author).await
+                    && self.agrees_on_size(&author, size)
+                    && self.begin(size, &media_type, &author).await
+                {
                     self.sealed = Some((author, root));
                     self.want_list_body();
                 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::super::ReadError;
-use super::super::metrics::Leave;
+use super::super::metrics::{Failure, Leave};
 use super::super::upstream::{self, Heard, Trouble};
 use super::{KNOWN_PATIENCE, ORIGIN_TRIES, Runner, STALL, TICK, start};
 use crate::origin::OriginError;
@@ -78,7 +78,10 @@ impl Runner {
                 self.begin(size, &media_type, &me).await;
             }
             Heard::Block { .. } => self.progress().await,
-            Heard::Ended(Ok(())) => self.origin = None,
+            Heard::Ended(Ok(())) => {
+                self.origin = None;
+                self.inner.failing.clear(&self.flight.want.target.registry);
+            }
             Heard::Ended(Err(trouble)) => {
                 self.origin = None;
                 self.flight.set_at_origin(false);
@@ -90,6 +93,7 @@ impl Runner {
     pub(super) async fn on_trouble(&mut self, trouble: Trouble) {
         let digest = self.flight.digest();
         let permit = self.permit.take();
+        self.inner.metrics.origin_failed(Failure::of(&trouble));
         match trouble {
             Trouble::Here(error) => {
                 if let Some(permit) = permit {
@@ -102,7 +106,8 @@ impl Runner {
                 self.mismatch().await;
             }
             Trouble::Origin(error) => {
-                self.origin_failures += 1;
+                // A body that stops has cost seconds already: twice is enough.
+                self.origin_failures += if matches!(error, OriginError::Stalled { .. }) { 2 } else { 1 };
                 let why = match &error {
                     OriginError::NotFound { .. } => OriginTrouble::NotFound,
                     OriginError::Unauthorized { .. } | OriginError::Denied { .. } => OriginTrouble::Denied,
@@ -114,7 +119,14 @@ impl Runner {
                     self.tell(Tell::Trouble { permit, why }).await;
                 }
                 let final_word = !matches!(why, OriginTrouble::Unreachable | OriginTrouble::Busy(_));
-                if self.origin_failures >= ORIGIN_TRIES || (final_word && permit.is_none()) {
+                // Whoever waits is better served elsewhere than by a registry that does not speak to us, or gives us nothing.
+                let registry = &self.flight.want.target.registry;
+                let hopeless = matches!(error, OriginError::Silent { .. }) || self.inner.failing.is(registry);
+                let hopeless = hopeless && self.parents.borrow().is_empty();
+                if hopeless || self.origin_failures >= ORIGIN_TRIES || (final_word && permit.is_none()) {
+                    if !final_word {
+                        self.inner.failing.note(registry);
+                    }
                     self.fail(match why {
                         OriginTrouble::NotFound => ReadError::NotFound(digest),
                         _ => ReadError::Origin(digest, Arc::new(error)),

@@ -39,6 +39,40 @@ async fn i7_a_body_that_breaks_ends_in_a_fin_and_the_reopened_range_is_served() 
 }
 
 #[tokio::test]
+async fn i7_the_rest_of_a_blob_that_the_origin_cuts_again_and_again_is_left_to_the_registry() {
+    let rig = Rig::start().await;
+    let bytes = content(12);
+    let digest = rig.shelve(&bytes, "");
+    let (whole, size) = (bytes.clone(), bytes.len());
+    // Half of whatever is asked for, and then the connection ends.
+    rig.shelf.instead(move |seen| {
+        let head = seen.method == http::Method::HEAD || seen.path.starts_with("/token");
+        let from = seen.header("range").and_then(|range| range.strip_prefix("bytes=")?.split('-').next()?.parse().ok());
+        let from: usize = from.unwrap_or(0);
+        let left = size - from;
+        let reply = Reply::status(if from > 0 { 206 } else { 200 });
+        let reply =
+            if from > 0 { reply.with("content-range", format!("bytes {from}-{}/{size}", size - 1)) } else { reply };
+        (!head).then(|| reply.content(Content::Broken(whole.slice(from..from + left / 2), left as u64)))
+    });
+    let mut have = rig.blob(&digest, &[]).await.body;
+    let mut answers = Vec::new();
+    for _ in 0..6 {
+        let got = rig.blob(&digest, &[("range", &format!("bytes={}-", have.len()))]).await;
+        assert_eq!(got.end, End::Fin);
+        answers.push(got.status);
+        if got.status == 503 {
+            break;
+        }
+        have.extend(got.body);
+    }
+    assert_eq!(answers, [206, 503], "one more try, and then containerd must go on by itself");
+    assert_eq!(have, bytes[..have.len()]);
+    rig.shelf.as_before();
+    assert_eq!(rig.blob(&digest, &[]).await.status, 200, "from its start it is given as ever");
+}
+
+#[tokio::test]
 async fn i7_nothing_is_answered_before_verified_bytes_are_in_hand() {
     let rig = Rig::start().await;
     let bytes = content(6);

@@ -63,7 +63,23 @@ async fn i5_what_was_private_stays_private() {
     assert_eq!(rig.ask(&secret, &[]).await.status, 503, "the registry's own word outranks the cluster's");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn i5_a_registry_that_swallows_everything_is_asked_once_for_a_head() {
+    let rig = Rig::with(|config| config.first_byte_budget = Duration::from_secs(5)).await;
+    *rig.cluster.public_since.lock() = Some(Duration::from_secs(60));
+    let (release, gate) = std::sync::mpsc::channel::<()>();
+    let gate = Mutex::new(gate);
+    rig.shelf.instead(move |_| {
+        let _ = tokio::task::block_in_place(|| gate.lock().recv_timeout(Duration::from_secs(10)));
+        Some(Reply::status(500))
+    });
+    let got = rig.head("manifests", digest_of(b"only the cluster has it"), &[]).await;
+    assert_eq!(got.status, 503);
+    assert_eq!(rig.shelf.heads.load(Ordering::SeqCst), 1, "the rest of the time is the cluster's");
+    drop(release);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn i8_a_registry_that_swallows_everything_does_not_cost_the_budget_of_what_is_held() {
     let rig = Rig::with(|config| config.first_byte_budget = Duration::from_secs(5)).await;
     let bytes = content(2);

@@ -64,7 +64,7 @@ async fn a_silent_body_is_an_error() {
     let (_server, origin) =
         serve(|_| Reply::status(200).content(Content::Silent(Bytes::from_static(b"some"), 21))).await;
     let error = read(&origin, None, As::Anonymous).await.unwrap_err();
-    assert!(matches!(&error, OriginError::Unreachable { why, .. } if why.contains("no byte within")), "{error:?}");
+    assert!(matches!(&error, OriginError::Stalled { .. }) && error.is_outage(), "{error:?}");
 }
 
 #[tokio::test]
@@ -135,6 +135,34 @@ async fn no_headers_in_time_is_an_outage() {
     let origin = Origin::new(config, Arc::new(Nobody), Metrics::new(&mut MetricsRegistry::default())).unwrap();
     let error = read(&origin, None, As::Anonymous).await.unwrap_err();
     assert!(matches!(&error, OriginError::Unreachable { why, .. } if why.contains("no headers")), "{error:?}");
+}
+
+/// Decision 004.
+#[tokio::test]
+async fn after_a_silence_the_registry_is_left_alone() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let config = Config {
+        registries: BTreeMap::from([(
+            target().registry,
+            RegistryConfig { endpoint: Some(endpoint.parse().unwrap()), ..RegistryConfig::default() },
+        )]),
+        headers_timeout: Duration::from_millis(100),
+        ..Config::default()
+    };
+    let origin = Origin::new(config, Arc::new(Nobody), Metrics::new(&mut MetricsRegistry::default())).unwrap();
+    assert!(matches!(read(&origin, None, As::Anonymous).await, Err(OriginError::Unreachable { .. })));
+    let since = tokio::time::Instant::now();
+    let error = read(&origin, None, As::Anonymous).await.unwrap_err();
+    assert!(matches!(error, OriginError::Silent { .. }) && error.is_outage(), "{error:?}");
+    assert!(since.elapsed() < Duration::from_millis(90), "it waited {:?}", since.elapsed());
+    let elsewhere = Target { registry: "127.0.0.1:1".parse().unwrap(), ..target() };
+    let other = origin.get(&elsewhere, Kind::Blob, &digest_of(BYTES), None, &[], As::Anonymous).await;
+    assert!(matches!(other, Err(OriginError::Refused { .. })), "another registry is asked");
+    let first = listener.accept().await.unwrap();
+    let second = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
+    assert!(second.is_err(), "it was asked again");
+    drop(first);
 }
 
 #[tokio::test]
