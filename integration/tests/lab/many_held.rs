@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use lab::{
+    memory::own_now,
     node::ShoalNode,
     wait::eventually,
     world::{World, WorldPlan},
