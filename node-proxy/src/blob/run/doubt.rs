@@ -37,7 +37,9 @@ impl Runner {
     /// Whether an author's size may be taken: it is what the manifest says, or nobody says another.
     pub(super) fn agrees_on_size(&mut self, author: &NodeId, said: u64) -> bool {
         let known = self.flight.layout().is_some() || author == &self.inner.me;
-        let Some(hint) = self.flight.size_hint.get().copied().filter(|hint| !known && *hint != said) else { return true };
+        let Some(hint) = self.flight.size_hint.get().copied().filter(|hint| !known && *hint != said) else {
+            return true;
+        };
         if self.doubt.is_none() {
             tracing::warn!(digest = %self.flight.digest(), %author, said, manifest = hint, "author says another size than the manifest");
             let (inner, want) = (Arc::clone(&self.inner), self.flight.want.clone());
