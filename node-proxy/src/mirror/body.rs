@@ -9,7 +9,7 @@ use http_body::{Frame, SizeHint};
 
 use super::cuts::Note;
 use super::metrics::{From, Metrics};
-use crate::blob::{Reading, Sources};
+use crate::blob::{ReadError, Reading, Sources};
 use crate::origin;
 
 /// Ends a connection after bytes have flown: hyper closes it, which is a FIN (I7).
@@ -63,7 +63,11 @@ impl Body {
                     meter.count(rest.sources());
                     match part? {
                         Ok(bytes) => Some((Ok(bytes), (None, rest, meter))),
-                        Err(error) => Some((Err(meter.cut(&error)), (None, rest, meter))),
+                        Err(error) => {
+                            // A full disk says nothing of the origin: the rest is streamed past the store (I11).
+                            let counts = !matches!(error, ReadError::NotKept(..));
+                            Some((Err(meter.cut(&error, counts)), (None, rest, meter)))
+                        }
                     }
                 });
                 Self { parts: parts.boxed(), length: Some(length) }
@@ -82,7 +86,7 @@ impl Body {
                             meter.count(Sources { origin, ..meter.counted });
                             Some((Ok(bytes), (None, rest, meter)))
                         }
-                        Err(error) => Some((Err(meter.cut(&error)), (None, rest, meter))),
+                        Err(error) => Some((Err(meter.cut(&error, true)), (None, rest, meter))),
                     }
                 });
                 Self { parts: parts.boxed(), length }
@@ -113,9 +117,12 @@ struct Meter {
 }
 
 impl Meter {
-    fn cut(&self, error: &dyn std::error::Error) -> Cut {
+    /// `counts`: whether it says that this blob had better be asked for elsewhere.
+    fn cut(&self, error: &dyn std::error::Error, counts: bool) -> Cut {
         self.span.in_scope(|| tracing::warn!(%error, "cut a body short"));
-        self.note.cut();
+        if counts {
+            self.note.cut();
+        }
         Cut(error.to_string())
     }
 
