@@ -163,10 +163,15 @@ impl Containerd {
         &self.content
     }
 
+    /// The directory with what its content store has not finished: one entry a blob.
+    pub fn ingests(&self) -> PathBuf {
+        // Beside `blobs/sha256`.
+        self.content.ancestors().nth(2).unwrap_or(&self.content).join("ingest")
+    }
+
     /// Bytes of the largest blob that it is writing.
     pub fn ingesting(&self) -> u64 {
-        let ingests = self.content.ancestors().nth(2).map(|store| store.join("ingest"));
-        let Some(Ok(entries)) = ingests.map(fs::read_dir) else { return 0 };
+        let Ok(entries) = fs::read_dir(self.ingests()) else { return 0 };
         let sizes = entries.flatten().filter_map(|entry| fs::metadata(entry.path().join("data")).ok());
         sizes.map(|meta| meta.len()).max().unwrap_or(0)
     }

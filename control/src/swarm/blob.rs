@@ -23,6 +23,9 @@ const RUN: usize = 1024;
 const GATHER: At = At::from_millis(100);
 /// A finder whose reading failed may try again after this long, doubled with each failure.
 const RETRY: At = At::from_secs(1);
+/// How long a finder is not told of a parent that it could not use. Long enough that it does not come back to the same
+/// dead end at once, short enough for a parent that was only restarted.
+pub(super) const LOST: At = At::from_secs(5);
 /// The longest such pause, and the longest that an origin may keep a cluster away by one answer.
 pub(super) const LONGEST_PAUSE: At = At::from_secs(60);
 
@@ -88,6 +91,8 @@ pub(super) struct Finder {
     pub(super) denied: bool,
     pub(super) done: bool,
     pub(super) liars: HashSet<NodeId>,
+    /// Parents that it can't use, and until when that is believed.
+    pub(super) lost: HashMap<NodeId, At>,
     pub(super) parents: Option<Vec<ParentSaid>>,
     /// Which list it was told of.
     list: u64,
@@ -110,6 +115,7 @@ impl Finder {
             denied: false,
             done: false,
             liars: HashSet::new(),
+            lost: HashMap::new(),
             parents: None,
             list: 0,
             seal: None,
@@ -257,7 +263,9 @@ impl Blob {
     }
 
     fn takes_whole(&self, finder: &Finder, around: &Around<'_>) -> bool {
-        let usable = |holder: &NodeId| *holder != finder.node && around.may_name(holder, finder);
+        let usable = |holder: &NodeId| {
+            *holder != finder.node && !finder.lost.contains_key(holder) && around.may_name(holder, finder)
+        };
         self.whole.iter().any(usable)
     }
 
@@ -314,7 +322,8 @@ impl Blob {
         }
         permit.closing |= list.hashes.is_complete() && list.author == permit.node;
         let number = list.number;
-        for (id, _) in self.finders.iter().filter(|(id, other)| **id != finder && other.list == number) {
+        let listens = |(id, other): &(&FinderId, &Finder)| **id != finder && other.list == number && !other.done;
+        for (id, _) in self.finders.iter().filter(listens) {
             for (at, run) in (0u32..).zip(split(hashes)) {
                 around.out.push(Effect::Say(*id, Say::Hashes { first: first + at * RUN as u32, hashes: run }));
             }
@@ -340,6 +349,7 @@ impl Blob {
 
     /// Brings everything in line after a change or a timer, and answers when to look again.
     pub(super) fn settle(&mut self, around: &mut Around<'_>) -> Option<At> {
+        self.try_lost_again(around.now);
         self.take_back(around);
         self.grant(around);
         if self.permit.is_none() && self.nobody_may(around) {
@@ -352,6 +362,19 @@ impl Blob {
         self.offer(around);
         self.explain(around);
         self.next(around)
+    }
+
+    /// What a finder could not use may be named to it again.
+    fn try_lost_again(&mut self, now: At) {
+        let mut again = false;
+        for finder in self.finders.values_mut() {
+            let before = finder.lost.len();
+            finder.lost.retain(|_, until| *until > now);
+            again |= finder.lost.len() < before;
+        }
+        if again {
+            self.flush_now(now);
+        }
     }
 
     /// Takes an overdue permit away, when somebody else would use it better or its holder is gone.
@@ -493,6 +516,7 @@ impl Blob {
             let location = around.nodes.get(&finder.node).map(|node| node.location.as_slice()).unwrap_or_default();
             let current = finder.parents.as_deref().unwrap_or_default();
             let mut liars = finder.liars.clone();
+            liars.extend(finder.lost.keys().cloned());
             liars.extend(around.distrust.shunned_by(&finder.node, around.now).cloned());
             let chosen = pool.choose(&finder.node, location, &liars, current, around.dice);
             if !same(&chosen, current) {
@@ -557,7 +581,8 @@ impl Blob {
             None => self.retry(around, None),
         };
         let flush = self.flush.filter(|_| !self.finders.is_empty());
-        [due, flush].into_iter().flatten().min()
+        let lost = self.finders.values().flat_map(|finder| finder.lost.values().copied()).min();
+        [due, flush, lost].into_iter().flatten().min()
     }
 }
 

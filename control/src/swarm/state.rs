@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use shoal_proto::{ClusterId, Digest, NodeId};
 
-use super::blob::{Around, Blob, Finder, Node, pause};
+use super::blob::{Around, Blob, Finder, LOST, Node, pause};
 use super::candidates::Dice;
 use super::distrust::Distrust;
 use super::event::{
@@ -424,6 +424,12 @@ impl State {
                     }
                 });
             }
+            Tell::Lost { node } => self.touch(&key, step, |blob, around| {
+                if let Some(entry) = blob.finders.get_mut(&finder).filter(|_| around.nodes.contains_key(&node)) {
+                    entry.lost.insert(node, around.now + LOST);
+                    blob.flush_now(around.now);
+                }
+            }),
             Tell::Mismatch { author } => self.mismatch(finder, &key, &id, author, step),
         }
     }
