@@ -19,10 +19,12 @@ use tokio::time::Instant;
 
 use crate::nodes::{Change, Watcher};
 
+mod around;
 mod blob;
 mod candidates;
 mod distrust;
 mod event;
+mod finder;
 mod metrics;
 mod permit;
 mod public;

@@ -135,6 +135,16 @@ impl Containerd {
         if self.daemon.resume() { Ok(()) } else { self.restart().await }
     }
 
+    /// Adds tables to its configuration and starts it again with them.
+    ///
+    /// # Errors
+    /// When it does not come up with them.
+    pub async fn reconfigure(&mut self, more: &str) -> Result<()> {
+        let text = fs::read_to_string(&self.config).with_context(|| format!("read {}", self.config.display()))?;
+        fs::write(&self.config, format!("{text}\n{more}\n"))?;
+        self.restart().await
+    }
+
     /// Its configuration as it understood it, defaults included.
     ///
     /// # Errors

@@ -12,20 +12,15 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shoal_base::config::Faults;
-use shoal_base::listen::collide;
 use shoal_base::telemetry::TelemetryConfig;
 use shoal_base::units::{ByteSize, Span};
 
 use crate::origin::Registry;
 use crate::{blob, control, mirror, origin, peer, store, swarm};
 
+mod check;
 #[doc(hidden)]
 pub mod fuzz;
-
-/// What control takes of a text.
-const LONGEST_TEXT: usize = 1024;
-/// The largest piece: a smaller store could not even hold what is asked for at once.
-const SMALLEST_QUOTA: u64 = 8 << 20;
 
 /// Settings of `shoal-node`. Every key has a default; a node without `control.endpoint` reads the origin only.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -283,29 +278,6 @@ pub struct Config {
     pub(crate) control: control::Config,
 }
 
-impl Config {
-    /// What the settings mean, when the files that they name can be used too.
-    ///
-    /// # Errors
-    /// Everything that is wrong.
-    pub fn read(raw: Raw) -> Result<Self, Faults> {
-        let mut faults = Faults::default();
-        let registries = origin_config(&raw.origin, &mut Faults::default()).registries;
-        for (registry, settings) in &registries {
-            for (leaf, error) in settings.faults(registry) {
-                faults.push(format!("origin.registry.\"{registry}\".{leaf}"), error.to_string());
-            }
-        }
-        match Self::try_from(raw) {
-            Ok(config) => faults.into_result(config),
-            Err(mut all) => {
-                all.extend(faults);
-                Err(all)
-            }
-        }
-    }
-}
-
 impl TryFrom<Raw> for Config {
     type Error = Faults;
 
@@ -326,65 +298,8 @@ impl TryFrom<Raw> for Config {
             optional(&raw.control.endpoint).and_then(|text| faults.take("control.endpoint", endpoint(&text)));
         let default_registry = optional(&raw.mirror.default_registry)
             .and_then(|text| faults.take("mirror.default_registry", text.parse()));
-        if raw.state_dir.as_os_str().is_empty() {
-            faults.push("state_dir", "is empty");
-        }
-        for (key, text) in [
-            ("node.name", &node.name),
-            ("node.idc", &node.idc),
-            ("node.location", &node.location),
-            ("node.cluster", &node.cluster),
-        ] {
-            // Control would refuse the node again and again.
-            if text.len() > LONGEST_TEXT {
-                faults.push(key, format!("has {} bytes, and control takes {LONGEST_TEXT}", text.len()));
-            }
-        }
-        let (mirror, peer, admin) = (raw.mirror.listen, raw.peer.listen, raw.admin.listen);
-        for (key, one, other_key, other) in [
-            ("peer.listen", peer, "mirror.listen", mirror),
-            ("admin.listen", admin, "mirror.listen", mirror),
-            ("admin.listen", admin, "peer.listen", peer),
-        ] {
-            if collide(one, other) {
-                faults.push(key, format!("{one} is taken by {other_key}, {other}"));
-            }
-        }
-        if (1..SMALLEST_QUOTA).contains(&raw.store.quota.as_u64()) {
-            faults.push("store.quota", "is below 8MiB, the largest piece of a blob; 0 means no bound");
-        }
-        if raw.mirror.origin_byte_budget.as_duration() < raw.mirror.first_byte_budget.as_duration() {
-            faults.push("mirror.origin_byte_budget", "must not be below mirror.first_byte_budget");
-        }
-        raw.telemetry.check("telemetry", &mut faults);
-        if raw.peer.listen.port() == 0 {
-            faults.push("peer.listen", "needs a port that peers can be told");
-        }
-        for (key, value) in [
-            ("mirror.max_connections", raw.mirror.max_connections),
-            ("peer.max_connections", raw.peer.max_connections),
-            ("swarm.streams", raw.swarm.streams),
-        ] {
-            if value == 0 {
-                faults.push(key, "must be at least 1");
-            }
-        }
-        for (key, value) in [
-            ("mirror.first_byte_budget", raw.mirror.first_byte_budget),
-            ("mirror.origin_byte_budget", raw.mirror.origin_byte_budget),
-            ("swarm.silence", raw.swarm.silence),
-            ("origin.connect_timeout", raw.origin.connect_timeout),
-            ("origin.headers_timeout", raw.origin.headers_timeout),
-            ("origin.body_timeout", raw.origin.body_timeout),
-        ] {
-            if value.is_zero() {
-                faults.push(key, "must be above 0");
-            }
-        }
-        // containerd gives up at 30 s.
-        if raw.mirror.origin_byte_budget.as_duration() >= Duration::from_secs(30) {
-            faults.push("mirror.origin_byte_budget", "must be below 30s, when containerd gives up");
-        }
+        check::limits(&raw, &mut faults);
+        check::contradictions(&raw, &mut faults);
         let allow = registries("mirror.allow", &raw.mirror.allow, &mut faults);
         let deny = registries("mirror.deny", &raw.mirror.deny, &mut faults);
         if let Some(registry) = &default_registry

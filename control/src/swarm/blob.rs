@@ -5,131 +5,23 @@
 //! that a blob which does not match its digest names all of them. The list is thrown away when it is reported to be
 //! wrong, and when two readers contradict each other; then a reader starts anew by finding again.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use shoal_proto::{ClusterId, Digest, Layout, NodeId, PieceList};
+use shoal_proto::{Layout, NodeId, PieceList};
 
-use super::candidates::{Candidate, Dice, Pool};
-use super::distrust::Distrust;
-use super::event::{Ask, At, Cause, Effect, FinderId, Meta, Notice, ParentSaid, Say, Stop, Waiting};
+use super::around::{Around, Node};
+use super::candidates::{Candidate, Pool};
+use super::event::{At, Cause, Effect, FinderId, Meta, Notice, ParentSaid, Say, Stop, Waiting};
+use super::finder::{Finder, LONGEST_PAUSE, RETRY};
 use super::permit::Permit;
 
 /// Hashes in one message to a finder: 32 KiB.
 const RUN: usize = 1024;
 /// Changes of candidates are gathered this long, so that a rush of nodes does not rewrite every set at each step.
 const GATHER: At = At::from_millis(100);
-/// A finder whose reading failed may try again after this long, doubled with each failure.
-const RETRY: At = At::from_secs(1);
-/// How long a finder is not told of a parent that it could not use. Long enough that it does not come back to the same
-/// dead end at once, short enough for a parent that was only restarted.
-pub(super) const LOST: At = At::from_secs(5);
-/// The longest such pause, and the longest that an origin may keep a cluster away by one answer.
-pub(super) const LONGEST_PAUSE: At = At::from_secs(60);
-
-/// A node as the machine keeps it.
-#[derive(Debug)]
-pub(super) struct Node {
-    pub(super) cluster: Option<ClusterId>,
-    pub(super) addr: std::net::SocketAddr,
-    pub(super) location: Vec<String>,
-    pub(super) uploads: u32,
-    pub(super) slots: u32,
-    pub(super) held: HashMap<Digest, Arc<Meta>>,
-    /// Held before the session began and not said again yet.
-    pub(super) stale: Option<HashSet<Digest>>,
-    pub(super) finders: BTreeSet<FinderId>,
-}
-
-/// What a blob needs to see of the rest of the machine.
-pub(super) struct Around<'a> {
-    pub(super) now: At,
-    pub(super) cluster: &'a ClusterId,
-    pub(super) digest: Digest,
-    pub(super) nodes: &'a HashMap<NodeId, Node>,
-    /// Registries that asked this cluster to stay away, and until when.
-    pub(super) busy: &'a HashMap<(ClusterId, String), At>,
-    pub(super) distrust: &'a Distrust,
-    /// Until when no permit is granted.
-    pub(super) starting: At,
-    pub(super) dice: &'a mut Dice,
-    pub(super) out: &'a mut Vec<Effect>,
-}
-
-impl Around<'_> {
-    pub(super) fn say(&mut self, finder: FinderId, say: Say) {
-        self.out.push(Effect::Say(finder, say));
-    }
-
-    pub(super) fn notice(&mut self, notice: Notice) {
-        self.out.push(Effect::Notice { cluster: self.cluster.clone(), digest: self.digest, notice });
-    }
-
-    /// Whether a finder may be told of a node.
-    fn may_name(&self, node: &NodeId, finder: &Finder) -> bool {
-        !finder.liars.contains(node) && !self.distrust.shuns(&finder.node, node, self.now)
-    }
-
-    fn busy_until(&self, registry: &str) -> At {
-        self.busy.get(&(self.cluster.clone(), registry.to_owned())).copied().unwrap_or_default()
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct Finder {
-    pub(super) node: NodeId,
-    pub(super) registry: String,
-    pub(super) repository: String,
-    pub(super) may_read: bool,
-    pub(super) blocks: u32,
-    pub(super) failures: u32,
-    /// No permit before.
-    pub(super) not_before: At,
-    /// The origin refused it: it is not asked to read again.
-    pub(super) denied: bool,
-    pub(super) done: bool,
-    pub(super) liars: HashSet<NodeId>,
-    /// Parents that it can't use, and until when that is believed.
-    pub(super) lost: HashMap<NodeId, At>,
-    pub(super) parents: Option<Vec<ParentSaid>>,
-    /// Which list it was told of.
-    list: u64,
-    seal: Option<Arc<Meta>>,
-    /// Who vouches for the seal, as it was told.
-    pub(super) vouched: Option<NodeId>,
-    waiting: Option<Waiting>,
-}
-
-impl Finder {
-    pub(super) fn new(node: NodeId, ask: &Ask) -> Self {
-        Self {
-            node,
-            registry: ask.registry.clone(),
-            repository: ask.repository.clone(),
-            may_read: ask.may_read_origin,
-            blocks: ask.blocks,
-            failures: 0,
-            not_before: At::ZERO,
-            denied: false,
-            done: false,
-            liars: HashSet::new(),
-            lost: HashMap::new(),
-            parents: None,
-            list: 0,
-            seal: None,
-            vouched: None,
-            waiting: None,
-        }
-    }
-
-    pub(super) fn failed(&mut self, now: At) {
-        let pause = RETRY.saturating_mul(1 << self.failures.min(6)).min(LONGEST_PAUSE);
-        self.failures += 1;
-        self.not_before = now + pause;
-    }
-}
 
 /// A list that grows.
 #[derive(Debug)]

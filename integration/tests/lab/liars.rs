@@ -232,7 +232,7 @@ const SLOW: [Expected; 3] = [
 #[test]
 fn a_lying_parent_costs_nothing_and_is_shunned() {
     alone(async {
-        on_editions(&["2.3".parse()?], plan, SEED, async |stage| {
+        on_editions(&Edition::USUAL, plan, SEED, async |stage| {
             for (number, expected) in QUICK.iter().enumerate() {
                 stage.scene(expected.fault, async |stage| lying_parent(stage, expected, number).await).await;
             }
@@ -247,7 +247,7 @@ fn a_parent_that_gives_nothing_costs_the_wait_for_it_at_most() {
     alone(async {
         // Slow enough that two seconds of silence pass within a pull.
         let plan = |edition| WorldPlan { node_rate: Some(30_000_000), ..plan(edition) };
-        on_editions(&["2.3".parse()?], plan, SEED + 200, async |stage| {
+        on_editions(&Edition::USUAL, plan, SEED + 200, async |stage| {
             for (number, expected) in SLOW.iter().enumerate() {
                 stage.scene(expected.fault, async |stage| lying_parent(stage, expected, number).await).await;
             }
@@ -270,8 +270,16 @@ enum Author {
     Announces,
 }
 
+/// With it containerd collects garbage as soon as a failed pull's lease is gone; without, after a hundred changes.
+const COLLECT_AT_ONCE: &str = "[plugins.\"io.containerd.gc.v1.scheduler\"]\ndeletion_threshold = 1";
+
 /// The liar is the author of every layer's list; a2 and then a1 pull. At most one pull a node fails, and nobody believes it.
-async fn lying_author(stage: &mut Stage, fault: &str, how: Author, number: usize) -> Result<Row> {
+async fn lying_author(stage: &mut Stage, fault: &str, how: Author, collects: bool, number: usize) -> Result<Row> {
+    if collects {
+        for node in ["a1", "a2"] {
+            stage.world.node(node)?.containerd.reconfigure(COLLECT_AT_ONCE).await?;
+        }
+    }
     let image = stage.fresh("authored").await?;
     let liar = join(stage, &format!("0-author-{number}")).await?;
     let claims: Vec<Claim> = image
@@ -306,18 +314,24 @@ async fn lying_author(stage: &mut Stage, fault: &str, how: Author, number: usize
     }
     let watch = stage.watch().await?;
     let since = Instant::now();
-    let failed = at_most_one_failure(stage, "a2", &image).await?;
+    let failed = at_most_one_failure(stage, "a2", &image, collects).await?;
     let seconds = since.elapsed().as_secs_f64();
-    let lied: Vec<Digest> =
-        claims.iter().map(|claim| claim.digest).filter(|digest| liar.asked(digest, Asked::Blocks) > 0).collect();
-    ensure!(!lied.is_empty(), "nobody took anything of the liar: the fault hit nothing");
-    println!("    {failed} pulls failed on a2, which took blocks of {} blobs from the liar", lied.len());
+    let taken = |digest: &Digest| liar.asked(digest, Asked::Blocks) > 0;
+    let mut lied: Vec<Digest> = claims.iter().map(|claim| claim.digest).collect();
+    if how == Author::OtherSize {
+        // The manifest says another size: no byte of the liar's is taken, and no pull fails.
+        ensure!(failed == 0 && !lied.iter().any(taken), "{failed} pulls failed of what the manifest contradicts");
+    } else {
+        lied.retain(taken);
+        ensure!(!lied.is_empty(), "nobody took anything of the liar: the fault hit nothing");
+    }
+    println!("    {failed} pulls failed on a2, lied to about {} blobs", lied.len());
     for digest in &lied {
         is_refused(stage, &image, digest).await?;
     }
     names_the_author(stage, &liar)?;
     ensure!(fault_count(stage, "author_lied").await? > 0, "control does not count the liar");
-    at_most_one_failure(stage, "a1", &image).await?;
+    at_most_one_failure(stage, "a1", &image, collects).await?;
     let pulled = Pulled {
         node: "a2",
         seconds,
@@ -340,12 +354,12 @@ async fn holdings(stage: &Stage) -> Result<u64> {
 /// Pulls until it ends well, and says how many pulls failed for what the liar gave.
 ///
 /// containerd keeps the bytes of a blob that did not match. Until it collects its garbage later pulls fail inside it, without
-/// asking anybody: those don't count, and removing an image makes it collect.
-async fn at_most_one_failure(stage: &mut Stage, node: &str, image: &Fresh) -> Result<usize> {
+/// asking anybody: those don't count, and removing an image makes it collect. If it `collects` at once, no second pull fails.
+async fn at_most_one_failure(stage: &mut Stage, node: &str, image: &Fresh, collects: bool) -> Result<usize> {
     let throwaway = throwaway(stage, node).await?;
     let Err(first) = stage.pull(node, image)?.end().await else { return Ok(0) };
     if let Err(second) = stage.pull(node, image)?.end().await {
-        let kept = format!("{second:#}").contains("unexpected commit");
+        let kept = !collects && format!("{second:#}").contains("unexpected commit");
         ensure!(kept, "the second pull on {node} failed too, after {first:#}: {second:#}");
         println!("    containerd on {node} keeps the bytes that did not match until it collects garbage");
         stage.world.node(node)?.containerd.puller().remove(&throwaway).await?;
@@ -420,15 +434,17 @@ fn a_lying_author_fails_at_most_one_pull_a_node_and_nobody_believes_it() {
         // Slow enough that containerd has bytes of a blob before its last block.
         let plan = |edition| WorldPlan { node_rate: Some(60_000_000), ..plan(edition) };
         let plan = |edition| plan(edition).with_guest("x2", Ipv4Addr::new(10, 77, 1, 201));
-        on_editions(&["2.3".parse()?], plan, SEED + 500, async |stage| {
+        on_editions(&Edition::USUAL, plan, SEED + 500, async |stage| {
             let cases = [
-                ("an author lies: other bytes, while it reads", Author::Reads),
-                ("an author lies: other bytes, as held", Author::Done),
-                ("an author lies: other bytes and another size", Author::OtherSize),
-                ("an author lies: announces other bytes, without a permit", Author::Announces),
+                ("an author lies: other bytes, while it reads", Author::Reads, false),
+                ("an author lies: other bytes, as held", Author::Done, false),
+                ("an author lies: other bytes and another size", Author::OtherSize, false),
+                ("an author lies: announces other bytes, without a permit", Author::Announces, false),
+                // The last: it stays so.
+                ("an author lies: other bytes, and containerd collects garbage at once", Author::Done, true),
             ];
-            for (number, (fault, how)) in cases.into_iter().enumerate() {
-                stage.scene(fault, async |stage| lying_author(stage, fault, how, number).await).await;
+            for (number, (fault, how, collects)) in cases.into_iter().enumerate() {
+                stage.scene(fault, async |stage| lying_author(stage, fault, how, collects, number).await).await;
             }
             Ok(())
         })

@@ -239,7 +239,7 @@ fn messages_that_make_no_sense_get_clear_errors_from_control() {
         }
         ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
         let ended = say(&channel, "Find", vec![find(|_| ())]).await?;
-        let stop = ended.map(|bytes| wire::FindResponse::decode(bytes))??;
+        let stop = ended.map(wire::FindResponse::decode)??;
         let Some(wire::find_response::Message::Stop(stop)) = stop.message else { anyhow::bail!("{stop:?}") };
         ensure!(stop.reason() == wire::stop::Reason::NoSession, "a session that nobody has: {stop:?}");
         let asked = wire::WasPublicRequest {
@@ -276,7 +276,9 @@ async fn many_sessions(world: &World) -> Result<()> {
 }
 
 /// Method, path, content type, body, status, and what the problem names.
-fn rest_cases() -> Vec<(Method, String, &'static str, Vec<u8>, u16, &'static str)> {
+type RestCase = (Method, String, &'static str, Vec<u8>, u16, &'static str);
+
+fn rest_cases() -> Vec<RestCase> {
     const JSON: &str = "application/json";
     let long = "x".repeat(5000);
     let cluster = |body: &str| body.as_bytes().to_vec();

@@ -135,7 +135,7 @@ async fn cases(scene: &Scene) -> Result<Vec<(&'static str, Wire, Vec<u8>, End)>>
         ("a block of a child", scene.greeted().await?, frame(9, 0, 1 << 20, &[0; 64]), End::Closed),
         ("an empty want", scene.opened().await?, frame(8, 0, 8, &[0; 8]), End::Closed),
         ("a short want", scene.opened().await?, frame(8, 0, 4, &[0; 4]), End::Closed),
-        ("garbage", scene.greeted().await?, (0..4000_u32).map(|at| (at * 7919 >> 3) as u8).collect(), End::Closed),
+        ("garbage", scene.greeted().await?, (0..4000_u32).map(|at| ((at * 7919) >> 3) as u8).collect(), End::Closed),
         ("hello twice", scene.greeted().await?, encoded(&[scene.hello()]), protocol()),
         ("a want before the open", scene.greeted().await?, encoded(&wants(1)), protocol()),
         ("a list before the open", scene.greeted().await?, encoded(&[Frame::WantList]), protocol()),

@@ -1,0 +1,59 @@
+//! What a blob needs to see of the rest of the machine.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use shoal_proto::{ClusterId, Digest, NodeId};
+
+use super::candidates::Dice;
+use super::distrust::Distrust;
+use super::event::{At, Effect, FinderId, Meta, Notice, Say};
+use super::finder::Finder;
+
+/// A node as the machine keeps it.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) cluster: Option<ClusterId>,
+    pub(super) addr: std::net::SocketAddr,
+    pub(super) location: Vec<String>,
+    pub(super) uploads: u32,
+    pub(super) slots: u32,
+    pub(super) held: HashMap<Digest, Arc<Meta>>,
+    /// Held before the session began and not said again yet.
+    pub(super) stale: Option<HashSet<Digest>>,
+    pub(super) finders: BTreeSet<FinderId>,
+}
+
+/// What a blob needs to see of the rest of the machine.
+pub(super) struct Around<'a> {
+    pub(super) now: At,
+    pub(super) cluster: &'a ClusterId,
+    pub(super) digest: Digest,
+    pub(super) nodes: &'a HashMap<NodeId, Node>,
+    /// Registries that asked this cluster to stay away, and until when.
+    pub(super) busy: &'a HashMap<(ClusterId, String), At>,
+    pub(super) distrust: &'a Distrust,
+    /// Until when no permit is granted.
+    pub(super) starting: At,
+    pub(super) dice: &'a mut Dice,
+    pub(super) out: &'a mut Vec<Effect>,
+}
+
+impl Around<'_> {
+    pub(super) fn say(&mut self, finder: FinderId, say: Say) {
+        self.out.push(Effect::Say(finder, say));
+    }
+
+    pub(super) fn notice(&mut self, notice: Notice) {
+        self.out.push(Effect::Notice { cluster: self.cluster.clone(), digest: self.digest, notice });
+    }
+
+    /// Whether a finder may be told of a node.
+    pub(super) fn may_name(&self, node: &NodeId, finder: &Finder) -> bool {
+        !finder.liars.contains(node) && !self.distrust.shuns(&finder.node, node, self.now)
+    }
+
+    pub(super) fn busy_until(&self, registry: &str) -> At {
+        self.busy.get(&(self.cluster.clone(), registry.to_owned())).copied().unwrap_or_default()
+    }
+}

@@ -1,0 +1,70 @@
+//! One Find stream, as its blob keeps it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use shoal_proto::NodeId;
+
+use super::event::{Ask, At, Meta, ParentSaid, Waiting};
+
+/// A finder whose reading failed may try again after this long, doubled with each failure.
+pub(super) const RETRY: At = At::from_secs(1);
+/// The longest such pause, and the longest that an origin may keep a cluster away by one answer.
+pub(super) const LONGEST_PAUSE: At = At::from_secs(60);
+/// How long a finder is not told of a parent that it could not use. Long enough that it does not come back to the same
+/// dead end at once, short enough for a parent that was only restarted.
+pub(super) const LOST: At = At::from_secs(5);
+
+#[derive(Debug)]
+pub(super) struct Finder {
+    pub(super) node: NodeId,
+    pub(super) registry: String,
+    pub(super) repository: String,
+    pub(super) may_read: bool,
+    pub(super) blocks: u32,
+    pub(super) failures: u32,
+    /// No permit before.
+    pub(super) not_before: At,
+    /// The origin refused it: it is not asked to read again.
+    pub(super) denied: bool,
+    pub(super) done: bool,
+    pub(super) liars: HashSet<NodeId>,
+    /// Parents that it can't use, and until when that is believed.
+    pub(super) lost: HashMap<NodeId, At>,
+    pub(super) parents: Option<Vec<ParentSaid>>,
+    /// Which list it was told of.
+    pub(super) list: u64,
+    pub(super) seal: Option<Arc<Meta>>,
+    /// Who vouches for the seal, as it was told.
+    pub(super) vouched: Option<NodeId>,
+    pub(super) waiting: Option<Waiting>,
+}
+
+impl Finder {
+    pub(super) fn new(node: NodeId, ask: &Ask) -> Self {
+        Self {
+            node,
+            registry: ask.registry.clone(),
+            repository: ask.repository.clone(),
+            may_read: ask.may_read_origin,
+            blocks: ask.blocks,
+            failures: 0,
+            not_before: At::ZERO,
+            denied: false,
+            done: false,
+            liars: HashSet::new(),
+            lost: HashMap::new(),
+            parents: None,
+            list: 0,
+            seal: None,
+            vouched: None,
+            waiting: None,
+        }
+    }
+
+    pub(super) fn failed(&mut self, now: At) {
+        let pause = RETRY.saturating_mul(1 << self.failures.min(6)).min(LONGEST_PAUSE);
+        self.failures += 1;
+        self.not_before = now + pause;
+    }
+}
