@@ -49,7 +49,7 @@ pub fn page(rows: &[Row], played: &[Played], versions: &[String]) -> String {
             "| [{}](#{}) | {:+.1} s | {}{long} |",
             cell(fault),
             anchor(fault),
-            worst.lost_seconds,
+            tenths(worst.lost_seconds),
             green_on(rows)
         );
     }
@@ -127,6 +127,11 @@ fn green_on(rows: &[&Row]) -> String {
     names.join(", ")
 }
 
+/// Rounded as it is shown, so that nothing is shown as -0.0.
+fn tenths(seconds: f64) -> f64 {
+    (seconds * 10.0).round() / 10.0 + 0.0
+}
+
 fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }
@@ -147,11 +152,11 @@ mod tests {
 
     #[test]
     fn a_fault_is_one_row_with_its_worst_figure_and_where_it_was_green() {
-        let rows = [row("parent killed, at once", "2.3", 0.5), row("parent killed, at once", "1.7", 1.25)];
+        let rows = [row("parent killed, at once", "2.3", 0.5), row("parent killed, at once", "1.7", 1.2)];
         let text = page(&rows, &[], &[]);
         assert!(text.contains("| [parent killed, at once](#parent-killed-at-once) | +1.2 s | 1.7, 2.3 |\n"), "{text}");
         assert!(text.contains("### parent killed, at once\n\n- containerd (1.7) saw: "), "{text}");
-        let everywhere: Vec<Row> = Edition::all().iter().map(|edition| row("a", &edition.to_string(), 0.0)).collect();
+        let everywhere: Vec<Row> = Edition::all().iter().map(|edition| row("a", &edition.to_string(), -0.04)).collect();
         assert!(page(&everywhere, &[], &[]).contains("| +0.0 s | all 10 |"));
     }
 

@@ -43,7 +43,7 @@ enum Breaking {
 async fn broken_off(stage: &mut Stage, fault: &str, breaking: Breaking) -> Result<Row> {
     let image = stage.fresh("broken-off").await?;
     let watch = stage.watch().await?;
-    begin_and_break(stage, &image, &watch, breaking).await?;
+    begin_and_break(stage, &image, (&watch, MOST_OF_A_LAYER), breaking).await?;
     let seconds = stage.pull("a2", &image)?.end().await?;
     read_once_and_by_us(stage, &image, &watch)?;
     let asked = watch.exchanges("a2")?;
@@ -68,16 +68,21 @@ fn pulled(seconds: f64) -> Pulled<'static> {
     Pulled { node: "a2", seconds, usually: Usually::Origin, log: ("a2", ""), metric }
 }
 
-/// Starts a pull with `crictl` and breaks it when some of its bytes are here.
-async fn begin_and_break(stage: &mut Stage, image: &Fresh, watch: &Watch, breaking: Breaking) -> Result<()> {
+/// Starts a pull with `crictl` and breaks it when containerd has written so much of a blob.
+async fn begin_and_break(
+    stage: &mut Stage,
+    image: &Fresh,
+    (watch, written): (&Watch, u64),
+    breaking: Breaking,
+) -> Result<()> {
     let log = stage.world.dirs.state.join("crictl.log");
     let node = stage.world.node("a2")?;
     let mut crictl = node.containerd.puller().start(&image.name(), &log)?;
-    stage.moved("a2", watch, MIB).await?;
+    stage.moved("a2", watch, written).await?;
     let containerd = &stage.world.node("a2")?.containerd;
     let writes = eventually(Duration::from_secs(20), "containerd to write", || async {
         let bytes = containerd.ingesting();
-        ensure!(bytes >= MOST_OF_A_LAYER, "{bytes} bytes so far");
+        ensure!(bytes >= written, "{bytes} bytes so far");
         Ok(())
     });
     writes.await?;
@@ -123,7 +128,7 @@ async fn given_up(stage: &mut Stage) -> Result<Row> {
     let image = stage.fresh("given-up").await?;
     let watch = stage.watch().await?;
     stage.world.net.reshape("registry", 1_600_000)?;
-    begin_and_break(stage, &image, &watch, Breaking::Interrupt).await?;
+    begin_and_break(stage, &image, (&watch, MIB / 4), Breaking::Interrupt).await?;
     no_flights(stage, LINGER + Duration::from_secs(10)).await?;
     let read = watch.origin_bytes(&stage.world)?;
     stage.world.net.reshape("registry", rate)?;
