@@ -48,14 +48,24 @@ pub fn load<T>(
 where
     T: Default + Serialize + DeserializeOwned + JsonSchema,
 {
-    let shape = Shape::of::<T>();
+    load_shaped(&Shape::of::<T>(), file, env_prefix, env, sets)
+}
+
+/// [`load`], by a shape that is at hand.
+fn load_shaped<T: DeserializeOwned>(
+    shape: &Shape,
+    file: Option<&Path>,
+    env_prefix: &str,
+    env: impl Iterator<Item = (String, String)>,
+    sets: &[(String, String)],
+) -> Result<T, Faults> {
     let mut faults = Faults::default();
     let mut layers = Layers::default();
     if let Some(path) = file {
         layers.file(path, &mut faults);
     }
-    layers.environment(&shape, env_prefix, env, &mut faults);
-    layers.flags(&shape, sets, &mut faults);
+    layers.environment(shape, env_prefix, env, &mut faults);
+    layers.flags(shape, sets, &mut faults);
 
     let shaped = shape.check(&layers.merged);
     for fault in &shaped {

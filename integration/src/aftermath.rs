@@ -173,34 +173,34 @@ impl Ground {
     /// # Errors
     /// What is left after 10 s.
     pub async fn is_restored(&self) -> Result<()> {
-        eventually(Duration::from_secs(10), "the ground to be as before", || async {
-            let now = Self::take()?;
-            let left =
-                |what: &str, now: &BTreeSet<String>, before: &BTreeSet<String>| match now.difference(before).next() {
-                    Some(left) => bail!("{what} is left: {left}"),
-                    None => Ok(()),
-                };
-            left("a namespace", &now.namespaces, &self.namespaces)?;
-            left("a mount", &now.mounts, &self.mounts)?;
-            left("a loop device", &now.loops, &self.loops)?;
-            // Whoever asked to keep the state gets it.
-            if std::env::var_os("SHOAL_LAB_KEEP").is_none() {
-                left("a directory", &now.directories, &self.directories)?;
-            }
-            left("a lock", &now.locks, &self.locks)?;
-            if let Some(pid) = now.processes.difference(&self.processes).next() {
-                bail!("the process {pid} is left");
-            }
-            // The runtime itself may have opened a few.
-            ensure!(
-                now.descriptors <= self.descriptors + 8,
-                "{} descriptors before, {} now",
-                self.descriptors,
-                now.descriptors
-            );
-            Ok(())
-        })
-        .await
+        eventually(Duration::from_secs(10), "the ground to be as before", || async { self.nothing_is_left() }).await
+    }
+
+    /// Looks for what came since then.
+    ///
+    /// # Errors
+    /// The first thing that is left.
+    pub fn nothing_is_left(&self) -> Result<()> {
+        let now = Self::take()?;
+        let left = |what: &str, now: &BTreeSet<String>, before: &BTreeSet<String>| match now.difference(before).next() {
+            Some(left) => bail!("{what} is left: {left}"),
+            None => Ok(()),
+        };
+        left("a namespace", &now.namespaces, &self.namespaces)?;
+        left("a mount", &now.mounts, &self.mounts)?;
+        left("a loop device", &now.loops, &self.loops)?;
+        // Whoever asked to keep the state gets it.
+        if std::env::var_os("SHOAL_LAB_KEEP").is_none() {
+            left("a directory", &now.directories, &self.directories)?;
+        }
+        if let Some(pid) = now.processes.difference(&self.processes).next() {
+            bail!("the process {pid} is left");
+        }
+        left("a lock", &now.locks, &self.locks)?;
+        let (before, now) = (self.descriptors, now.descriptors);
+        // The runtime itself may have opened a few.
+        ensure!(now <= before + 8, "{before} descriptors before, {now} now");
+        Ok(())
     }
 }
 

@@ -173,10 +173,15 @@ impl Containerd {
         &self.content
     }
 
+    /// The directory with what its content store has not finished: one entry a blob.
+    pub fn ingests(&self) -> PathBuf {
+        // Beside `blobs/sha256`.
+        self.content.ancestors().nth(2).unwrap_or(&self.content).join("ingest")
+    }
+
     /// Bytes of the largest blob that it is writing.
     pub fn ingesting(&self) -> u64 {
-        let ingests = self.content.ancestors().nth(2).map(|store| store.join("ingest"));
-        let Some(Ok(entries)) = ingests.map(fs::read_dir) else { return 0 };
+        let Ok(entries) = fs::read_dir(self.ingests()) else { return 0 };
         let sizes = entries.flatten().filter_map(|entry| fs::metadata(entry.path().join("data")).ok());
         sizes.map(|meta| meta.len()).max().unwrap_or(0)
     }
@@ -382,7 +387,8 @@ pub(crate) fn parse_time(text: &str) -> Option<f64> {
 /// Bytes of a chunk with `concurrent_layer_fetch_buffer`: several in every layer of the lab's.
 const CHUNK: u32 = 1 << 20;
 
-/// Only what pulls need: no sandboxes are run. Versions before 2.0 read format 2, later ones format 3.
+/// Only what pulls need: no sandboxes are run. Versions before 2.0 read format 2, later ones format 3. Those would all make one
+/// NRI socket in `/var/run`, and whoever finds it taken ends.
 fn config_text(version: (u32, u32), edition: Edition, dir: &Path, runtime: &Path, certs: &Path) -> String {
     let (root, state) = (dir.join("root"), runtime.join("state"));
     let (socket, cni) = (runtime.join("containerd.sock"), dir.join("cni"));
@@ -394,7 +400,8 @@ fn config_text(version: (u32, u32), edition: Edition, dir: &Path, runtime: &Path
              [plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = \"{certs}\"\n\
              [plugins.\"io.containerd.transfer.v1.local\"]\nconfig_path = \"{certs}\"\n\
              concurrent_layer_fetch_buffer = {chunk}\n\
-             [plugins.\"io.containerd.cri.v1.runtime\".cni]\nconf_dir = \"{1}\"\nbin_dirs = [\"{1}\"]\n",
+             [plugins.\"io.containerd.cri.v1.runtime\".cni]\nconf_dir = \"{1}\"\nbin_dirs = [\"{1}\"]\n\
+             [plugins.\"io.containerd.nri.v1.nri\"]\ndisable = true\n",
             edition.local,
             cni.display()
         )

@@ -22,9 +22,11 @@ use crate::{
     run::{PREFIX, RunId},
 };
 
+mod closed;
 mod counters;
 mod probe;
 
+pub use closed::ClosedPort;
 pub use counters::PairCount;
 pub use probe::measure_rate;
 

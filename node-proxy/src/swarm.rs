@@ -194,6 +194,11 @@ pub enum Tell {
         /// Which block.
         block: BlockIndex,
     },
+    /// A parent can't be used now.
+    Lost {
+        /// Who.
+        node: NodeId,
+    },
     /// The whole did not match the digest: the list's author is at fault.
     Mismatch {
         /// Who.

@@ -16,6 +16,7 @@ const DEPTH: usize = 32;
 
 pub(super) struct Shape {
     pub(super) root: Value,
+    validator: Result<jsonschema::Validator, String>,
 }
 
 impl Shape {
@@ -26,12 +27,13 @@ impl Shape {
         });
         let mut root = settings.into_generator().into_root_schema_for::<T>().to_value();
         simplify(&mut root, DEPTH);
-        Self { root }
+        let validator = jsonschema::validator_for(&root).map_err(|error| error.to_string());
+        Self { root, validator }
     }
 
     /// Everything that is wrong with a tree's structure.
     pub(super) fn check(&self, tree: &Value) -> Vec<Fault> {
-        let validator = match jsonschema::validator_for(&self.root) {
+        let validator = match &self.validator {
             Ok(validator) => validator,
             Err(error) => return vec![Fault { key: String::new(), problem: format!("the schema is wrong: {error}") }],
         };

@@ -155,7 +155,9 @@ impl Blob {
     }
 
     fn takes_whole(&self, finder: &Finder, around: &Around<'_>) -> bool {
-        let usable = |holder: &NodeId| *holder != finder.node && around.may_name(holder, finder);
+        let usable = |holder: &NodeId| {
+            *holder != finder.node && !finder.lost.contains_key(holder) && around.may_name(holder, finder)
+        };
         self.whole.iter().any(usable)
     }
 
@@ -212,7 +214,8 @@ impl Blob {
         }
         permit.closing |= list.hashes.is_complete() && list.author == permit.node;
         let number = list.number;
-        for (id, _) in self.finders.iter().filter(|(id, other)| **id != finder && other.list == number) {
+        let listens = |(id, other): &(&FinderId, &Finder)| **id != finder && other.list == number && !other.done;
+        for (id, _) in self.finders.iter().filter(listens) {
             for (at, run) in (0u32..).zip(split(hashes)) {
                 around.out.push(Effect::Say(*id, Say::Hashes { first: first + at * RUN as u32, hashes: run }));
             }
@@ -238,6 +241,7 @@ impl Blob {
 
     /// Brings everything in line after a change or a timer, and answers when to look again.
     pub(super) fn settle(&mut self, around: &mut Around<'_>) -> Option<At> {
+        self.try_lost_again(around.now);
         self.take_back(around);
         self.grant(around);
         if self.permit.is_none() && self.nobody_may(around) {
@@ -250,6 +254,19 @@ impl Blob {
         self.offer(around);
         self.explain(around);
         self.next(around)
+    }
+
+    /// What a finder could not use may be named to it again.
+    fn try_lost_again(&mut self, now: At) {
+        let mut again = false;
+        for finder in self.finders.values_mut() {
+            let before = finder.lost.len();
+            finder.lost.retain(|_, until| *until > now);
+            again |= finder.lost.len() < before;
+        }
+        if again {
+            self.flush_now(now);
+        }
     }
 
     /// Takes an overdue permit away, when somebody else would use it better or its holder is gone.
@@ -391,6 +408,7 @@ impl Blob {
             let location = around.nodes.get(&finder.node).map(|node| node.location.as_slice()).unwrap_or_default();
             let current = finder.parents.as_deref().unwrap_or_default();
             let mut liars = finder.liars.clone();
+            liars.extend(finder.lost.keys().cloned());
             liars.extend(around.distrust.shunned_by(&finder.node, around.now).cloned());
             let chosen = pool.choose(&finder.node, location, &liars, current, around.dice);
             if !same(&chosen, current) {
@@ -455,7 +473,8 @@ impl Blob {
             None => self.retry(around, None),
         };
         let flush = self.flush.filter(|_| !self.finders.is_empty());
-        [due, flush].into_iter().flatten().min()
+        let lost = self.finders.values().flat_map(|finder| finder.lost.values().copied()).min();
+        [due, flush, lost].into_iter().flatten().min()
     }
 }
 

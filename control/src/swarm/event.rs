@@ -127,6 +127,11 @@ pub enum Tell {
         /// Which block.
         block: BlockIndex,
     },
+    /// A parent can't be used now.
+    Lost {
+        /// Who.
+        node: NodeId,
+    },
     /// The whole did not match its digest.
     Mismatch {
         /// Whose list it was.

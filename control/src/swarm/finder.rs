@@ -1,6 +1,6 @@
 //! One Find stream, as its blob keeps it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use shoal_proto::NodeId;
@@ -11,6 +11,9 @@ use super::event::{Ask, At, Meta, ParentSaid, Waiting};
 pub(super) const RETRY: At = At::from_secs(1);
 /// The longest such pause, and the longest that an origin may keep a cluster away by one answer.
 pub(super) const LONGEST_PAUSE: At = At::from_secs(60);
+/// How long a finder is not told of a parent that it could not use. Long enough that it does not come back to the same
+/// dead end at once, short enough for a parent that was only restarted.
+pub(super) const LOST: At = At::from_secs(5);
 
 #[derive(Debug)]
 pub(super) struct Finder {
@@ -26,6 +29,8 @@ pub(super) struct Finder {
     pub(super) denied: bool,
     pub(super) done: bool,
     pub(super) liars: HashSet<NodeId>,
+    /// Parents that it can't use, and until when that is believed.
+    pub(super) lost: HashMap<NodeId, At>,
     pub(super) parents: Option<Vec<ParentSaid>>,
     /// Which list it was told of.
     pub(super) list: u64,
@@ -48,6 +53,7 @@ impl Finder {
             denied: false,
             done: false,
             liars: HashSet::new(),
+            lost: HashMap::new(),
             parents: None,
             list: 0,
             seal: None,

@@ -16,7 +16,7 @@ use super::distrust::Distrust;
 use super::event::{
     Announced, Ask, At, Cause, Effect, Event, FinderId, Member, Meta, Notice, Say, Stop, Tell, Trouble,
 };
-use super::finder::Finder;
+use super::finder::{Finder, LOST};
 use super::permit::Permit;
 
 mod doubts;
@@ -404,6 +404,12 @@ impl State {
                     }
                 });
             }
+            Tell::Lost { node } => self.touch(&key, step, |blob, around| {
+                if let Some(entry) = blob.finders.get_mut(&finder).filter(|_| around.nodes.contains_key(&node)) {
+                    entry.lost.insert(node, around.now + LOST);
+                    blob.flush_now(around.now);
+                }
+            }),
             Tell::Mismatch { author } => self.mismatch(finder, &key, &id, author, step),
         }
     }

@@ -143,11 +143,6 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Whether scenes that take long are played too: with `SHOAL_LAB_LONG=1`.
-    pub fn long_scenes() -> bool {
-        std::env::var("SHOAL_LAB_LONG").is_ok_and(|value| value == "1")
-    }
-
     /// Plays one scene and keeps its row. What fails is remembered with its name, and the next scene finds everything running
     /// again. `SHOAL_LAB_SCENE` plays only those whose name contains it.
     pub async fn scene(&mut self, fault: &str, play: impl AsyncFnOnce(&mut Self) -> Result<Row>) {
@@ -159,6 +154,11 @@ impl Stage {
         if Self::long_scenes() {
             self.play(fault, true, play).await;
         }
+    }
+
+    /// Whether scenes that take long are asked for (`SHOAL_LAB_LONG`).
+    pub fn long_scenes() -> bool {
+        std::env::var_os("SHOAL_LAB_LONG").is_some_and(|value| value != "0" && !value.is_empty())
     }
 
     async fn play(&mut self, fault: &str, long: bool, play: impl AsyncFnOnce(&mut Self) -> Result<Row>) {

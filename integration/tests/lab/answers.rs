@@ -35,7 +35,7 @@ const SEED: u64 = 40_000;
 /// 10 MiB/s: a layer takes most of a second between nodes.
 const NODE_RATE: u64 = 80_000_000;
 const MIRROR: ([u8; 4], u16) = ([127, 0, 0, 1], 5080);
-/// Connections that the mirror of `a1` takes: more than one containerd needs.
+/// Connections that the mirror takes when it is to have too many.
 const MOST_CONNECTIONS: usize = 16;
 /// Nobody listens there.
 const CLOSED: &str = "\"https://registry.shoal.test:444\"";
@@ -44,9 +44,7 @@ const ENDPOINT: &str = "origin.registry.\"registry.shoal.test\".endpoint";
 /// `a1` and `a2` as usual; `a3` is started again with what each scene wants of it.
 fn plan(edition: Edition) -> WorldPlan {
     let plan = WorldPlan { edition, node_rate: Some(NODE_RATE), ..WorldPlan::one_cluster(3) };
-    let mut plan = plan.with_setting("telemetry.log", "\"info,node_proxy::mirror=debug\"");
-    plan.nodes[0].settings.insert("mirror.max_connections".into(), MOST_CONNECTIONS.to_string());
-    plan
+    plan.with_setting("telemetry.log", "\"info,node_proxy::mirror=debug\"")
 }
 
 #[test]
@@ -151,17 +149,21 @@ fn went_on(exchanges: &[Exchange], refusal: Refusal) -> Result<f64> {
 
 /// Row 10: overload is 503, which containerd does not repeat on us.
 async fn turned_away(stage: &mut Stage) -> Result<Row> {
+    let a3 = stage.world.node("a3")?;
+    let ns = a3.ns.clone();
+    // Started again, so that no idle connection of an earlier pull gives its place up in the middle.
+    a3.shoal()?.restart_with(&[("mirror.max_connections", &MOST_CONNECTIONS.to_string())]).await?;
+    stage.world.all_connected().await?;
     let image = stage.fresh("overload").await?;
     let watch = stage.watch().await?;
-    let ns = stage.world.node("a1")?.ns.clone();
     let half = HalfOpen::open(&ns, MIRROR.into(), MOST_CONNECTIONS, b"GET /v2/ HTTP/1.1\r\nho").await?;
-    let seconds = stage.pull("a1", &image)?.end().await?;
+    let seconds = stage.pull("a3", &image)?.end().await?;
     drop(half);
-    let gap = went_on(&watch.exchanges("a1")?, Refusal { status: 503, within: 1.0 })?;
+    let gap = went_on(&watch.exchanges("a3")?, Refusal { status: 503, within: 1.0 })?;
     println!("    from our 503 to the registry: {:.0} ms at most", gap * 1000.0);
-    let metric = ("a1", "shoal_mirror_turned_away_total ");
-    let log = ("a1", "turned away");
-    let pulled = Pulled { node: "a1", seconds, usually: Usually::Origin, log, metric };
+    let metric = ("a3", "shoal_mirror_turned_away_total ");
+    let log = ("a3", "turned away");
+    let pulled = Pulled { node: "a3", seconds, usually: Usually::Origin, log, metric };
     stage.row("more connections than the mirror takes", &watch, pulled).await
 }
 

@@ -122,7 +122,8 @@ async fn parent_ends(stage: &mut Stage, fault: &str) -> Result<Row> {
     let since = Instant::now();
     let shoal = stage.world.node("a1")?.shoal()?;
     shoal.signal(Signal::SIGTERM)?;
-    shoal.ended(Duration::from_secs(10)).await?;
+    // Its child is told of others at once, and leaves.
+    shoal.ended(AT_ONCE).await?;
     println!("    the parent had ended after {:.2?}", since.elapsed());
     let seconds = pulling.end().await?;
     ensure!(watch.past_us(&stage.world)? == 0, "containerd went past us");

@@ -1,15 +1,18 @@
 //! The ground under all other scenarios: the parts work together when Shoal is not there, and what a crash left goes away.
-use std::{fs, process::Command};
+use std::{fs, os::unix::process::CommandExt, process::Command, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lab::{
+    aftermath::Ground,
     disk::Disk,
     image::{Image, Plan},
     registry::reads_by_digest,
-    run::lab_dir,
+    run::{RunDirs, lab_dir},
     sweep::sweep,
+    wait::eventually,
     world::{World, WorldPlan},
 };
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::alone;
 
@@ -87,5 +90,40 @@ fn leftovers_of_a_killed_run_are_removed_and_nothing_else() {
         ensure!(!fs::exists("/run/shoal-lab/1t1n0")?, "the directory is still there");
         ensure!(!inside.wait()?.success(), "the process inside was left alone");
         Ok(())
+    });
+}
+
+#[test]
+fn whatever_a_scenario_leaves_is_found() {
+    alone(async {
+        let ground = Ground::take()?;
+        let finds = |what: &str| match ground.nothing_is_left() {
+            Err(error) if error.to_string().starts_with(what) => Ok(()),
+            found => bail!("{found:?} instead of {what}"),
+        };
+        ground.nothing_is_left()?;
+        let dirs = RunDirs::create()?;
+        let name = format!("shoal-{}-left", dirs.id);
+        let netns = |does: &str| Command::new("ip").args(["netns", does, &name]).status();
+        ensure!(netns("add")?.success(), "ip netns add failed: the lab needs root (make test)");
+        let found = finds("a namespace is left");
+        ensure!(netns("delete")?.success(), "ip netns delete failed");
+        found?;
+        if std::env::var_os("SHOAL_LAB_KEEP").is_none() {
+            finds("a directory is left")?;
+        }
+        let (locked, program) = (fs::File::create(dirs.state.join("lock"))?, dirs.state.join("program"));
+        drop(dirs);
+        let lock = Flock::lock(locked, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
+        finds("a lock is left")?;
+        drop(lock);
+        let mut process = Command::new("sleep").arg0(program).arg("1000").spawn()?;
+        // What it is called shows when the kernel has started it.
+        let found =
+            eventually(Duration::from_secs(5), "the process to be seen", || async { finds("the process") }).await;
+        process.kill()?;
+        process.wait()?;
+        found?;
+        ground.nothing_is_left()
     });
 }

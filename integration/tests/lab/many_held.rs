@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use lab::{
+    memory::own_now,
     node::ShoalNode,
     wait::eventually,
     world::{World, WorldPlan},
@@ -29,7 +30,7 @@ fn a_hundred_thousand_held_blobs_are_ready_in_under_a_second_and_known_to_contro
         fill(&shoal.state.join("store"))?;
         println!("{BLOBS} blobs were laid down in {:.1} s", began.elapsed().as_secs_f64());
         println!(
-            "start                   ready after  processor time  sidecars read  store opened in  control knows all after"
+            "start                   ready after  processor time  sidecars read  store opened in  control knows all after     memory"
         );
         let mut ready = Vec::new();
         for start in ["without an index", "after kill -9", "after SIGTERM"] {
@@ -54,10 +55,11 @@ fn a_hundred_thousand_held_blobs_are_ready_in_under_a_second_and_known_to_contro
             })
             .await?;
             println!(
-                "{start:22}  {:9.2} s  {:12.2} s  {read:13}  {opened:13.2} s  {:.2} s",
+                "{start:22}  {:9.2} s  {:12.2} s  {read:13}  {opened:13.2} s  {:21.2} s  {:5} MiB",
                 wall.as_secs_f64(),
                 processor.as_secs_f64(),
-                began.elapsed().as_secs_f64()
+                began.elapsed().as_secs_f64(),
+                own_now(world.node("a1")?.shoal()?.pid())? >> 20
             );
             ready.push((read, processor));
         }

@@ -17,8 +17,9 @@ pub fn manifest(data: &[u8]) {
     if blobs.is_empty() {
         return;
     }
-    // Another parser, that knows nothing of manifests, finds every one of them, in the same order.
-    let read: serde_json::Value = serde_json::from_slice(data).expect("it was read as JSON");
+    // Another parser, that knows nothing of manifests, finds every one of them, in the same order. It also reads what
+    // look-ahead skips, and takes offence at text there that is not UTF-8; look-ahead does not, nor does containerd.
+    let Ok(read) = serde_json::from_slice::<serde_json::Value>(data) else { return };
     assert_eq!(read.get("schemaVersion"), Some(&2.into()));
     let layers = read.get("layers").and_then(|layers| layers.as_array()).expect("an image has layers");
     let mut named = read.get("config").into_iter().chain(layers);

@@ -226,7 +226,8 @@ impl Runner {
                 tracing::warn!(digest = %self.flight.digest(), %node, "peer sent bytes that do not match: its piece list is not the root's");
                 self.on_lie(node, 0).await;
             }
-            Event::Lost { .. } => {}
+            // Control may know of others, or let this node read the origin: it can't see from afar that a parent is no use.
+            Event::Lost { node, .. } => self.tell(Tell::Lost { node }).await,
             Event::Serving { node } => tracing::debug!(%node, "parent serves"),
         }
         self.progress().await;

@@ -199,6 +199,7 @@ async fn send(
             Say::Done(wire::Held { digest: digest.as_bytes().to_vec(), size, root: root.to_vec(), media_type })
         }
         Tell::Lied { node, block } => Say::Lied(wire::Lied { node_id: node.to_string(), block }),
+        Tell::Lost { node } => Say::Lost(wire::Lost { node_id: node.to_string() }),
         Tell::Mismatch { author } => Say::Mismatch(wire::Mismatch { author: author.to_string() }),
     };
     out.send(wire::FindRequest { message: Some(message) }).await

@@ -75,8 +75,10 @@ pub(super) fn encode(digest: &Digest, info: &Info, mark: Mark) -> Vec<u8> {
 #[derive(Default)]
 pub(super) struct Known {
     bytes: Vec<u8>,
-    /// Where records start, by digest, and of one digest in their order.
-    starts: Vec<usize>,
+    /// Where records start: by the first byte of the digest, as the directories are; in each by digest, and of one
+    /// digest in their order. A whole record is there.
+    fans: Vec<Vec<usize>>,
+    records: u64,
     /// Where the last whole record ends; 0: there is no index.
     end: usize,
 }
@@ -102,23 +104,25 @@ impl Known {
         if !bytes.starts_with(MAGIC) {
             return Self::default();
         }
-        let mut starts = Vec::new();
-        let mut end = MAGIC.len();
-        while let Some(record) = Record::read(&bytes[end..]) {
-            starts.push(end);
+        let (mut fans, mut records, mut end) = (vec![Vec::new(); 256], 0, MAGIC.len());
+        while let Some(record) = Record::read(&bytes[end..]).filter(Record::is_whole) {
+            fans[usize::from(record.digest[0])].push(end);
+            records += 1;
             end += record.len;
         }
-        // Stable: the last of one digest stays the last.
-        starts.sort_by_key(|start| &bytes[*start..*start + 32]);
-        Self { bytes, starts, end }
+        for fan in &mut fans {
+            // Stable: the last of one digest stays the last.
+            fan.sort_by_key(|start| &bytes[*start..*start + 32]);
+        }
+        Self { bytes, fans, records, end }
     }
 
     /// What the sidecar with this mark says, if the index knows.
     pub(super) fn get(&self, digest: &Digest, mark: Mark) -> Option<Info> {
-        let after = self.starts.partition_point(|start| self.digest(*start) <= digest.as_bytes().as_slice());
-        let last = *self.starts.get(after.checked_sub(1)?)?;
-        let record = Record::read(&self.bytes[last..])?;
-        (record.digest == *digest.as_bytes() && record.mark == mark).then(|| Info {
+        let fan = self.fans.get(usize::from(digest.as_bytes()[0]))?;
+        let after = fan.partition_point(|start| self.digest(*start) <= digest.as_bytes().as_slice());
+        let record = Record::read(&self.bytes[*fan.get(after.checked_sub(1)?)?..])?;
+        (record.digest == digest.as_bytes() && record.mark == mark).then(|| Info {
             size: record.size,
             root: record.root,
             media_type: Arc::from(record.media_type),
@@ -126,7 +130,7 @@ impl Known {
     }
 
     pub(super) fn records(&self) -> u64 {
-        self.starts.len() as u64
+        self.records
     }
 
     fn digest(&self, start: usize) -> &[u8] {
@@ -136,12 +140,14 @@ impl Known {
     /// The same without what is of no more use.
     fn compact(&self, is_held: impl Fn(&Digest) -> bool) -> (Vec<u8>, u64) {
         let (mut out, mut records) = (MAGIC.to_vec(), 0);
-        for (at, start) in self.starts.iter().enumerate() {
-            let replaced = self.starts.get(at + 1).is_some_and(|next| self.digest(*next) == self.digest(*start));
-            let Some(record) = Record::read(&self.bytes[*start..]) else { continue };
-            if !replaced && is_held(&Digest::from_bytes(record.digest)) {
-                out.extend_from_slice(&self.bytes[*start..*start + record.len]);
-                records += 1;
+        for fan in &self.fans {
+            // Of one digest the last.
+            for same in fan.chunk_by(|one, other| self.digest(*one) == self.digest(*other)) {
+                let last = same.last().and_then(|start| Record::read(&self.bytes[*start..]));
+                if let Some(record) = last.filter(|record| is_held(&Digest::from_bytes(*record.digest))) {
+                    out.extend_from_slice(record.bytes);
+                    records += 1;
+                }
             }
         }
         (out, records)
@@ -149,7 +155,9 @@ impl Known {
 }
 
 struct Record<'a> {
-    digest: [u8; 32],
+    /// All of it.
+    bytes: &'a [u8],
+    digest: &'a [u8; 32],
     size: u64,
     root: Hash,
     mark: Mark,
@@ -158,26 +166,30 @@ struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// The first record of `bytes`; `None` when it is torn.
+    /// The first record of `bytes`, as long as it says; `None` when there is less.
     fn read(bytes: &'a [u8]) -> Option<Self> {
         let (fixed, rest) = bytes.split_first_chunk::<FIXED>()?;
         let (text_len, rest) = rest.split_first_chunk::<2>()?;
         let text_len = usize::from(u16::from_le_bytes(*text_len));
         let (text, rest) = rest.split_at_checked(text_len)?;
-        let sum = rest.first_chunk::<SUM>()?;
-        let body = FIXED + 2 + text_len;
-        if blake3::hash(&bytes[..body]).as_bytes()[..SUM] != *sum {
-            return None;
-        }
+        rest.first_chunk::<SUM>()?;
+        let len = FIXED + 2 + text_len + SUM;
         let number = |at: usize| fixed[at..].first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
         Some(Self {
-            digest: *fixed.first_chunk()?,
+            bytes: &bytes[..len],
+            digest: fixed.first_chunk()?,
             size: number(32)?,
             root: *fixed[40..].first_chunk()?,
             mark: Mark { inode: number(72)?, changed: number(80)?, len: number(88)? },
             media_type: str::from_utf8(text).ok()?,
-            len: body + SUM,
+            len,
         })
+    }
+
+    /// Whether it is what was written.
+    fn is_whole(&self) -> bool {
+        let (body, sum) = self.bytes.split_at(self.len - SUM);
+        blake3::hash(body).as_bytes()[..SUM] == *sum
     }
 }
 
@@ -364,7 +376,7 @@ mod tests {
                 assert!(!knows(&known, 50) && !knows(&known, 201));
                 assert_eq!(len, (0..50).map(|number| record(number).len() as u64).sum::<u64>() + 8);
                 assert!(steps >= 3, "only {steps} steps");
-                let mut again = Index::open(path.clone(), &known, &files);
+                let mut again = Index::open(path.clone(), &known, &Files::default());
                 again.append(&Files::default(), &record(77), 1);
                 assert!(knows(&Known::read(&path), 77), "goes on in the new file");
                 index.append(&Files::default(), &record(78), 1);

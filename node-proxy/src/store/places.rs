@@ -141,10 +141,21 @@ fn make_dir(path: &Path) -> Result<(), StoreError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("create", path, 0))
 }
 
-/// The digest that 64 lower-case hex digits name.
-pub(super) fn digest_of(hex: &str) -> Option<Digest> {
+/// The digest that 64 lower-case hex digits name, given in two parts: a directory of held blobs, and a name in it. A
+/// start does this for every file, hence not by several passes.
+pub(super) fn digest_of(first: &str, rest: &str) -> Option<Digest> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        // The store writes small letters.
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    if first.len() + rest.len() != 64 {
+        return None;
+    }
     let mut bytes = [0; 32];
-    hex::decode_to_slice(hex, &mut bytes).ok()?;
-    // The store writes small letters.
-    hex.bytes().all(|byte| !byte.is_ascii_uppercase()).then(|| Digest::from_bytes(bytes))
+    for (at, byte) in first.bytes().chain(rest.bytes()).enumerate() {
+        bytes[at / 2] = bytes[at / 2] << 4 | digit(byte)?;
+    }
+    Some(Digest::from_bytes(bytes))
 }

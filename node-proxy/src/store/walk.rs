@@ -76,19 +76,25 @@ pub(super) fn held(
 fn walk_fan(fan: &Path, files: &Files, known: &Known) -> Result<Found, StoreError> {
     let mut found = Found::default();
     let Some(first) = fan.file_name().and_then(|name| name.to_str()) else { return Ok(found) };
-    let mut lists = Vec::new();
-    let mut blobs = HashMap::new();
+    let (mut lists, mut blobs) = (Vec::new(), Vec::new());
     each_entry(fan, |name, entry| {
         let (name, is_list) = name.strip_suffix(".list").map_or((name, false), |name| (name, true));
-        let Some(digest) = digest_of(&[first, name].concat()) else { return Ok(()) };
-        match is_list {
-            true => lists.push((digest, entry)),
-            false => drop(blobs.insert(digest, entry)),
-        }
+        let Some(digest) = digest_of(first, name) else { return Ok(()) };
+        if is_list { &mut lists } else { &mut blobs }.push((digest, entry));
         Ok(())
     })?;
+    lists.sort_unstable_by_key(|(digest, _)| *digest);
+    blobs.sort_unstable_by_key(|(digest, _)| *digest);
+    let mut blobs = blobs.into_iter().peekable();
+    let without_a_sidecar = |(_, entry): (Digest, DirEntry)| {
+        tracing::debug!(path = %entry.path().display(), "blob without a sidecar goes");
+        files.unlink(&entry.path())
+    };
     for (digest, list) in lists {
-        let Some(entry) = blobs.remove(&digest) else {
+        while let Some(alone) = blobs.next_if(|(next, _)| *next < digest) {
+            without_a_sidecar(alone)?;
+        }
+        let Some((_, entry)) = blobs.next_if(|(next, _)| *next == digest) else {
             tracing::debug!(path = %list.path().display(), "sidecar without a blob goes");
             files.unlink(&list.path())?;
             continue;
@@ -105,10 +111,7 @@ fn walk_fan(fan: &Path, files: &Files, known: &Known) -> Result<Found, StoreErro
             }
         }
     }
-    for entry in blobs.into_values() {
-        tracing::debug!(path = %entry.path().display(), "blob without a sidecar goes");
-        files.unlink(&entry.path())?;
-    }
+    blobs.try_for_each(without_a_sidecar)?;
     Ok(found)
 }
 
@@ -183,7 +186,7 @@ pub(super) fn partial(
     let mut records: HashMap<Digest, Vec<PathBuf>> = HashMap::new();
     each_entry(&dir, |name, entry| {
         let (stem, extension) = name.split_once('.').unwrap_or((name, ""));
-        match (digest_of(stem), extension) {
+        match (digest_of("", stem), extension) {
             (Some(digest), "") => drop(blobs.insert(digest, entry)),
             (Some(digest), STATE | RECENT) => records.entry(digest).or_default().push(entry.path()),
             // Written, and never renamed.

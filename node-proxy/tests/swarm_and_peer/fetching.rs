@@ -318,6 +318,23 @@ async fn streams_end_when_this_node_moves() {
     eventually("the connection is closed", || parent.connections() == 0).await;
 }
 
+/// Control gives every node another epoch when it was restarted; that must not cost a pull anything.
+#[tokio::test]
+async fn a_stream_goes_on_when_only_the_epoch_of_this_node_changes() {
+    let blob = Blob::of(10 * BLOCK);
+    let book = Book::stuck(&blob, 2);
+    let parent = parent("p", &[&book]).await;
+    let (swarm, me) = child();
+    let ground = Field::of(&blob);
+    let fetching = fetch(&swarm, &ground, &[&parent.parent]);
+    eventually("it serves", || ground.len() == 2).await;
+    me.send_modify(|me| me.as_mut().unwrap().epoch += 1);
+    book.unstick();
+    let (end, events) = fetching.done().await;
+    assert_eq!(end, Ok(()));
+    assert_eq!(events, [Event::Serving { node: node("p") }], "the blob was opened once");
+}
+
 #[tokio::test]
 async fn garbage_from_a_parent_is_a_lost_parent() {
     let blob = Blob::of(10 * BLOCK);

@@ -189,6 +189,9 @@ pub(super) fn tell(message: wire::find_request::Message, asked: Digest) -> Resul
         Message::Lied(wire::Lied { node_id, block }) => {
             Tell::Lied { node: node_id.parse().map_err(|error| invalid("lied.node_id", error))?, block }
         }
+        Message::Lost(wire::Lost { node_id }) => {
+            Tell::Lost { node: node_id.parse().map_err(|error| invalid("lost.node_id", error))? }
+        }
         Message::Mismatch(wire::Mismatch { author }) => {
             Tell::Mismatch { author: author.parse().map_err(|error| invalid("mismatch.author", error))? }
         }

@@ -472,6 +472,38 @@ fn who_contradicts_the_holders_is_refused() {
 }
 
 #[test]
+fn who_lost_its_only_parent_reads_the_origin_and_is_told_of_it_again_after_a_while() {
+    let mut bench = Bench::with(&["a", "b", "c"]);
+    bench.hold("a", 1, 1);
+    let (b, c) = (bench.find("b"), bench.find("c"));
+    bench.take(b);
+    bench.take(c);
+    bench.tell(b, Tell::Lost { node: node("a") });
+    let said = bench.take(b);
+    assert_eq!(last_parents(&said), Some(vec![]));
+    assert!(said.iter().any(|say| matches!(say, Say::Permit(_))), "it has nobody else: {said:?}");
+    bench.wait(ms(200));
+    assert_eq!(last_parents(&bench.take(c)), None, "c keeps its parent");
+    bench.wait(LOST);
+    let again = last_parents(&bench.take(b)).expect("it is told anew");
+    assert_eq!(names(&again), ["a"]);
+}
+
+#[test]
+fn who_lost_one_of_two_parents_keeps_the_other_and_reads_nothing() {
+    let mut bench = Bench::with(&["a", "b", "c"]);
+    bench.hold("a", 1, 1);
+    bench.hold("c", 1, 1);
+    let b = bench.find("b");
+    bench.take(b);
+    bench.tell(b, Tell::Lost { node: node("a") });
+    let said = bench.take(b);
+    let left = last_parents(&said).expect("it is told anew");
+    assert_eq!(names(&left), ["c"]);
+    assert!(!said.iter().any(|say| matches!(say, Say::Permit(_))), "{said:?}");
+}
+
+#[test]
 fn with_silent_readers_everybody_gets_a_turn() {
     let names = ["a", "b", "c", "d", "e"];
     let mut bench = Bench::with(&names);

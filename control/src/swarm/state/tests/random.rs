@@ -19,6 +19,7 @@ enum Step {
     Progress { finder: usize, blocks: u32 },
     Done { finder: usize, root: u8 },
     Lied { finder: usize, node: u8 },
+    Lost { finder: usize, node: u8 },
     Mismatch { finder: usize, node: u8 },
     Wait { millis: u64 },
 }
@@ -53,6 +54,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (finder.clone(), 0u32..5).prop_map(|(finder, blocks)| Step::Progress { finder, blocks }),
         1 => (finder.clone(), 0u8..2).prop_map(|(finder, root)| Step::Done { finder, root }),
         1 => (finder.clone(), node.clone()).prop_map(|(finder, node)| Step::Lied { finder, node }),
+        2 => (finder.clone(), node.clone()).prop_map(|(finder, node)| Step::Lost { finder, node }),
         1 => (finder, node).prop_map(|(finder, node)| Step::Mismatch { finder, node }),
         4 => (1u64..25_000).prop_map(|millis| Step::Wait { millis }),
     ]
@@ -159,6 +161,7 @@ impl World {
             | Step::Progress { finder, .. }
             | Step::Done { finder, .. }
             | Step::Lied { finder, .. }
+            | Step::Lost { finder, .. }
             | Step::Mismatch { finder, .. } => *finder,
             _ => return,
         };
@@ -189,6 +192,7 @@ impl World {
                 mine.liars.push(node(&name(liar)));
                 self.tell(id, Tell::Lied { node: node(&name(liar)), block: 0 });
             }
+            Step::Lost { node: parent, .. } => self.tell(id, Tell::Lost { node: node(&name(parent)) }),
             Step::Mismatch { node: author, .. } => self.tell(id, Tell::Mismatch { author: node(&name(author)) }),
             _ => {}
         }
