@@ -104,7 +104,7 @@ impl Runner {
             }
             Trouble::Contradicted => {
                 tracing::warn!(%digest, "the origin's bytes contradict the piece list");
-                self.mismatch().await;
+                self.contradiction().await;
             }
             Trouble::Origin(error) => {
                 // A body that stops has cost seconds already: twice is enough.
