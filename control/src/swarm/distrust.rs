@@ -16,6 +16,9 @@ use super::state::Key;
 pub(super) const FOR: At = At::from_secs(600);
 /// So many different nodes must complain before a node is told to nobody: one alone may be the liar.
 const WITNESSES: usize = 2;
+/// So many nodes at most does one node accuse at a time: beyond that it is more likely to be wrong itself, and every complaint is
+/// looked at whenever candidates are named.
+const MOST_BY_ONE: usize = 64;
 /// Accused nodes, and blobs that were lied about, that are remembered; more are not noted until some are forgotten.
 const MOST: usize = 4096;
 
@@ -33,6 +36,12 @@ pub(super) struct Distrust {
 impl Distrust {
     /// A node says that another lied to it.
     pub(super) fn complain(&mut self, accused: &NodeId, reporter: &NodeId, now: At) {
+        let by_it = |(other, times): &(&NodeId, &Times)| {
+            *other != accused && times.get(reporter).is_some_and(|at| counts(*at, now))
+        };
+        if self.complaints.iter().filter(by_it).count() >= MOST_BY_ONE {
+            return;
+        }
         if let Some(times) = slot(&mut self.complaints, accused, now) {
             times.insert(reporter.clone(), now);
         }
@@ -118,8 +127,13 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded_and_makes_room_when_it_is_old() {
         let mut distrust = Distrust::default();
-        for number in 0..2 * MOST {
+        for number in 0..2 * MOST_BY_ONE {
             distrust.complain(&node(&format!("n{number}")), &node("one"), At::ZERO);
+        }
+        assert_eq!(distrust.complaints.len(), MOST_BY_ONE, "one accuses so many at most");
+        distrust.complain(&node("n0"), &node("one"), At::ZERO);
+        for number in 0..MOST + 50 {
+            distrust.complain(&node(&format!("n{number}")), &node(&format!("r{}", number / 10)), At::ZERO);
         }
         assert_eq!(distrust.complaints.len(), MOST);
         distrust.complain(&node("late"), &node("one"), FOR);

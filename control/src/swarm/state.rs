@@ -393,7 +393,9 @@ impl State {
                 self.touch(&key, step, |blob, around| blob.changed(around.now));
             }
             Tell::Lied { node, block: _ } => {
-                self.distrust.complain(&node, &id, step.now);
+                if self.nodes.contains_key(&node) {
+                    self.distrust.complain(&node, &id, step.now);
+                }
                 self.touch(&key, step, |blob, around| {
                     let Some(entry) = blob.finders.get_mut(&finder) else { return };
                     if entry.liars.insert(node.clone()) {

@@ -509,6 +509,13 @@ async fn i1_a_known_peer_that_vouches_for_wrong_bytes_never_completes_a_body() {
     assert!(matches!(error, ReadError::Mismatched(_)), "{error}");
     assert!(got <= 2 * BLOCK, "{got}: the last block was given");
     assert!(two.held(&digest).is_none());
+    // What else it holds is not asked of it: it vouched for a lie.
+    let other = content(2 * BLOCK, 11);
+    let name = lab.publish(&other);
+    let liar = lab.cluster.engines.lock().get(&"liar".parse::<NodeId>().unwrap()).cloned().unwrap();
+    read(&liar, name).await.unwrap();
+    let (got, sources) = read(&two, name).await.unwrap();
+    assert_eq!((got, sources.origin, sources.peers), (other.clone(), other.len() as u64, 0));
 }
 
 #[tokio::test]

@@ -44,13 +44,15 @@ impl Runner {
     /// The whole is wrong: nobody gets it from here for a while, and its author is named (I1).
     pub(super) async fn mismatch(&mut self) {
         let author = self.author();
-        if author != self.inner.me {
+        // What this node read of the origin itself may be what is wrong.
+        if author != self.inner.me && self.flight.origin_bytes() == 0 {
             self.inner.liars.add_author(&author, self.inner.config.shun);
         }
         self.blame(author).await;
     }
 
-    /// Two authors say different things, and readers have bytes of the first. One of them lies; nobody here knows which.
+    /// Two authors say different things, or the origin says another than the author. One is wrong; nobody here knows which, so that
+    /// no more than this blob is held against the author.
     pub(super) async fn contradiction(&mut self) {
         let author = self.author();
         self.blame(author).await;

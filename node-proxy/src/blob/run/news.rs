@@ -186,6 +186,10 @@ impl Runner {
             return self.without_control(Leave::NoControl);
         };
         let Some(root) = list.root() else { return self.without_control(Leave::NoControl) };
+        if let Some(hint) = self.flight.size_hint.get().filter(|hint| **hint != size) {
+            tracing::warn!(digest = %self.flight.digest(), node = %parent.node, said = size, manifest = hint, "a known parent says another size than the manifest");
+            return self.without_control(Leave::NoControl);
+        }
         tracing::debug!(digest = %self.flight.digest(), node = %parent.node, "located without control");
         if !self.begin(size, &media_type, &parent.node).await {
             return;

@@ -40,7 +40,8 @@ impl Runner {
             return;
         }
         if leave == Leave::NoControl && !std::mem::replace(&mut self.asked_known, true) {
-            let known = self.inner.source.known();
+            let mut known = self.inner.source.known();
+            known.retain(|parent| !self.inner.liars.is_parent(&parent.node, self.inner.config.shun));
             if !known.is_empty() {
                 let (peers, digest) = (Arc::clone(&self.inner.peers), self.flight.digest());
                 let locating =
@@ -103,7 +104,7 @@ impl Runner {
             }
             Trouble::Contradicted => {
                 tracing::warn!(%digest, "the origin's bytes contradict the piece list");
-                self.mismatch().await;
+                self.contradiction().await;
             }
             Trouble::Origin(error) => {
                 // A body that stops has cost seconds already: twice is enough.

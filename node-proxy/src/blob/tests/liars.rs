@@ -6,6 +6,8 @@ use super::*;
 async fn i1_what_came_by_the_lists_of_a_lying_author_is_thrown_away_and_nothing_more_is_taken_of_it() {
     let lab = Lab::new();
     let two = lab.node("two");
+    // Nothing comes of the origin: the blocks are the liar's alone.
+    lab.registry.stuck.store(true, Ordering::SeqCst);
     let blobs: Vec<(Digest, Bytes)> = (0..3)
         .map(|seed| {
             let bytes = content(3 * BLOCK, seed);
@@ -68,4 +70,23 @@ async fn i1_an_author_of_another_size_than_the_manifests_gives_no_byte_when_the_
         }
         assert!(lab.registry.bytes.load(Ordering::SeqCst) <= 1);
     }
+}
+
+#[tokio::test]
+async fn an_author_whom_only_the_origin_contradicts_is_named_and_believed_about_other_blobs() {
+    let lab = Lab::new();
+    let two = lab.node("two");
+    let (bytes, other) = (content(3 * BLOCK, 7), content(3 * BLOCK, 8));
+    let digest = lab.publish(&bytes);
+    let hashes: Vec<u8> = other.chunks(BLOCK).flat_map(PieceList::hash).collect();
+    // This node gets the permit, and reads what does not match the list that another began.
+    *lab.cluster.false_list.lock() = Some(("author".parse().unwrap(), bytes.len() as u64, hashes));
+    let error = match two.open(want(digest), tokio::time::Instant::now()).await {
+        Err(error) => error,
+        Ok(opened) => opened.read(0..u64::MAX).next().await.unwrap().unwrap_err(),
+    };
+    assert!(matches!(error, ReadError::Mismatched(_)), "{error}");
+    let author = "author".parse().unwrap();
+    assert_eq!(*lab.cluster.mismatches.lock(), [NodeId::clone(&author)]);
+    assert!(!two.0.liars.is_author(&author, Duration::from_secs(60)));
 }
