@@ -6,8 +6,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// A target's name, and what it does with bytes.
+type Target = (&'static str, fn(&[u8]));
+
 /// The same functions that the programs in `integration/fuzz/fuzz_targets` call.
-const TARGETS: &[(&str, fn(&[u8]))] = &[
+const TARGETS: &[Target] = &[
     ("challenge", node_proxy::mirror::fuzz::challenge),
     ("control_config", control::config::fuzz::config),
     ("frame", shoal_proto::frame::fuzz::frame),
