@@ -45,6 +45,12 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Pages that a program writes are as long as what it has to tell.
+fn is_generated(path: &Path) -> bool {
+    let path = path.strip_prefix(workspace()).unwrap_or(path);
+    path.starts_with("docs/reference") || path == Path::new("docs/operate/faults.md")
+}
+
 fn assert_none(faults: &[String]) {
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
 }
@@ -108,7 +114,7 @@ fn no_file_is_longer_than_one_idea() {
     let mut faults = Vec::new();
     let mut read = 0;
     for path in files(&workspace()) {
-        if has_extension(&path, &["rs", "proto", "sql", "html", "css", "js", "md", "sh"]) {
+        if has_extension(&path, &["rs", "proto", "sql", "html", "css", "js", "md", "sh"]) && !is_generated(&path) {
             read += 1;
             let lines = fs::read_to_string(&path).unwrap().lines().count();
             if lines >= MOST_LINES {
