@@ -18,6 +18,8 @@ pub(super) enum Leave {
     NoControl,
     /// The node has no cluster.
     Alone,
+    /// One byte, to learn a size that author and manifest do not agree on: outside "once".
+    Doubt,
 }
 
 /// Why a read of the origin ended before the last block.

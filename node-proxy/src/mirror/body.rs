@@ -54,45 +54,61 @@ impl Body {
             }
             Source::Engine { first, rest, length, note } => {
                 let meter = Meter { span, metrics, note, counted: Sources::default() };
-                let state = (Some(first), rest, meter);
-                let parts = futures::stream::unfold(state, |(first, mut rest, mut meter)| async move {
-                    let part = match first {
-                        Some(first) => Some(Ok(first)),
-                        None => rest.next().await,
-                    };
-                    meter.count(rest.sources());
-                    match part? {
-                        Ok(bytes) => Some((Ok(bytes), (None, rest, meter))),
-                        Err(error) => {
-                            // A full disk says nothing of the origin: the rest is streamed past the store (I11).
-                            let counts = !matches!(error, ReadError::NotKept(..));
-                            Some((Err(meter.cut(&error, counts)), (None, rest, meter)))
-                        }
-                    }
-                });
-                Self { parts: parts.boxed(), length: Some(length) }
+                Self { parts: parts(first, Rest::Engine(rest), meter), length: Some(length) }
             }
             Source::Pass { first, rest, length, note } => {
                 let meter = Meter { span, metrics, note, counted: Sources::default() };
-                let state = (Some(first), rest, meter);
-                let parts = futures::stream::unfold(state, |(first, mut rest, mut meter)| async move {
-                    let part = match first {
-                        Some(first) => Some(Ok(first)),
-                        None => rest.next().await,
-                    };
-                    match part? {
-                        Ok(bytes) => {
-                            let origin = meter.counted.origin + bytes.len() as u64;
-                            meter.count(Sources { origin, ..meter.counted });
-                            Some((Ok(bytes), (None, rest, meter)))
-                        }
-                        Err(error) => Some((Err(meter.cut(&error, true)), (None, rest, meter))),
-                    }
-                });
-                Self { parts: parts.boxed(), length }
+                Self { parts: parts(first, Rest::Pass(rest), meter), length }
             }
         }
     }
+}
+
+/// What comes after the first bytes.
+enum Rest {
+    Engine(Reading),
+    Pass(origin::Body),
+}
+
+impl Rest {
+    /// The next bytes, or the end of the body, which is noted.
+    async fn next(&mut self, meter: &Meter) -> Option<Result<Bytes, Cut>> {
+        let cut = match self {
+            Self::Engine(rest) => match rest.next().await? {
+                Ok(bytes) => return Some(Ok(bytes)),
+                // A full disk says nothing of the origin: the rest is streamed past the store (I11).
+                Err(error) => meter.cut(&error, !matches!(error, ReadError::NotKept(..))),
+            },
+            Self::Pass(rest) => match rest.next().await? {
+                Ok(bytes) => return Some(Ok(bytes)),
+                Err(error) => meter.cut(&error, true),
+            },
+        };
+        Some(Err(cut))
+    }
+
+    /// Where the bytes came from so far, this part included.
+    fn sources(&self, before: Sources, part: &Bytes) -> Sources {
+        match self {
+            Self::Engine(rest) => rest.sources(),
+            Self::Pass(_) => Sources { origin: before.origin + part.len() as u64, ..before },
+        }
+    }
+}
+
+fn parts(first: Bytes, rest: Rest, meter: Meter) -> BoxStream<'static, Result<Bytes, Cut>> {
+    let state = (Some(first), rest, meter);
+    futures::stream::unfold(state, |(first, mut rest, mut meter)| async move {
+        let part = match first {
+            Some(first) => Ok(first),
+            None => rest.next(&meter).await?,
+        };
+        if let Ok(part) = &part {
+            meter.count(rest.sources(meter.counted, part));
+        }
+        Some((part, (None, rest, meter)))
+    })
+    .boxed()
 }
 
 impl http_body::Body for Body {

@@ -1,6 +1,7 @@
 //! One question to a registry: sent, redirected, and its answer judged.
 
 use std::error::Error as StdError;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -54,11 +55,13 @@ impl Origin {
         let leave = self.silence.ask(&target.registry).inspect_err(|error| {
             self.metrics.asked::<()>(asked, &Err(error.clone()), Duration::ZERO);
         })?;
+        let spoke = AtomicBool::new(false);
         let asking = async {
             let sent = match who {
                 As::Anonymous => self.send_anonymous(site, target, request).await?,
                 As::Caller(credential) => self.send(site, request, Some(credential.0.clone())).await?,
             };
+            spoke.store(true, Ordering::Relaxed);
             tracing::Span::current().record("http.status_code", sent.response.status().as_u16());
             if sent.response.status().is_success() || (!sent.away && sent.response.status().is_redirection()) {
                 return Ok(sent.response);
@@ -69,7 +72,7 @@ impl Origin {
             .await
             .unwrap_or_else(|_| Err(unreachable(site, &format!("no headers within {limit:?}"))));
         self.metrics.asked(asked, &result, since.elapsed());
-        if leave.learn(&result, limit) {
+        if leave.learn(&result, spoke.into_inner(), limit) {
             tracing::warn!(registry = %target.registry, waited = ?since.elapsed(), "the registry is silent; it is left alone for a while");
         }
         let tell = match (who, &result) {

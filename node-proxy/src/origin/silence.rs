@@ -57,9 +57,9 @@ impl Silence {
 }
 
 impl Leave<'_> {
-    /// What came of it; `limit` is how long headers are waited for. True when the registry is silent from now on, and was not
-    /// before.
-    pub(super) fn learn<T>(&self, result: &Result<T, OriginError>, limit: Duration) -> bool {
+    /// What came of it; `spoke`: headers came, whatever they said; `limit` is how long headers are waited for. True when the
+    /// registry is silent from now on, and was not before.
+    pub(super) fn learn<T>(&self, result: &Result<T, OriginError>, spoke: bool, limit: Duration) -> bool {
         let mut known = self.silence.0.lock();
         if known.len() >= MOST_KNOWN && !known.contains_key(self.registry) {
             known.retain(|_, state| state.silent.is_some());
@@ -69,15 +69,14 @@ impl Leave<'_> {
         }
         let state = known.entry(self.registry.clone()).or_default();
         match result {
-            Err(OriginError::Unreachable { .. }) if self.since.elapsed() < WAITED.min(limit) => false,
-            Err(OriginError::Unreachable { .. }) => {
-                // Others were answered meanwhile: it was this one request.
-                if state.word.is_some_and(|word| word > self.since) {
-                    return false;
-                }
-                state.silent.replace(Instant::now()).is_none()
-            }
             Err(OriginError::Silent { .. } | OriginError::Refused { .. }) => false,
+            Err(OriginError::Unreachable { .. }) if !spoke => {
+                // Refused at once, or others were answered meanwhile: it was this one request.
+                let waited = self.since.elapsed() >= WAITED.min(limit);
+                let alone = state.word.is_some_and(|word| word > self.since);
+                waited && !alone && state.silent.replace(Instant::now()).is_none()
+            }
+            // A gateway that says late that it can't is not silent.
             _ => {
                 state.word = Some(Instant::now());
                 state.silent = None;
@@ -116,7 +115,7 @@ mod tests {
         let (silence, registry) = (Silence::default(), "r.example".parse().unwrap());
         let first = silence.ask(&registry).unwrap();
         wait(20).await;
-        assert!(first.learn(&nothing(), LIMIT));
+        assert!(first.learn(&nothing(), false, LIMIT));
         drop(first);
         assert!(matches!(silence.ask(&registry), Err(OriginError::Silent { .. })));
         wait(9).await;
@@ -125,14 +124,24 @@ mod tests {
         let probe = silence.ask(&registry).unwrap();
         assert!(silence.ask(&registry).is_err(), "one is out already");
         wait(20).await;
-        assert!(!probe.learn(&nothing(), LIMIT), "no news");
+        assert!(!probe.learn(&nothing(), false, LIMIT), "no news");
         drop(probe);
         assert!(silence.ask(&registry).is_err());
         wait(10).await;
         let probe = silence.ask(&registry).unwrap();
-        probe.learn(&Ok(()), LIMIT);
+        probe.learn(&Ok(()), true, LIMIT);
         assert!(silence.ask(&registry).is_ok(), "it speaks again");
         assert!(silence.ask(&"other.example".parse().unwrap()).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_that_was_said_is_a_word_however_late_it_came() {
+        let (silence, registry) = (Silence::default(), "r.example".parse().unwrap());
+        let asked = silence.ask(&registry).unwrap();
+        wait(15).await;
+        let late = Err::<(), _>(OriginError::Unreachable { registry: "r".into(), why: "it says 504".into() });
+        assert!(!asked.learn(&late, true, LIMIT));
+        assert!(silence.ask(&registry).is_ok());
     }
 
     #[tokio::test(start_paused = true)]
@@ -140,7 +149,7 @@ mod tests {
         let (silence, registry) = (Silence::default(), "r.example".parse().unwrap());
         let first = silence.ask(&registry).unwrap();
         wait(20).await;
-        first.learn(&nothing(), LIMIT);
+        first.learn(&nothing(), false, LIMIT);
         drop(first);
         wait(10).await;
         drop(silence.ask(&registry).unwrap());
@@ -152,12 +161,12 @@ mod tests {
         let (silence, registry) = (Silence::default(), "r.example".parse().unwrap());
         let (slow, quick) = (silence.ask(&registry).unwrap(), silence.ask(&registry).unwrap());
         wait(1).await;
-        quick.learn(&Ok(()), LIMIT);
+        quick.learn(&Ok(()), true, LIMIT);
         wait(19).await;
-        assert!(!slow.learn(&nothing(), LIMIT));
+        assert!(!slow.learn(&nothing(), false, LIMIT));
         assert!(silence.ask(&registry).is_ok());
         let refused = silence.ask(&registry).unwrap();
-        assert!(!refused.learn(&nothing(), LIMIT), "it was refused at once");
+        assert!(!refused.learn(&nothing(), false, LIMIT), "it was refused at once");
         assert!(silence.ask(&registry).is_ok());
     }
 }

@@ -3,11 +3,13 @@
 //! Neither is believed before: bytes of the wrong length would be with a reader by then, and a manifest is anybody's, so that
 //! nobody may be called a liar because of one. One byte is read of the origin, outside "once" (I6).
 
+use std::sync::Arc;
+
 use shoal_proto::NodeId;
 
 use super::super::ReadError;
+use super::super::metrics::Leave;
 use super::{Aborting, Runner, start};
-use std::sync::Arc;
 
 /// A question to the origin, and about whom.
 pub(super) struct Doubt {
@@ -42,6 +44,7 @@ impl Runner {
         };
         if self.doubt.is_none() {
             tracing::warn!(digest = %self.flight.digest(), %author, said, manifest = hint, "author says another size than the manifest");
+            self.inner.metrics.origin_read(Leave::Doubt);
             let (inner, want) = (Arc::clone(&self.inner), self.flight.want.clone());
             let asking = start(async move { inner.upstream.read(&want, Some(0..1)).await.ok()?.size });
             self.doubt = Some(Doubt { author: author.clone(), said, asking });
