@@ -103,7 +103,11 @@ impl Image {
         let dir = lab_dir().join("cache").join("images").join(format!("{}-v{FORMAT}", plan.name));
         let index = dir.join("image.json");
         if let Ok(text) = fs::read(&index) {
-            return serde_json::from_slice(&text).with_context(|| format!("parse {}", index.display()));
+            let cached: Self = serde_json::from_slice(&text).with_context(|| format!("parse {}", index.display()))?;
+            // Its files are named by where the checkout stood when it was built.
+            if cached.blobs().all(|blob| blob.file.is_file()) {
+                return Ok(cached);
+            }
         }
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
