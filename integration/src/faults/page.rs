@@ -30,7 +30,10 @@ pub fn page(rows: &[Row], played: &[Played], versions: &[String]) -> String {
          the bytes of its name afterwards.\n\n\
          *Lost* are seconds beyond the undisturbed pull of the same sizes in the same run, the worst over all containerds; a\n\
          negative number is noise. The name of a fault leads to what containerd saw, who delivered the bytes, and what an operator\n\
-         finds in log and metrics.\n\n",
+         finds in log and metrics.\n\n\
+         containerd 2.1 with `concurrent_layer_fetch_buffer` reads several parts of a layer at once. When a part of ours ends early\n\
+         because the registry fails us alone, that try of the pull can end with `context canceled`; the next one goes through. 2.3\n\
+         does not do that.\n\n",
     );
     if !versions.is_empty() {
         let _ = writeln!(

@@ -35,7 +35,7 @@ pub struct Stage {
 }
 
 /// The longest that one scene may take: what hangs is a failure with a name.
-const SCENE_LIMIT: Duration = Duration::from_secs(180);
+const SCENE_LIMIT: Duration = Duration::from_secs(300);
 
 /// Plays scenes on every edition of `SHOAL_LAB_CONTAINERD`, or on the `usual` ones: a world each, from `plan`.
 ///

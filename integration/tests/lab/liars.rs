@@ -245,8 +245,8 @@ fn a_lying_parent_costs_nothing_and_is_shunned() {
 #[test]
 fn a_parent_that_gives_nothing_costs_the_wait_for_it_at_most() {
     alone(async {
-        // Slow enough that two seconds of silence pass within a pull.
-        let plan = |edition| WorldPlan { node_rate: Some(30_000_000), ..plan(edition) };
+        // Slow enough that two seconds of silence pass within a pull, whenever in it the liar is asked first.
+        let plan = |edition| WorldPlan { node_rate: Some(20_000_000), ..plan(edition) };
         on_editions(&Edition::USUAL, plan, SEED + 200, async |stage| {
             for (number, expected) in SLOW.iter().enumerate() {
                 stage.scene(expected.fault, async |stage| lying_parent(stage, expected, number).await).await;
