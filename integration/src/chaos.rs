@@ -19,6 +19,7 @@ mod actor;
 pub mod cli;
 mod client;
 mod judge;
+mod now;
 pub mod plan;
 mod pullers;
 pub mod tally;
@@ -26,6 +27,7 @@ pub mod tally;
 use actor::{Actor, liar_name, node_name};
 use client::{PlainClient, Pushed};
 use judge::AtTheEnd;
+use now::Now;
 use plan::{Episode, Extent, episodes};
 use pullers::{Pullers, With};
 use tally::{Shared, Tally};
@@ -159,18 +161,18 @@ async fn play(seed: u64, time: Duration, plan: &[Episode]) -> Result<(Found, Vec
     let last = images.pop().context("no image for the last pull")?;
     let images = Arc::new(images);
     world.start_nodes().await?;
-    let tally = Shared::default();
-    let clients = (0..usize::from(NODES)).map(|node| client(&world, node, &tally)).collect::<Result<Vec<_>>>()?;
+    let (tally, now) = (Shared::default(), Now::default());
+    let clients = (0..usize::from(NODES)).map(|node| client(&world, node, &tally, &now)).collect::<Result<Vec<_>>>()?;
     let mut all: Vec<With> = Vec::new();
     for (number, client) in clients.iter().enumerate() {
-        all.extend((0..PLAIN_EACH).map(|_| With::Plain(client.clone())));
+        all.extend((0..PLAIN_EACH).map(|_| With::Plain(Box::new(client.clone()))));
         if number < WITH_CONTAINERD {
             let node = node_name(number);
             all.push(With::Containerd { puller: world.node(&node)?.containerd.puller(), node });
         }
     }
     let pullers = Pullers::start(seed, images.clone(), all, &tally);
-    let mut actor = Actor::new(&mut world, &images);
+    let mut actor = Actor::new(&mut world, &images, now);
     let played = actor.play(plan).await;
     let (begun, missed) = (actor.begun, std::mem::take(&mut actor.missed));
     drop(actor);
@@ -196,10 +198,16 @@ async fn play(seed: u64, time: Duration, plan: &[Episode]) -> Result<(Found, Vec
     Ok((Found { seed, seconds, planned: plan.len(), begun, missed, tally, end }, wrong))
 }
 
-fn client(world: &World, node: usize, tally: &Shared) -> Result<PlainClient> {
+fn client(world: &World, node: usize, tally: &Shared, now: &Now) -> Result<PlainClient> {
     let ns = world.net.namespace(&node_name(node))?;
     let registry = world.net.namespace("registry")?.address;
-    Ok(PlainClient::new(&ns, registry, world.registry.tls()?, world.registry.signer().clone(), tally.clone()))
+    Ok(PlainClient::new(
+        &ns,
+        registry,
+        world.registry.tls()?,
+        world.registry.signer().clone(),
+        (tally.clone(), now.clone()),
+    ))
 }
 
 /// Fails for a time in which nothing would happen.

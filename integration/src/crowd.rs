@@ -56,7 +56,10 @@ pub struct CrowdPlan {
 impl CrowdPlan {
     /// Fails when there are fewer nodes than the plan speaks of.
     fn check(&self) -> Result<()> {
-        ensure!(self.slow + self.join < NODES, "of {NODES} nodes one at least must be neither slow nor late");
+        ensure!(
+            u16::from(self.slow) + u16::from(self.join) < u16::from(NODES),
+            "of {NODES} nodes one at least must be neither slow nor late"
+        );
         ensure!(self.runs > 0 && !self.mebibytes.is_empty(), "nothing to run");
         Ok(())
     }
@@ -88,7 +91,8 @@ pub struct Cast {
 /// Runs everything; `done` hears of each run as it ends.
 ///
 /// # Errors
-/// When a part can't be started, a read fails, or gives other bytes.
+/// When a part can't be started, or a read without Shoal fails. A read through Shoal that fails, or gives other bytes, is in
+/// the report: see [`Report::failed`].
 pub async fn bench(plan: &CrowdPlan, mut done: impl FnMut(&str)) -> Result<Report> {
     plan.check()?;
     let mut report = Report {
@@ -117,10 +121,17 @@ pub async fn bench(plan: &CrowdPlan, mut done: impl FnMut(&str)) -> Result<Repor
         let mut of_size = SizeReport::new(blob.size, plan);
         for run in 0..plan.runs {
             let cast = plan.cast(run);
-            let found = stage::through_shoal(&mut site, blob, &cast).await;
-            let found = found.with_context(|| format!("run {run} of {mebibytes} MiB, seed {}", plan.seed))?;
-            done(&format!("{mebibytes} MiB, run {}: {}", run + 1, found.line()));
-            of_size.runs.push(found);
+            match stage::through_shoal(&mut site, blob, &cast).await {
+                Ok(found) => {
+                    done(&format!("{mebibytes} MiB, run {}: {}", run + 1, found.line()));
+                    of_size.runs.push(found);
+                }
+                // The other runs tell something all the same.
+                Err(error) => {
+                    done(&format!("{mebibytes} MiB, run {} failed: {error:#}", run + 1));
+                    of_size.failed.push(format!("run {}, seed {}: {error:#}", run + 1, plan.seed));
+                }
+            }
         }
         site.stop_daemons()?;
         for run in 0..plan.direct_runs {

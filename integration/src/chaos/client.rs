@@ -1,6 +1,8 @@
 //! A plain client that pulls as containerd does, from one node: manifest, configuration and layers, the mirror first and then the
 //! registry, a body that ends early by `Range` from where it ended. It checks every digest, and knows what each byte should be.
 use std::{
+    error::Error,
+    io::ErrorKind,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -13,7 +15,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use sha2::{Digest, Sha256};
 
-use super::tally::Shared;
+use super::{now::Now, tally::Shared};
 use crate::{
     http::{Client, empty},
     image::{Image, ImageBlob},
@@ -67,6 +69,7 @@ pub(super) struct PlainClient {
     registry: Client,
     signer: Signer,
     tally: Shared,
+    now: Now,
 }
 
 /// A body, with what was asked for.
@@ -76,7 +79,13 @@ struct Answer {
 }
 
 impl PlainClient {
-    pub(super) fn new(ns: &Netns, at: Ipv4Addr, tls: Arc<rustls::ClientConfig>, signer: Signer, tally: Shared) -> Self {
+    pub(super) fn new(
+        ns: &Netns,
+        at: Ipv4Addr,
+        tls: Arc<rustls::ClientConfig>,
+        signer: Signer,
+        (tally, now): (Shared, Now),
+    ) -> Self {
         let mirror = SocketAddr::from((Ipv4Addr::LOCALHOST, MIRROR_PORT));
         let at = SocketAddr::new(IpAddr::V4(at), REGISTRY_PORT);
         Self {
@@ -85,6 +94,7 @@ impl PlainClient {
             registry: Client::tls(ns, at, registry::HOST, tls),
             signer,
             tally,
+            now,
         }
     }
 
@@ -142,6 +152,7 @@ impl PlainClient {
 
     /// Content by its digest, wherever its bytes come from.
     async fn fetch(&self, path: &str, token: &str, digest: &str, size: u64) -> Result<(), Why> {
+        let since = Instant::now();
         let (mut hash, mut got, mut fruitless) = (Sha256::new(), 0_u64, 0);
         let mut hosts: Vec<Host> = Vec::new();
         while got < size {
@@ -162,6 +173,9 @@ impl PlainClient {
         let found = format!("sha256:{}", hex::encode(hash.finalize()));
         if found == digest {
             return Ok(());
+        }
+        if hosts == [Host::Mirror] && self.now.may_pass_on_a_lie(&self.node, since) {
+            return Err("other bytes of the registry, past a full disk".to_owned());
         }
         if hosts == [Host::Mirror] {
             // I1: a lie ends in a FIN, never in a complete body.
@@ -248,7 +262,7 @@ impl PlainClient {
         }
         match answer {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Err("no connection, or none that lasted".to_owned()),
+            Ok(Err(error)) => Err(in_short(error.as_ref())),
             Err(_) => {
                 if host == Host::Mirror {
                     // I8: containerd waits no longer, and some versions fail the pull.
@@ -265,12 +279,45 @@ fn length(answer: &Response<Incoming>) -> Option<u64> {
 }
 
 fn is_reset(error: &hyper::Error) -> bool {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    io_kind(error) == Some(ErrorKind::ConnectionReset)
+}
+
+/// Why there is no answer, in words that are the same for the same reason.
+fn in_short(error: &(dyn Error + 'static)) -> Why {
+    match io_kind(error) {
+        Some(ErrorKind::ConnectionRefused) => "nobody listens".to_owned(),
+        Some(ErrorKind::ConnectionReset) => "a RST instead of an answer".to_owned(),
+        Some(ErrorKind::TimedOut | ErrorKind::WouldBlock) => "no connection in time".to_owned(),
+        Some(ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable) => "no way there".to_owned(),
+        Some(ErrorKind::InvalidData) => "a certificate that is not good".to_owned(),
+        Some(kind) => format!("no answer: {kind}"),
+        None => "a FIN instead of an answer".to_owned(),
+    }
+}
+
+/// What the system said, when it was the system.
+fn io_kind(error: &(dyn Error + 'static)) -> Option<ErrorKind> {
+    let mut cause = Some(error);
     while let Some(one) = cause {
         if let Some(io) = one.downcast_ref::<std::io::Error>() {
-            return io.kind() == std::io::ErrorKind::ConnectionReset;
+            return Some(io.kind());
         }
         cause = one.source();
     }
-    false
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn the_reason_is_found_below_what_was_tried() {
+        let refused = std::io::Error::from(ErrorKind::ConnectionRefused);
+        let error = Err::<(), _>(refused).context("connect").context("ask").unwrap_err();
+        assert_eq!(in_short(error.as_ref()), "nobody listens");
+        assert_eq!(in_short(anyhow::anyhow!("else").as_ref()), "a FIN instead of an answer");
+    }
 }

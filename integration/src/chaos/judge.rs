@@ -23,9 +23,9 @@ pub struct AtTheEnd {
     pub descriptors: BTreeMap<String, usize>,
     /// The most memory by node, file pages left out, since it was last started. Bytes.
     pub peak_bytes: BTreeMap<String, u64>,
-    /// Lines of logs at the level ERROR: by daemon's kind and message.
+    /// Lines of logs at the level ERROR: by daemon's kind, message and error.
     pub errors: BTreeMap<String, u64>,
-    /// The same at WARN.
+    /// Lines at the level WARN: by daemon's kind and message.
     pub warnings: BTreeMap<String, u64>,
 }
 
@@ -90,13 +90,15 @@ pub(super) async fn look(world: &mut World) -> Result<AtTheEnd> {
         let text = fs::read(&log).with_context(|| format!("read {}", log.display()))?;
         for line in String::from_utf8_lossy(&text).lines() {
             let Ok(said) = serde_json::from_str::<serde_json::Value>(line) else { continue };
-            let levels = match said["level"].as_str() {
-                Some("ERROR") => &mut end.errors,
-                Some("WARN") => &mut end.warnings,
-                _ => continue,
-            };
-            let message = said["fields"]["message"].as_str().or_else(|| said["message"].as_str()).unwrap_or("");
-            *levels.entry(format!("{daemon}: {message}")).or_default() += 1;
+            let field =
+                |name: &str| said["fields"][name].as_str().or_else(|| said[name].as_str()).unwrap_or("").to_owned();
+            let message = format!("{daemon}: {}", field("message"));
+            match said["level"].as_str() {
+                // A person must look: they are told why.
+                Some("ERROR") => *end.errors.entry(format!("{message}: {}", field("error"))).or_default() += 1,
+                Some("WARN") => *end.warnings.entry(message).or_default() += 1,
+                _ => {}
+            }
         }
     }
     Ok(end)

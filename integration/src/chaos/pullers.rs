@@ -26,7 +26,7 @@ const CRICTL_TRY: Duration = Duration::from_secs(240);
 
 /// What pulls.
 pub(super) enum With {
-    Plain(PlainClient),
+    Plain(Box<PlainClient>),
     Containerd { puller: Puller, node: String },
 }
 

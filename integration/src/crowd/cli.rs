@@ -1,7 +1,7 @@
 //! `lab bench crowd`.
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::{CrowdPlan, bench, report};
 
@@ -35,7 +35,7 @@ impl CrowdArgs {
     /// Runs it and prints the table.
     ///
     /// # Errors
-    /// As [`bench`], or when the file can't be written.
+    /// As [`bench`], when a run failed, or when the file can't be written.
     pub async fn run(self) -> Result<()> {
         let plan = CrowdPlan {
             mebibytes: self.mib,
@@ -51,6 +51,8 @@ impl CrowdArgs {
             std::fs::write(file, text).with_context(|| format!("write {}", file.display()))?;
         }
         print!("{}", report::table(&report));
+        let failed = report.failed();
+        ensure!(failed.is_empty(), "{} runs failed:\n{}", failed.len(), failed.join("\n"));
         Ok(())
     }
 }

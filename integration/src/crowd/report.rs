@@ -27,6 +27,13 @@ pub struct Report {
     pub sizes: Vec<SizeReport>,
 }
 
+impl Report {
+    /// Why runs failed, of all sizes.
+    pub fn failed(&self) -> Vec<&str> {
+        self.sizes.iter().flat_map(|size| size.failed.iter().map(String::as_str)).collect()
+    }
+}
+
 /// The machine.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Machine {
@@ -86,24 +93,26 @@ pub struct SizeReport {
     pub slow: u8,
     /// Nodes that began at half time.
     pub join: u8,
-    /// Median of the time until the last is done over the bound.
-    pub factor: f64,
+    /// Median of the time until the last is done over the bound; `None` when no run ended.
+    pub factor: Option<f64>,
     /// The same with its spread.
-    pub factor_spread: Spread,
+    pub factor_spread: Option<Spread>,
     /// Until the last of those that are neither slow nor late, over what one of them needs alone.
-    pub fast_factor: Spread,
+    pub fast_factor: Option<Spread>,
     /// The last of those that began at half time, since then, over what one of them needs alone.
     pub late_factor: Option<Spread>,
     /// Median of bytes read from the registry over the blob's size.
-    pub origin_ratio: f64,
+    pub origin_ratio: Option<f64>,
     /// The same with its spread.
-    pub origin_spread: Spread,
+    pub origin_spread: Option<Spread>,
     /// Median of the factor without Shoal; `None` when that was not run.
     pub direct_factor: Option<f64>,
     /// The same with its spread.
     pub direct_spread: Option<Spread>,
-    /// Every run.
+    /// Every run in which all readers got the right bytes.
     pub runs: Vec<Run>,
+    /// Why other runs failed; one is enough to make the bench fail.
+    pub failed: Vec<String>,
     /// Every run without Shoal.
     pub direct_runs: Vec<Run>,
 }
@@ -114,29 +123,30 @@ impl SizeReport {
             blob_bytes,
             slow: plan.slow,
             join: plan.join,
-            factor: 0.0,
-            factor_spread: Spread::default(),
-            fast_factor: Spread::default(),
+            factor: None,
+            factor_spread: None,
+            fast_factor: None,
             late_factor: None,
-            origin_ratio: 0.0,
-            origin_spread: Spread::default(),
+            origin_ratio: None,
+            origin_spread: None,
             direct_factor: None,
             direct_spread: None,
             runs: Vec::new(),
+            failed: Vec::new(),
             direct_runs: Vec::new(),
         }
     }
 
     /// Computes the figures over the runs.
     pub(super) fn sum_up(&mut self) {
-        let of = |figure: fn(&Run) -> f64| Spread::of(self.runs.iter().map(figure)).unwrap_or_default();
+        let of = |figure: fn(&Run) -> f64| Spread::of(self.runs.iter().map(figure));
         self.factor_spread = of(|run| run.factor);
         self.fast_factor = of(|run| run.fast_factor);
         self.origin_spread = of(|run| run.origin_ratio);
         self.late_factor = Spread::of(self.runs.iter().filter_map(|run| run.late_factor));
         self.direct_spread = Spread::of(self.direct_runs.iter().map(|run| run.factor));
-        self.factor = self.factor_spread.median;
-        self.origin_ratio = self.origin_spread.median;
+        self.factor = self.factor_spread.map(|spread| spread.median);
+        self.origin_ratio = self.origin_spread.map(|spread| spread.median);
         self.direct_factor = self.direct_spread.map(|spread| spread.median);
     }
 }
@@ -219,20 +229,22 @@ pub fn table(report: &Report) -> String {
         report.plan.runs,
     );
     for size in &report.sizes {
-        let spread = |it: &Spread| format!("{:.2} ({:.2} to {:.2})", it.median, it.least, it.most);
+        let spread = |it: Option<Spread>| {
+            it.map_or("-".to_owned(), |it| format!("{:.2} ({:.2} to {:.2})", it.median, it.least, it.most))
+        };
         let or_dash = |figure: Option<f64>| figure.map_or("-".to_owned(), |figure| format!("{figure:.2}"));
         let cpu =
             |figure: fn(&CpuUse) -> f64| Spread::of(size.runs.iter().map(|run| figure(&run.cpu))).unwrap_or_default();
         let _ = writeln!(
             out,
-            "{:<5.0} {:<5} {:<5} {:<24} {:<24} {:<5} {:<7.3} {:<8} {:<5.0} {:.2}",
+            "{:<5.0} {:<5} {:<5} {:<24} {:<24} {:<5} {:<7} {:<8} {:<5.0} {:.2}",
             size.blob_bytes as f64 / f64::from(1 << 20),
             size.slow,
             size.join,
-            spread(&size.factor_spread),
-            spread(&size.fast_factor),
+            spread(size.factor_spread),
+            spread(size.fast_factor),
             or_dash(size.late_factor.map(|late| late.median)),
-            size.origin_ratio,
+            size.origin_ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.3}")),
             or_dash(size.direct_factor),
             cpu(|cpu| cpu.machine_busy * 100.0).median,
             cpu(|cpu| cpu.nodes_seconds_per_gib).median,
@@ -244,6 +256,15 @@ pub fn table(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_size_without_a_run_that_ended_has_no_figure() {
+        let plan = CrowdPlan { mebibytes: vec![4], runs: 1, direct_runs: 0, slow: 0, join: 0, seed: 1 };
+        let mut size = SizeReport::new(4 << 20, &plan);
+        size.failed.push("run 1".to_owned());
+        size.sum_up();
+        assert_eq!((size.factor, size.origin_ratio, size.direct_factor), (None, None, None));
+    }
 
     #[test]
     fn the_median_of_runs_is_in_the_middle_whatever_their_order() {
