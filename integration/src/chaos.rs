@@ -43,6 +43,9 @@ const IMAGES: usize = 20;
 const IMAGE_SEED: u64 = 0xc4a0_5000;
 /// Two or three images: what is pulled was evicted, as a rule.
 const QUOTA: &str = "\"40MiB\"";
+/// containerd keeps what it got wrong, from the registry itself as from us, and fails every later pull of it without asking
+/// anybody until it collects garbage (CONTAINERD 16): so it collects when a failed pull's lease is gone.
+const COLLECT_AT_ONCE: &str = "[plugins.\"io.containerd.gc.v1.scheduler\"]\ndeletion_threshold = 1";
 /// Bits per second.
 const NODE_RATE: u64 = 200_000_000;
 /// Every pull that was asked ends within this after the last fault: rests between tries, and one try at its worst.
@@ -161,6 +164,9 @@ async fn play(seed: u64, time: Duration, plan: &[Episode]) -> Result<(Found, Vec
     let last = images.pop().context("no image for the last pull")?;
     let images = Arc::new(images);
     world.start_nodes().await?;
+    for number in 0..WITH_CONTAINERD {
+        world.node(&node_name(number))?.containerd.reconfigure(COLLECT_AT_ONCE).await?;
+    }
     let (tally, now) = (Shared::default(), Now::default());
     let clients = (0..usize::from(NODES)).map(|node| client(&world, node, &tally, &now)).collect::<Result<Vec<_>>>()?;
     let mut all: Vec<With> = Vec::new();

@@ -121,7 +121,8 @@ impl With {
 /// What `crictl` says, without what differs from pull to pull.
 fn in_short(said: &str) -> String {
     let reasons = [
-        ("wrong digest", &["unexpected commit digest", "failed precondition"][..]),
+        ("wrong digest", &["unexpected commit digest"][..]),
+        ("wrong size", &["unexpected commit size", "failed size validation"]),
         ("reset", &["connection reset"]),
         ("refused", &["connection refused"]),
         ("no route", &["no route to host", "network is unreachable"]),
