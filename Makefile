@@ -55,7 +55,7 @@ reference: build ## Write docs/reference from the programs
 	hack/reference write
 
 bench: tools ## How fast one blob goes from registry, peer and disk, with how much memory: docs/benchmarks.md (asks for root)
-	set -e; table=$$($(ROOT) $(BIN)/lab bench); echo "$$table"; echo "$$table" | hack/bench-page >docs/benchmarks.md
+	set -e; table=$$($(ROOT) $(BIN)/lab bench one); echo "$$table"; echo "$$table" | hack/bench-page >docs/benchmarks.md
 
 clean: ## Remove what the lab made, tools and images included; the build stays (cargo clean)
 	$(ROOT) rm -rf $(LAB)

@@ -10,12 +10,14 @@
 
 pub mod aftermath;
 pub mod bench;
+pub mod chaos;
 pub mod check;
 pub mod clock;
 pub mod conditions;
 pub mod containerd;
 pub mod control;
 pub mod cri;
+pub mod crowd;
 pub mod demo;
 pub mod disk;
 pub mod facts;

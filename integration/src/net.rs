@@ -24,10 +24,12 @@ use crate::{
 
 mod closed;
 mod counters;
+mod parted;
 mod probe;
 
 pub use closed::ClosedPort;
 pub use counters::PairCount;
+pub use parted::{CutLink, Parted};
 pub use probe::measure_rate;
 
 /// A machine to be: its name, its address and the rate of its link.

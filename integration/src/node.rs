@@ -107,11 +107,8 @@ impl Node {
         let mut hosts_toml = None;
         let mut shoal = None;
         if let Some(program) = &around.shoal_node {
-            let config = dir.join("shoal-node.toml");
-            let state = dir.join("shoal");
-            fs::write(&config, config_text(plan, &state, around)?)?;
             hosts_toml = Some(run(Command::new(program).args(["hosts-toml", "--registry", registry::HOST]))?);
-            shoal = Some(ShoalNode::start(program, &config, &state, &ns, dir).await?);
+            shoal = Some(ShoalNode::start_alone(plan, &ns, dir, around).await?);
         }
         let (programs, places) = (&around.programs, (dir, runtime));
         let hosts_toml = hosts_toml.as_deref();
@@ -145,6 +142,18 @@ impl Node {
 }
 
 impl ShoalNode {
+    /// Starts the daemon without containerd beside it, its state in `dir`, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When the surroundings have no `shoal-node`, or it can't be started.
+    pub async fn start_alone(plan: &NodePlan, ns: &Netns, dir: &Path, around: &Surroundings) -> Result<Self> {
+        let program = around.shoal_node.as_ref().context("these surroundings have no shoal-node")?;
+        fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+        let (config, state) = (dir.join("shoal-node.toml"), dir.join("shoal"));
+        fs::write(&config, config_text(plan, &state, around)?)?;
+        Self::start(program, &config, &state, ns, dir).await
+    }
+
     async fn start(program: &Path, config: &Path, state: &Path, ns: &Netns, dir: &Path) -> Result<Self> {
         let admin = Client::plain(ns, SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), ADMIN_PORT));
         let conditions = Conditions::default();

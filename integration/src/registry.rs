@@ -4,6 +4,7 @@ use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -213,6 +214,14 @@ impl Registry {
         let file = tokio::fs::File::open(&blob.file).await.with_context(|| format!("open {}", blob.file.display()))?;
         let answer = self.client.send(put.body(from_file(file))?).await?;
         expect(&answer, StatusCode::CREATED, &format!("upload {}", blob.digest))
+    }
+
+    /// TLS for a client that trusts it.
+    ///
+    /// # Errors
+    /// When the authority's certificate can't be read.
+    pub fn tls(&self) -> Result<Arc<rustls::ClientConfig>> {
+        self.setup.authority.client()
     }
 
     /// Who signs tokens for it.
