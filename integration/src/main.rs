@@ -33,11 +33,10 @@ enum Command {
         /// What `lab demo --json` wrote.
         file: PathBuf,
     },
-    /// Read one blob from origin, peer and disk, and print speed and memory. Needs root.
+    /// Measure. Needs root.
     Bench {
-        /// Size of the blob in MiB.
-        #[arg(long, default_value_t = 1024)]
-        mebibytes: u64,
+        #[command(subcommand)]
+        what: bench::Bench,
     },
     /// The table of faults, which the lab's tests fill.
     Faults {
@@ -119,9 +118,8 @@ async fn run(command: Command) -> Result<ExitCode> {
             let facts: Facts = serde_json::from_slice(&text).with_context(|| format!("parse {}", file.display()))?;
             Ok(judge(&facts))
         }
-        Command::Bench { mebibytes } => {
-            let reads = bench::one_blob(mebibytes << 20).await?;
-            print!("{}", bench::table(&reads));
+        Command::Bench { what } => {
+            bench::run(what).await?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Faults { what } => table_of_faults(&what),
