@@ -1,7 +1,7 @@
 //! Limits on bytes per second: a pure token bucket, and a limiter that many tasks wait at in turn.
 //!
 //! What always holds: in any span of time no more passes than the rate allows for it and one [`burst`]; who comes first goes
-//! first, so that users who take equal parts get equal shares; a changed rate holds at once, also for those who wait.
+//! first, so that users who all wait and take equal parts get equal shares; a changed rate holds at once, also for those who wait.
 //! The bucket has no clock: time is passed in. Rate 0 means no limit.
 
 mod bucket;
@@ -9,7 +9,6 @@ mod bucket;
 mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -128,9 +127,11 @@ impl Limiter {
 
     async fn take_part(&self, bytes: u64) {
         let came = Instant::now();
-        let _turn = self.0.turn.lock().await;
+        let (_turn, mut waited) = match self.0.turn.try_lock() {
+            Ok(turn) => (turn, false),
+            Err(_) => (self.0.turn.lock().await, true),
+        };
         let mut rate = self.0.rate.subscribe();
-        let mut waited = came.elapsed() > Duration::ZERO;
         loop {
             rate.borrow_and_update();
             let taken = self.bucket().take(bytes, self.0.began.elapsed());
