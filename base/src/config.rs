@@ -51,6 +51,27 @@ where
     load_shaped(&Shape::of::<T>(), file, env_prefix, env, sets)
 }
 
+/// The key paths whose values differ between two configurations of one type.
+///
+/// # Panics
+/// When they can't be written as JSON, which what was loaded can.
+pub fn differing<T: Serialize>(one: &T, other: &T) -> Vec<String> {
+    let leaves = |of: &T| {
+        let mut leaves = std::collections::BTreeMap::new();
+        let value = serde_json::to_value(of).expect("what was loaded can be written");
+        layers::for_each_leaf(&value, &mut Vec::new(), &mut |path, leaf| {
+            leaves.insert(layers::path_text(path), leaf.clone());
+        });
+        leaves
+    };
+    let (one, other) = (leaves(one), leaves(other));
+    let mut keys: Vec<String> =
+        one.keys().chain(other.keys()).filter(|key| one.get(*key) != other.get(*key)).cloned().collect();
+    keys.sort();
+    keys.dedup();
+    keys
+}
+
 /// [`load`], by a shape that is at hand.
 fn load_shaped<T: DeserializeOwned>(
     shape: &Shape,

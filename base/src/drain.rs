@@ -97,6 +97,28 @@ impl Signals {
     }
 }
 
+/// SIGHUP, by which a process is asked to read its settings again.
+#[derive(Debug)]
+pub struct Hangups(Signal);
+
+impl Hangups {
+    /// Listens from now on; without this one kills the process.
+    ///
+    /// # Errors
+    /// When the process can't listen for signals.
+    pub fn listen() -> std::io::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+
+    /// Returns at the next one. Cancel safe.
+    pub async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            // The runtime is ending, and none will come.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

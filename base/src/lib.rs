@@ -1,9 +1,10 @@
-//! What both daemons need and what has no domain noun: configuration, telemetry, metrics, listeners, drain, back-off
-//! and units. Knows nothing of blobs, nodes or clusters, and imports no other crate of the workspace.
+//! What both daemons need and what has no domain noun: configuration, telemetry, metrics, listeners, limits, drain,
+//! back-off and units. Knows nothing of blobs, nodes or clusters, and imports no other crate of the workspace.
 
 pub mod backoff;
 pub mod config;
 pub mod drain;
+pub mod limit;
 pub mod listen;
 pub mod metrics;
 pub mod telemetry;

@@ -1,66 +1,97 @@
-//! One blob read from origin, peer and disk: how fast, and with how much memory.
-use std::{
-    fmt::Write as _,
-    time::{Duration, Instant},
-};
+//! Measurements: what moving a blob costs, beside the limit of the machine or beside what people use today, in the same run.
+//!
+//! Absolute figures are the machine's; ratios of one run are what is worth comparing. Whatever is compared takes turns, so
+//! that a machine that slows down slows all of it. `--json FILE` writes what was measured, every repetition included.
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use serde::Serialize;
 
-use crate::{
-    image::{Image, Plan},
-    memory::peak_without_files,
-    world::{World, WorldPlan},
-};
+use crate::crowd::cli::CrowdArgs;
 
-/// One read.
-#[derive(Debug, Clone)]
-pub struct Read {
-    /// Which node read.
-    pub node: String,
-    /// Where the bytes were.
-    pub from: &'static str,
-    /// Bytes.
-    pub size: u64,
-    /// How long.
-    pub seconds: f64,
-    /// The most memory that the node's daemon had so far, file pages left out. Bytes.
-    pub peak: u64,
+mod cpu;
+mod drain;
+mod floors;
+mod memory;
+mod nginx;
+mod one;
+mod serve;
+mod spread;
+
+pub use spread::Spread;
+
+/// What can be measured.
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// One blob from origin, peer and disk: how fast, with how much memory.
+    One {
+        /// Size of the blob in MiB.
+        #[arg(long, default_value_t = 1024)]
+        mebibytes: u64,
+        /// Write what was measured here.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// Mirror and parent beside nginx with sendfile; a child beside SHA-256 and the disk.
+    Serve {
+        /// Size of the blob in MiB.
+        #[arg(long, default_value_t = 2048)]
+        mebibytes: u64,
+        /// How often each is measured.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+        repetitions: u32,
+        /// Leave the child out, which needs a fresh store each time.
+        #[arg(long)]
+        no_child: bool,
+        /// Write what was measured here.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// Eight nodes read one blob at once: how close to what the wire allows, and how it is without Shoal.
+    Crowd(CrowdArgs),
+    /// Memory of a node at rest, and while a blob goes through it to four children.
+    Memory {
+        /// Size of the blob in MiB.
+        #[arg(long, default_value_t = 4096)]
+        mebibytes: u64,
+        /// Write what was measured here.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
 }
 
-/// Two nodes read a blob of `size` one after the other, each twice, over links that nothing shapes.
+/// Measures, prints a table, and writes the JSON that was asked for.
 ///
 /// # Errors
-/// When a part can't be started or a read fails.
-pub async fn one_blob(size: u64) -> Result<Vec<Read>> {
-    let mut world = World::start(WorldPlan { origin_rate: None, ..WorldPlan::two_clusters().only(2) }).await?;
-    let image = tokio::task::spawn_blocking(move || Image::obtain(&Plan::random(1, vec![size]))).await??;
-    world.registry.push(&image, "lab/one", "1").await?;
-    world.start_nodes().await?;
-    let blob = &image.layers[0];
-    let mut reads = Vec::new();
-    for (name, from) in [("a1", "origin"), ("a1", "disk"), ("a2", "peer"), ("a2", "disk")] {
-        let reader = world.reader(name)?;
-        let start = Instant::now();
-        reader.read("lab/one", blob, Duration::ZERO).await?;
-        let seconds = start.elapsed().as_secs_f64();
-        let peak = peak_without_files(world.node(name)?.shoal()?.pid())?;
-        reads.push(Read { node: name.into(), from, size: blob.size, seconds, peak });
+/// When a part can't be started, or what is measured fails.
+pub async fn run(bench: Bench) -> Result<()> {
+    match bench {
+        Bench::One { mebibytes, json } => {
+            let reads = one::one_blob(mebibytes << 20).await?;
+            print!("{}", one::table(&reads));
+            write(json.as_deref(), &reads)
+        }
+        Bench::Serve { mebibytes, repetitions, no_child, json } => {
+            let plan = serve::Plan { size: mebibytes << 20, repetitions, child: !no_child };
+            let served = serve::measure(&plan).await?;
+            print!("{}", served.table());
+            write(json.as_deref(), &served)
+        }
+        Bench::Crowd(crowd) => crowd.run().await,
+        Bench::Memory { mebibytes, json } => {
+            let memory = memory::measure(mebibytes << 20).await?;
+            print!("{}", memory.table());
+            write(json.as_deref(), &memory)
+        }
     }
-    Ok(reads)
 }
 
-/// The reads as a table.
-pub fn table(reads: &[Read]) -> String {
-    let mib = |bytes: u64| bytes as f64 / 1_048_576.0;
-    let mut out = String::from("node  from    MiB      seconds  MiB/s    peak memory, MiB\n");
-    for read in reads {
-        let (size, peak) = (mib(read.size), mib(read.peak));
-        let speed = size / read.seconds;
-        let _ = writeln!(
-            out,
-            "{:<4}  {:<6}  {size:<7.1}  {:<7.2}  {speed:<7.0}  {peak:.1}",
-            read.node, read.from, read.seconds
-        );
-    }
-    out
+fn write(file: Option<&Path>, measured: &impl Serialize) -> Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    let text = serde_json::to_string_pretty(measured)?;
+    std::fs::write(file, text + "\n").with_context(|| format!("write {}", file.display()))
 }
+
+const MIB: f64 = 1_048_576.0;
+const GIB: f64 = 1_073_741_824.0;

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use lab::{
-    bench, chaos::cli::ChaosArgs, check, crowd::cli::CrowdArgs, demo, facts::Facts, faults, image::Plan,
+    bench, chaos::cli::ChaosArgs, check, demo, facts::Facts, faults, image::Plan,
     progress::Progress, report, sweep, tools, world::WorldPlan,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -37,7 +37,7 @@ enum Command {
     /// Measure. Needs root.
     Bench {
         #[command(subcommand)]
-        what: BenchCommand,
+        what: bench::Bench,
     },
     /// Break everything for minutes while images are pulled, and look whether it mattered. Needs root.
     Chaos(ChaosArgs),
@@ -48,18 +48,6 @@ enum Command {
     },
     /// Remove what a crashed run left. Needs root; every run does this first.
     Sweep,
-}
-
-#[derive(Debug, Subcommand)]
-enum BenchCommand {
-    /// Read one blob from origin, peer and disk, and print speed and memory.
-    One {
-        /// Size of the blob in MiB.
-        #[arg(long, default_value_t = 1024)]
-        mebibytes: u64,
-    },
-    /// Eight nodes read one blob at once: how close to what the wire allows, and how it is without Shoal.
-    Crowd(CrowdArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -133,12 +121,10 @@ async fn run(command: Command) -> Result<ExitCode> {
             let facts: Facts = serde_json::from_slice(&text).with_context(|| format!("parse {}", file.display()))?;
             Ok(judge(&facts))
         }
-        Command::Bench { what: BenchCommand::One { mebibytes } } => {
-            let reads = bench::one_blob(mebibytes << 20).await?;
-            print!("{}", bench::table(&reads));
+        Command::Bench { what } => {
+            bench::run(what).await?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Bench { what: BenchCommand::Crowd(crowd) } => crowd.run().await.map(|()| ExitCode::SUCCESS),
         Command::Chaos(chaos) => chaos.run().await.map(|()| ExitCode::SUCCESS),
         Command::Faults { what } => table_of_faults(&what),
         Command::Sweep => {

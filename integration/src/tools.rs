@@ -1,6 +1,6 @@
 //! The programs that the lab runs: where they are, and how a fresh Debian or Ubuntu gets them.
 //!
-//! Daemons (containerd, docker-registry, runc) come as the distribution's packages, but are only unpacked below
+//! Daemons (containerd, docker-registry, nginx, runc) come as the distribution's packages, but are only unpacked below
 //! `.lab/tools`: nothing is started, configured or upgraded on the machine. Only programs that work on the kernel
 //! (iproute2, nftables) are installed. `crictl`, which is not packaged, is built from the pinned module in
 //! `integration/tools`.
@@ -27,6 +27,9 @@ mod versions;
 /// Packages that are unpacked, with the program of each that the lab runs.
 const UNPACKED: [(&str, &str); 3] =
     [("containerd", "usr/bin/containerd"), ("docker-registry", "usr/bin/docker-registry"), ("runc", "usr/sbin/runc")];
+
+/// A package that is unpacked for measurements alone: the lab's tests do without.
+const NGINX: (&str, &str) = ("nginx", "usr/sbin/nginx");
 
 /// A package that is unpacked for its library.
 const FAKETIME: &str = "libfaketime";
@@ -78,6 +81,14 @@ fn unpacked(file: &str) -> Option<PathBuf> {
 fn faketime() -> Option<PathBuf> {
     let machines = fs::read_dir(unpacked_root().join("usr/lib")).ok()?;
     machines.flatten().map(|machine| machine.path().join("faketime/libfaketimeMT.so.1")).find(|file| file.is_file())
+}
+
+/// Where nginx is.
+///
+/// # Errors
+/// When it is missing: the message tells the command that gets it.
+pub fn nginx() -> Result<PathBuf> {
+    unpacked(NGINX.1).context("the lab lacks nginx: run `make tools`")
 }
 
 impl Tools {
@@ -151,6 +162,7 @@ impl Tools {
         lines.extend([
             first(Command::new(&self.own.crictl).arg("--version"))?,
             format!("docker-registry {}", package_version("docker-registry")),
+            format!("nginx {}", package_version("nginx")),
             format!("{FAKETIME} {}", package_version(FAKETIME)),
             first(&mut command("ip", ["-V"]))?,
             first(&mut command(find_program("nft").context("nft is missing: run `make tools`")?, ["--version"]))?,
@@ -164,7 +176,8 @@ impl Tools {
 /// # Errors
 /// When something can't be had: the message says what to do.
 pub fn setup() -> Result<Tools> {
-    let complete = |tools: &Tools| Version::ALL.into_iter().all(|version| tools.containerd(version).is_ok());
+    let complete =
+        |tools: &Tools| nginx().is_ok() && Version::ALL.into_iter().all(|version| tools.containerd(version).is_ok());
     if let Some(tools) = Tools::locate().ok().filter(complete) {
         return Ok(tools);
     }
@@ -177,7 +190,7 @@ pub fn setup() -> Result<Tools> {
         INSTALLED.iter().filter(|(_, program)| find_program(program).is_none()).map(|(package, _)| *package).collect();
     apt::install(&wanted)?;
     fs::create_dir_all(tools_dir().join("bin")).with_context(|| format!("create {}", tools_dir().display()))?;
-    for (package, file) in UNPACKED {
+    for (package, file) in UNPACKED.into_iter().chain([NGINX]) {
         if unpacked(file).is_none() {
             let version = apt::unpack(package, &tools_dir().join("debs"), &unpacked_root())?;
             fs::write(tools_dir().join(format!("{package}.version")), version)?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use shoal_base::drain::{self, Drain, Signals, Trigger};
+use shoal_base::drain::{self, Drain, Hangups, Signals, Trigger};
 use shoal_base::{listen, metrics, telemetry};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -19,8 +19,13 @@ use crate::store::{Disk, Store};
 use crate::swarm::{self, Swarm};
 use crate::{admin, origin};
 
+use limits::Limits;
+
 pub mod cli;
 mod facts;
+mod limits;
+
+pub use limits::Reread;
 
 /// Changes of the store that wait for the session; beyond it the node announces everything again.
 const DIFFERENCES: usize = 1024;
@@ -38,6 +43,7 @@ pub struct App {
     admin: (axum::Router, TcpListener),
     control: Arc<control::Client>,
     node: Arc<facts::Node>,
+    limits: Limits,
     /// Ends what serves containerd.
     end: (Trigger, Drain),
     /// Ends what serves peers.
@@ -61,14 +67,18 @@ impl App {
         registry.build_info("shoal-node", env!("CARGO_PKG_VERSION"));
         registry.process();
 
+        let limits = Limits::new(config.limits);
+        limits.register(registry.sub("limits"));
         let store = Disk::open(config.store.clone()).await.context("open the store")?;
         store.register(registry.sub("store"));
         let control = control::Client::open(config.control.clone(), control::Metrics::new(registry.sub("control")))?;
         let witness = Arc::new(facts::Cluster(Arc::clone(&control)));
         let origin = origin::Metrics::new(registry.sub("origin"));
-        let origin = Origin::new(config.origin.clone(), witness, origin)?;
+        let origin_config = origin::Config { limit: limits.origin.clone(), ..config.origin.clone() };
+        let origin = Origin::new(origin_config, witness, origin)?;
         let swarm = swarm::Metrics::register(registry.sub("swarm"));
-        let swarm = Swarm::new(config.swarm.clone(), control.membership(), swarm);
+        let swarm_config = swarm::Config { download: limits.download.clone(), ..config.swarm.clone() };
+        let swarm = Swarm::new(swarm_config, control.membership(), swarm);
         let counted = blob::Metrics::new(registry.sub("blob"));
         let engine = Engine::new(
             config.blob.clone(),
@@ -83,7 +93,8 @@ impl App {
         );
         let peer = peer::Metrics::register(registry.sub("peer"));
         let offers: Arc<dyn peer::Offers> = Arc::new(engine.clone());
-        let peer = Peer::new(config.peer.clone(), control.membership(), offers, peer);
+        let peer_config = peer::Config { upload: limits.upload.clone(), ..config.peer.clone() };
+        let peer = Peer::new(peer_config, control.membership(), offers, peer);
         let mirror = mirror::Metrics::new(registry.sub("mirror"));
         let mirror = Mirror::new(config.mirror.clone(), origin, engine.clone(), mirror);
         let (end, leave) = (drain::channel(), drain::channel());
@@ -93,6 +104,7 @@ impl App {
             peer: Arc::clone(&peer),
             control: Arc::clone(&control),
             metrics: counted,
+            limits: limits.clone(),
             leaving: leave.1.clone(),
         });
         let (ready, debug) = (facts::ready(Arc::clone(&node)), facts::debug(Arc::clone(&node)));
@@ -110,17 +122,18 @@ impl App {
             held = store.usage().held_blobs,
             "ready"
         );
-        Ok(Self { config, telemetry, store, mirror, peer, admin, control, node, end, leave })
+        Ok(Self { config, telemetry, store, mirror, peer, admin, control, node, limits, end, leave })
     }
 
-    /// Serves until SIGTERM or SIGINT, then ends in order. containerd first: no new request, running ones within the
+    /// Serves until SIGTERM or SIGINT, and at SIGHUP takes the limits that `reread` gives; then ends in order. containerd first: no new request, running ones within the
     /// grace, peers still served, since they may take what is being fetched. Then peers: control is told that nothing is
     /// held here, so that it names them somebody else, and no new blob is opened. A second signal cuts all of it short.
     ///
     /// # Errors
     /// When signals can't be listened for.
-    pub async fn run(self) -> anyhow::Result<()> {
+    pub async fn run(self, reread: Reread) -> anyhow::Result<()> {
         let mut signals = Signals::listen().context("listen for signals")?;
+        tokio::spawn(self.limits.follow(Hangups::listen().context("listen for signals")?, reread));
         let ((end, drain), (leave, leaving)) = (self.end, self.leave);
         let (differences, heard) = mpsc::channel(DIFFERENCES);
         tokio::spawn(tell_differences(Arc::clone(&self.store), differences, leaving.clone()));

@@ -41,7 +41,7 @@ mod tests;
 pub use metrics::Metrics;
 pub use offer::Offer;
 pub use outside::{Incoming, Peers, Upstream};
-pub use read::{Opened, Reading};
+pub use read::{MOST_AT_ONCE, Opened, Part, Reading};
 
 use flight::Flight;
 use liars::Liars;

@@ -46,6 +46,8 @@ pub struct Raw {
     pub origin: RawOrigin,
     /// How pieces are fetched from parents.
     pub swarm: RawSwarm,
+    /// Limits on bytes per second. They can be changed while the node runs: SIGHUP makes it read its settings again.
+    pub limits: RawLimits,
     /// Logs and traces.
     pub telemetry: TelemetryConfig,
 }
@@ -63,6 +65,7 @@ impl Default for Raw {
             store: RawStore::default(),
             origin: RawOrigin::default(),
             swarm: RawSwarm::default(),
+            limits: RawLimits::default(),
             telemetry: TelemetryConfig::default(),
         }
     }
@@ -254,6 +257,18 @@ impl Default for RawSwarm {
     }
 }
 
+/// Limits on bytes per second.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawLimits {
+    /// What peers together may take from this node, in bytes per second, at least 128KiB. 0: no limit.
+    pub upload: ByteSize,
+    /// What this node may take from peers, in bytes per second, at least 128KiB. 0: no limit.
+    pub download: ByteSize,
+    /// What this node may take from registries, in bytes per second, at least 128KiB. 0: no limit.
+    pub origin: ByteSize,
+}
+
 /// What [`Raw`] means. Every value was checked.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -276,6 +291,15 @@ pub struct Config {
     pub(crate) swarm: swarm::Config,
     pub(crate) peer: peer::Config,
     pub(crate) control: control::Config,
+    pub(crate) limits: Rates,
+}
+
+/// Limits in bytes per second; 0 for none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rates {
+    pub(crate) upload: u64,
+    pub(crate) download: u64,
+    pub(crate) origin: u64,
 }
 
 impl TryFrom<Raw> for Config {
@@ -357,6 +381,11 @@ impl TryFrom<Raw> for Config {
                 pinned: node.cluster.trim().to_owned(),
                 seed: node.role == RawRole::Seed,
                 peer_port: raw.peer.listen.port(),
+            },
+            limits: Rates {
+                upload: raw.limits.upload.as_u64(),
+                download: raw.limits.download.as_u64(),
+                origin: raw.limits.origin.as_u64(),
             },
             telemetry: raw.telemetry,
             state_dir: raw.state_dir,

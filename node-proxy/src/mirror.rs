@@ -40,6 +40,7 @@ mod request;
 mod route;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 pub use metrics::Metrics;
 
@@ -48,6 +49,7 @@ use cuts::Cuts;
 use metrics::What;
 use refusal::{Code, Refusal};
 use route::Route;
+use wire::{Parts, Region, Wire};
 
 /// Headers of a request must come within this: the caller is on this machine.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -84,12 +86,13 @@ pub struct Mirror {
     blobs: Engine,
     cuts: Cuts,
     metrics: Metrics,
+    region: Region,
 }
 
 impl Mirror {
     /// Makes the mirror.
     pub fn new(config: Config, origin: Arc<Origin>, blobs: Engine, metrics: Metrics) -> Arc<Self> {
-        Arc::new(Self { config, origin, blobs, cuts: Cuts::default(), metrics })
+        Arc::new(Self { config, origin, blobs, cuts: Cuts::default(), metrics, region: Region::default() })
     }
 
     /// Serves until the drain is signalled; requests that run then are finished, as far as the grace allows.
@@ -130,15 +133,17 @@ impl Mirror {
     async fn connection(self: Arc<Self>, stream: TcpStream, drain: Drain, _slot: OwnedSemaphorePermit) {
         let _ = stream.set_nodelay(true);
         let guard = drain.guard();
+        let parts = Parts::new(&self.region);
+        let wire = Wire::new(stream, parts.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let mirror = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(mirror.handle(request).await) }
+            let (mirror, parts) = (Arc::clone(&self), parts.clone());
+            async move { Ok::<_, Infallible>(mirror.handle(request, parts).await) }
         });
         let serving = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADERS_TIMEOUT)
             .max_headers(MOST_HEADERS)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(wire), service);
         let mut serving = std::pin::pin!(serving);
         let ended = tokio::select! {
             ended = &mut serving => ended,
@@ -159,7 +164,7 @@ impl Mirror {
         let service = service_fn(|_: Request<Incoming>| {
             let text = format!("more than {} connections at once", self.config.max_connections);
             let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, text);
-            let answer = Answer::from(refusal).into_response(tracing::Span::none(), self.metrics.clone());
+            let answer = Answer::from(refusal).into_response(tracing::Span::none(), self.metrics.clone(), None);
             async move { Ok::<_, Infallible>(answer) }
         });
         let serving = hyper::server::conn::http1::Builder::new()
@@ -173,7 +178,7 @@ impl Mirror {
     }
 
     /// Answers one request. Its span lasts until the body's last byte.
-    async fn handle(&self, request: Request<Incoming>) -> Response<body::Body> {
+    async fn handle(&self, request: Request<Incoming>, parts: Parts) -> Response<body::Body> {
         let since = Instant::now();
         let route = Route::of(request.method(), request.uri());
         let what = What::of(route.as_ref().ok());
@@ -194,7 +199,7 @@ impl Mirror {
             span.record("otel.status_code", if status.is_server_error() { "ERROR" } else { "OK" });
         }
         self.metrics.answered(what, status, since.elapsed());
-        answer.into_response(span, self.metrics.clone())
+        answer.into_response(span, self.metrics.clone(), Some(parts))
     }
 
     /// The span of a request, in the caller's trace, else in that of the flight that serves it (decision 001).

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, Uri};
 use ipnet::IpNet;
+use shoal_base::limit::Limiter;
 use shoal_proto::Digest;
 
 mod access;
@@ -108,6 +109,8 @@ pub struct Config {
     pub body_idle_timeout: Duration,
     /// `User-Agent`.
     pub user_agent: String,
+    /// What all registries together may send, in bytes of bodies.
+    pub limit: Limiter,
 }
 
 impl Default for Config {
@@ -118,6 +121,7 @@ impl Default for Config {
             headers_timeout: Duration::from_secs(20),
             body_idle_timeout: Duration::from_secs(5),
             user_agent: concat!("shoal-node/", env!("CARGO_PKG_VERSION")).to_owned(),
+            limit: Limiter::none(),
         }
     }
 }

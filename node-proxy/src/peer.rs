@@ -4,12 +4,13 @@
 //! only checked blocks (I1). The source of truth is `docs/peer-protocol.md`.
 //!
 //! What always holds: only a listed network and only a node of this node's own cluster gets an answer, and when this
-//! node is moved to another cluster all its children's connections end at once (I3); one block, one read buffer and 64
-//! wants are the most that a connection holds in memory (I11).
+//! node is moved to another cluster all its children's connections end at once (I3); one block that
+//! is not in a file, one read buffer and 64 wants are the most that a connection holds in memory (I11).
 
 mod connection;
 mod metrics;
 mod offers;
+mod outgoing;
 mod serve;
 
 use std::net::IpAddr;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use shoal_base::drain::Drain;
+use shoal_base::limit::Limiter;
 use shoal_proto::frame::{Frame, FrameError, Hello, Refusal};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -57,6 +59,8 @@ pub struct Config {
     pub have_every: Duration,
     /// How long running uploads may go on when this node drains.
     pub drain_timeout: Duration,
+    /// What all children together may take, in bytes of blocks. While there is a limit, fewer children are served at once.
+    pub upload: Limiter,
 }
 
 impl Default for Config {
@@ -72,6 +76,7 @@ impl Default for Config {
             wait_every: Duration::from_millis(500),
             have_every: Duration::from_millis(50),
             drain_timeout: Duration::from_secs(5),
+            upload: Limiter::none(),
         }
     }
 }

@@ -10,6 +10,7 @@
 //!
 //! The interface is here; [`Disk`] and [`Memory`] implement it and pass the same suite.
 
+mod buffers;
 mod disk;
 mod evict;
 mod files;
@@ -23,6 +24,7 @@ mod sidecar;
 mod suite;
 mod walk;
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -204,6 +206,22 @@ pub trait Held: Send + Sync {
     /// # Errors
     /// [`StoreError::Io`].
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, StoreError>;
+
+    /// The file that has the bytes at their offsets, for whoever lets the kernel read them. They do not change while somebody
+    /// has it open, whatever becomes of the blob. `None`: the store is not of files.
+    fn file(&self) -> Option<Arc<File>> {
+        None
+    }
+
+    /// Returns when `offset..offset + len`, which lies in the blob, is in the page cache, so that whoever takes it from the file
+    /// next does not wait for the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`], also when the file has become shorter.
+    async fn warm(&self, offset: u64, len: u64) -> Result<(), StoreError> {
+        let _ = (offset, len);
+        Ok(())
+    }
 }
 
 /// A blob that is being written. Dropping it keeps what the last checkpoint recorded.
@@ -224,6 +242,20 @@ pub trait Partial: Send + Sync {
     /// # Errors
     /// [`StoreError::Io`].
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, StoreError>;
+
+    /// As [`Held::file`], for the blocks that were written. Where none was, there are zeros.
+    fn file(&self) -> Option<Arc<File>> {
+        None
+    }
+
+    /// As [`Held::warm`].
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    async fn warm(&self, offset: u64, len: u64) -> Result<(), StoreError> {
+        let _ = (offset, len);
+        Ok(())
+    }
 
     /// Records the notes and which blocks are written, so that a later flight can go on. The durable mark moves only
     /// after fdatasync of the data it speaks for, which happens here when enough was written since the last time.

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use shoal_base::limit::Limiter;
 use shoal_proto::frame::{Frame, Hello};
 use shoal_proto::{BlockIndex, Digest, Hash, Kind, Layout, NodeId, PieceList};
 use tokio::sync::{mpsc, watch};
@@ -349,6 +350,8 @@ pub struct Config {
     pub pool_idle: Duration,
     /// Connections that may rest for one address.
     pub pool_per_parent: usize,
+    /// What all parents together may send, in bytes of blocks.
+    pub download: Limiter,
 }
 
 impl Default for Config {
@@ -363,6 +366,7 @@ impl Default for Config {
             useless_after: Duration::from_secs(1),
             pool_idle: Duration::from_secs(30),
             pool_per_parent: 4,
+            download: Limiter::none(),
         }
     }
 }

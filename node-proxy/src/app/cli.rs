@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use shoal_base::config::Faults;
 
-use super::App;
+use super::{App, Reread};
 use crate::config::{Config, Raw};
 use crate::install;
 
@@ -39,7 +39,7 @@ enum ConfigCommand {
 }
 
 /// Where settings come from: file, then SHOAL_NODE_… variables, then these flags; the later the stronger.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct Settings {
     /// A TOML file.
     #[arg(long, env = "SHOAL_NODE_CONFIG")]
@@ -56,12 +56,16 @@ struct Settings {
 }
 
 impl Settings {
-    fn load(self) -> Result<Config, Faults> {
-        let short = [("state_dir", self.state_dir), ("control.endpoint", self.control)];
-        let short = short.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
-        let sets: Vec<_> = short.chain(self.sets).collect();
-        let raw: Raw = shoal_base::config::load(self.config.as_deref(), "SHOAL_NODE", std::env::vars(), &sets)?;
-        Config::read(raw)
+    fn raw(&self) -> Result<Raw, Faults> {
+        let short = [("state_dir", &self.state_dir), ("control.endpoint", &self.control)];
+        let short = short.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?)));
+        let sets: Vec<_> = short.chain(self.sets.iter().cloned()).collect();
+        shoal_base::config::load(self.config.as_deref(), "SHOAL_NODE", std::env::vars(), &sets)
+    }
+
+    fn load(&self) -> Result<(Raw, Config), Faults> {
+        let raw = self.raw()?;
+        Ok((raw.clone(), Config::read(raw)?))
     }
 }
 
@@ -93,7 +97,7 @@ const BLOCKING: usize = 32;
 pub fn main(cli: Cli) -> ExitCode {
     match cli.command {
         Command::Run(settings) => match settings.load() {
-            Ok(config) => run(config),
+            Ok((raw, config)) => run(config, Reread::new(raw, move || settings.raw())),
             Err(faults) => refused(&faults),
         },
         Command::Config(ConfigCommand::Check(settings)) => match settings.load() {
@@ -134,7 +138,7 @@ fn hosts_toml(args: &HostsToml) -> ExitCode {
     }
 }
 
-fn run(config: Config) -> ExitCode {
+fn run(config: Config, reread: Reread) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING)
@@ -144,7 +148,7 @@ fn run(config: Config) -> ExitCode {
     let ran = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
         runtime.block_on(async move {
             let app = App::build(config).await?;
-            app.run().await
+            app.run(reread).await
         })
     });
     match ran {

@@ -15,12 +15,15 @@ use crate::origin::{Target, Witness};
 use crate::peer::Peer;
 use crate::store::{Disk, Info, Store};
 
+use super::limits::Limits;
+
 pub(super) struct Node {
     pub(super) store: Arc<Disk>,
     pub(super) engine: Engine,
     pub(super) peer: Arc<Peer>,
     pub(super) control: Arc<control::Client>,
     pub(super) metrics: blob::Metrics,
+    pub(super) limits: Limits,
     /// Signalled when peers are to take their blocks elsewhere.
     pub(super) leaving: Drain,
 }
@@ -104,6 +107,7 @@ impl Node {
             },
             "flights": node.engine.flights(),
             "uploads": {"now": uploads.uploads, "slots": uploads.slots},
+            "limits": node.limits.describe(),
         })
     }
 }

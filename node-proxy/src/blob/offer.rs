@@ -1,5 +1,6 @@
 //! What this node gives to peers of a digest: a held blob, or a running flight's verified blocks.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -98,6 +99,19 @@ impl Offer {
         match &*self.0 {
             From::Held { still, .. } => still.subscribe(),
             From::Flight { flight, .. } => flight.subscribe(),
+        }
+    }
+
+    /// The file that has the bytes of the blocks that [`Offer::have`] names, at their offsets. They stay what they are as long
+    /// as somebody has it open. `None`: the store is not of files, or the flight failed.
+    pub fn file(&self) -> Option<Arc<File>> {
+        match &*self.0 {
+            From::Held { held, .. } => held.file(),
+            From::Flight { flight, .. } => match flight.end() {
+                Some(End::Held(held)) => held.file(),
+                Some(End::Failed(_)) => None,
+                None => flight.partial()?.file(),
+            },
         }
     }
 

@@ -1,5 +1,6 @@
 //! Readers: bytes in order, as they are verified.
 
+use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +11,10 @@ use tokio::time::Instant;
 
 use super::flight::{AtOrigin, End, Flight};
 use super::{Inner, ReadError, Sources, store_failed};
-use crate::store::Held;
+use crate::store::{Held, Partial, StoreError};
 
-/// What one answer of [`Reading::next`] has at most: a few socket writes, and bounded memory per reader.
-const CHUNK: u64 = 1 << 20;
+/// What one answer of [`Reading::next`] has at most, in bytes: a few socket writes, and bounded memory per reader.
+pub const MOST_AT_ONCE: u64 = 1 << 20;
 
 /// Content that is there, or on its way: size and media type are known.
 pub struct Opened {
@@ -121,6 +122,37 @@ impl Opened {
     }
 }
 
+/// Some bytes of a range.
+#[derive(Debug)]
+pub enum Part {
+    /// In memory.
+    Bytes(Bytes),
+    /// In a file, and in the page cache a moment ago. They do not change.
+    File {
+        /// The file.
+        file: Arc<File>,
+        /// Where they begin in it.
+        offset: u64,
+        /// How many; never 0.
+        len: u64,
+    },
+}
+
+impl Part {
+    /// How many bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File { len, .. } => *len,
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// Bytes of a range, in order.
 pub struct Reading {
     digest: Digest,
@@ -137,22 +169,35 @@ impl Reading {
     /// The next verified bytes; `None` at the end of the range. The first call answers within the first byte budget;
     /// a later one as long as the flight lives. Cancel safe.
     pub async fn next(&mut self) -> Option<Result<Bytes, ReadError>> {
+        match self.part(false).await? {
+            Ok(Part::Bytes(bytes)) => Some(Ok(bytes)),
+            Ok(Part::File { .. }) => unreachable!("parts of files were not asked for"),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// As [`Reading::next`], but bytes that are in a file may stay there.
+    pub async fn next_part(&mut self) -> Option<Result<Part, ReadError>> {
+        self.part(true).await
+    }
+
+    async fn part(&mut self, files: bool) -> Option<Result<Part, ReadError>> {
         if self.at >= self.end && self.started {
             return None;
         }
         let next = match &self.from {
             Source::Held(held) => {
                 let held = Arc::clone(held);
-                self.held(&held).await
+                self.held(&held, files).await
             }
             Source::Flight(interest) => {
                 let interest = Arc::clone(interest);
-                self.flying(&interest).await
+                self.flying(&interest, files).await
             }
         };
         self.started = true;
         match next {
-            Ok(bytes) if bytes.is_empty() => None,
+            Ok(part) if part.is_empty() => None,
             other => Some(other),
         }
     }
@@ -162,16 +207,17 @@ impl Reading {
         self.sources
     }
 
-    async fn held(&mut self, held: &Arc<dyn Held>) -> Result<Bytes, ReadError> {
-        let len = (self.end - self.at).min(CHUNK);
-        let bytes = held.read_at(self.at, len as usize).await.map_err(|error| store_failed(self.digest, &error))?;
-        self.sources.local += bytes.len() as u64;
-        self.engine.metrics.local.inc_by(bytes.len() as u64);
-        self.at += bytes.len() as u64;
-        Ok(bytes)
+    async fn held(&mut self, held: &Arc<dyn Held>, files: bool) -> Result<Part, ReadError> {
+        let len = (self.end - self.at).min(MOST_AT_ONCE);
+        let part =
+            part_of_held(&**held, self.at, len, files).await.map_err(|error| store_failed(self.digest, &error))?;
+        self.sources.local += part.len();
+        self.engine.metrics.local.inc_by(part.len());
+        self.at += part.len();
+        Ok(part)
     }
 
-    async fn flying(&mut self, interest: &Interest) -> Result<Bytes, ReadError> {
+    async fn flying(&mut self, interest: &Interest, files: bool) -> Result<Part, ReadError> {
         let flight = &interest.flight;
         let engine = Arc::clone(&self.engine);
         let mut patience = Patience { engine: &engine, flight, since: self.since };
@@ -188,22 +234,22 @@ impl Reading {
             };
             let upto = readable(flight, self.at, held.is_some()).min(self.end);
             if upto > self.at || (held.is_some() && self.at >= self.end) {
-                let len = (upto - self.at).min(CHUNK) as usize;
-                let bytes = match (&held, flight.partial()) {
-                    (Some(held), _) => held.read_at(self.at, len).await,
-                    (None, Some(partial)) => partial.read_at(self.at, len).await,
+                let len = (upto - self.at).min(MOST_AT_ONCE);
+                let part = match (&held, flight.partial()) {
+                    (Some(held), _) => part_of_held(&**held, self.at, len, files).await,
+                    (None, Some(partial)) => part_of_partial(&*partial, self.at, len, files).await,
                     (None, None) => return Err(ReadError::Failed(self.digest, "its bytes vanished".into())),
                 };
-                let bytes = match bytes {
-                    Ok(bytes) => bytes,
+                let part = match part {
+                    Ok(part) => part,
                     // A commit used the partial up between the look and the read.
                     Err(_) if held.is_none() && flight.is_over() => continue,
                     Err(error) => return Err(store_failed(self.digest, &error)),
                 };
-                self.count(flight.sources(self.at..self.at + bytes.len() as u64));
-                self.at += bytes.len() as u64;
+                self.count(flight.sources(self.at..self.at + part.len()));
+                self.at += part.len();
                 flight.reader_moves(interest.reader, self.at);
-                return Ok(bytes);
+                return Ok(part);
             }
             if self.started {
                 // After the first byte the flight's own bounds hold; it ends or moves on.
@@ -218,6 +264,20 @@ impl Reading {
         self.sources.local += sources.local;
         self.sources.peers += sources.peers;
         self.sources.origin += sources.origin;
+    }
+}
+
+async fn part_of_held(held: &dyn Held, offset: u64, len: u64, files: bool) -> Result<Part, StoreError> {
+    match held.file().filter(|_| files && len > 0) {
+        Some(file) => held.warm(offset, len).await.map(|()| Part::File { file, offset, len }),
+        None => held.read_at(offset, len as usize).await.map(Part::Bytes),
+    }
+}
+
+async fn part_of_partial(partial: &dyn Partial, offset: u64, len: u64, files: bool) -> Result<Part, StoreError> {
+    match partial.file().filter(|_| files && len > 0) {
+        Some(file) => partial.warm(offset, len).await.map(|()| Part::File { file, offset, len }),
+        None => partial.read_at(offset, len as usize).await.map(Part::Bytes),
     }
 }
 

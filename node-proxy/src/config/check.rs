@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use shoal_base::config::Faults;
+use shoal_base::limit::LEAST_RATE;
 use shoal_base::listen::collide;
 
 use super::{Config, Raw, origin_config};
@@ -74,6 +75,18 @@ pub(super) fn limits(raw: &Raw, faults: &mut Faults) {
     ] {
         if value.is_zero() {
             faults.push(key, "must be above 0");
+        }
+    }
+    for (key, value) in [
+        ("limits.upload", raw.limits.upload),
+        ("limits.download", raw.limits.download),
+        ("limits.origin", raw.limits.origin),
+    ] {
+        if (1..LEAST_RATE).contains(&value.as_u64()) {
+            faults.push(
+                key,
+                "is below 128KiB per second, too little for a block in the time that a peer waits; 0 means no limit",
+            );
         }
     }
     // containerd gives up at 30 s.

@@ -6,6 +6,7 @@ use http::{Response, StatusCode};
 use super::body::{Body, Source};
 use super::metrics::Metrics;
 use super::refusal::Refusal;
+use super::wire::Parts;
 
 /// What a request is answered with.
 pub(super) struct Answer {
@@ -44,8 +45,9 @@ impl Answer {
         self.status
     }
 
-    pub(super) fn into_response(self, span: tracing::Span, metrics: Metrics) -> Response<Body> {
-        let body = Body::new(self.source, span, metrics);
+    /// `parts`: what goes through the connection by way of a [`Wire`](super::wire::Wire), if it has one.
+    pub(super) fn into_response(self, span: tracing::Span, metrics: Metrics, parts: Option<Parts>) -> Response<Body> {
+        let body = Body::new(self.source, span, metrics, parts);
         self.response.body(body).expect("every header was made from a checked value")
     }
 }

@@ -9,7 +9,8 @@ use http_body::{Frame, SizeHint};
 
 use super::cuts::Note;
 use super::metrics::{From, Metrics};
-use crate::blob::{ReadError, Reading, Sources};
+use super::wire::Parts;
+use crate::blob::{Part, ReadError, Reading, Sources};
 use crate::origin;
 
 /// Ends a connection after bytes have flown: hyper closes it, which is a FIN (I7).
@@ -45,7 +46,7 @@ pub(super) struct Body {
 
 impl Body {
     /// `span` is closed with the body, after the bytes of each source were recorded in it.
-    pub(super) fn new(source: Source, span: tracing::Span, metrics: Metrics) -> Self {
+    pub(super) fn new(source: Source, span: tracing::Span, metrics: Metrics, through: Option<Parts>) -> Self {
         match source {
             Source::Nothing => Self { parts: futures::stream::empty().boxed(), length: Some(0) },
             Source::Text(text) => {
@@ -54,7 +55,7 @@ impl Body {
             }
             Source::Engine { first, rest, length, note } => {
                 let meter = Meter { span, metrics, note, counted: Sources::default() };
-                Self { parts: parts(first, Rest::Engine(rest), meter), length: Some(length) }
+                Self { parts: parts(first, Rest::Engine(rest, through), meter), length: Some(length) }
             }
             Source::Pass { first, rest, length, note } => {
                 let meter = Meter { span, metrics, note, counted: Sources::default() };
@@ -66,7 +67,8 @@ impl Body {
 
 /// What comes after the first bytes.
 enum Rest {
-    Engine(Reading),
+    /// What is in a file stays there, if the connection can take it from there.
+    Engine(Reading, Option<Parts>),
     Pass(origin::Body),
 }
 
@@ -74,7 +76,7 @@ impl Rest {
     /// The next bytes, or the end of the body, which is noted.
     async fn next(&mut self, meter: &Meter) -> Option<Result<Bytes, Cut>> {
         let cut = match self {
-            Self::Engine(rest) => match rest.next().await? {
+            Self::Engine(rest, through) => match engine_next(rest, through.as_ref()).await? {
                 Ok(bytes) => return Some(Ok(bytes)),
                 // A full disk says nothing of the origin: the rest is streamed past the store (I11).
                 Err(error) => meter.cut(&error, !matches!(error, ReadError::NotKept(..))),
@@ -90,9 +92,18 @@ impl Rest {
     /// Where the bytes came from so far, this part included.
     fn sources(&self, before: Sources, part: &Bytes) -> Sources {
         match self {
-            Self::Engine(rest) => rest.sources(),
+            Self::Engine(rest, _) => rest.sources(),
             Self::Pass(_) => Sources { origin: before.origin + part.len() as u64, ..before },
         }
+    }
+}
+
+async fn engine_next(rest: &mut Reading, through: Option<&Parts>) -> Option<Result<Bytes, ReadError>> {
+    let Some(through) = through else { return rest.next().await };
+    match rest.next_part().await? {
+        Ok(Part::Bytes(bytes)) => Some(Ok(bytes)),
+        Ok(Part::File { file, offset, len }) => Some(Ok(through.stand_in(file, offset, len))),
+        Err(error) => Some(Err(error)),
     }
 }
 

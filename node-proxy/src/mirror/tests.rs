@@ -24,6 +24,7 @@ use crate::swarm::{Ask, Event, FindError, Finding, Ground, ListError, Located, P
 
 mod bounds;
 mod ends;
+mod files;
 mod outage;
 mod private;
 mod public;
@@ -142,7 +143,7 @@ struct Rig {
     server: TestServer,
     addr: SocketAddr,
     engine: Engine,
-    store: Arc<Memory>,
+    store: Arc<dyn Store>,
     cluster: Arc<Remembered>,
     trigger: drain::Trigger,
 }
@@ -153,6 +154,10 @@ impl Rig {
     }
 
     async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::on(Memory::new(0), change).await
+    }
+
+    async fn on(store: Arc<dyn Store>, change: impl FnOnce(&mut Config)) -> Self {
         let shelf = Arc::new(Shelf::default());
         let on_shelf = Arc::clone(&shelf);
         let server = TestServer::start(move |base| move |seen: &Seen| on_shelf.answer(seen, &base)).await;
@@ -179,10 +184,9 @@ impl Rig {
             origin_byte_budget: Duration::from_secs(2),
         };
         change(&mut config);
-        let store = Memory::new(0);
         let parts = blob::Parts {
             me: "me".parse().unwrap(),
-            store: Arc::clone(&store) as Arc<dyn Store>,
+            store: Arc::clone(&store),
             upstream: Arc::clone(&origin) as Arc<dyn blob::Upstream>,
             peers: Arc::new(Nobody),
             source: Arc::new(Nobody),

@@ -9,6 +9,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use shoal_base::limit::Limiter;
 use tracing::Instrument;
 
 use super::OriginError;
@@ -85,6 +86,9 @@ pub(super) struct Flow {
     /// More bytes than wanted are no error, for the same reason as `skip`.
     pub(super) cut: bool,
     pub(super) ended: bool,
+    pub(super) limit: Limiter,
+    /// Bytes that came and were not counted by the limit yet: no more are read before.
+    pub(super) owed: u64,
     pub(super) metrics: Metrics,
     pub(super) span: tracing::Span,
 }
@@ -113,6 +117,9 @@ impl Flow {
                 self.ended = true;
                 return None;
             }
+            // Outside the time-out: while this node holds itself back, the origin is not silent.
+            self.limit.take(self.owed).await;
+            self.owed = 0;
             let data = match tokio::time::timeout(self.idle, self.incoming.frame()).await {
                 Err(_) => {
                     self.ended = true;
@@ -134,6 +141,7 @@ impl Flow {
                 },
             };
             self.metrics.got(data.len());
+            self.owed = data.len() as u64;
             match self.take(data) {
                 Ok(data) if data.is_empty() => {}
                 other => return Some(other),

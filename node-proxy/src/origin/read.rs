@@ -233,6 +233,8 @@ impl Origin {
             left: length,
             cut,
             ended: false,
+            limit: self.config.limit.clone(),
+            owed: 0,
             metrics: self.metrics.clone(),
             span,
         };

@@ -1,18 +1,24 @@
 //! Frames to and from one child.
+//!
+//! Blocks go out in one of two ways: from memory, or out of a file, which the kernel then hands to the socket without a copy.
+//! Of the second the file's owner must have said that its bytes are what they were when they were checked.
 
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use futures::{FutureExt, StreamExt};
-use shoal_proto::BlockIndex;
-use shoal_proto::frame::{Frame, FrameCodec, FrameError, Refusal, block_head};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use shoal_proto::frame::{Frame, FrameCodec, FrameError, Refusal};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 use tokio_util::codec::FramedRead;
 
 use super::Config;
+use super::outgoing::{Outgoing, Part, Pushed, can_take};
 
 /// Children send small frames only.
 const READ_BUFFER: usize = 4 << 10;
@@ -43,6 +49,8 @@ pub(super) enum End {
 pub(super) struct Connection {
     reader: FramedRead<OwnedReadHalf, FrameCodec>,
     writer: OwnedWriteHalf,
+    /// The same socket, for threads that may block; made when first needed.
+    socket: Option<Arc<OwnedFd>>,
     out: BytesMut,
     write_timeout: Duration,
 }
@@ -52,7 +60,7 @@ impl Connection {
         let (read, write) = stream.into_split();
         // A child sends no block: one byte is the bound that makes the codec refuse it by its head.
         let reader = FramedRead::with_capacity(read, FrameCodec { most_block: 1 }, READ_BUFFER);
-        Self { reader, writer: write, out: BytesMut::new(), write_timeout: config.write_timeout }
+        Self { reader, writer: write, socket: None, out: BytesMut::new(), write_timeout: config.write_timeout }
     }
 
     /// The next frame. Cancel safe.
@@ -78,10 +86,39 @@ impl Connection {
         self.write(out).await
     }
 
-    /// Writes a block from the buffer that it is in. Not cancel safe.
-    pub(super) async fn send_block(&mut self, block: BlockIndex, bytes: bytes::Bytes) -> Result<(), End> {
-        let head = block_head(block, bytes.len());
-        self.write(Buf::chain(&head[..], bytes)).await
+    /// Writes a block, or a part of one without a head, from memory. Not cancel safe.
+    pub(super) async fn send_bytes(&mut self, head: &[u8], bytes: bytes::Bytes) -> Result<(), End> {
+        self.write(Buf::chain(head, bytes)).await
+    }
+
+    /// Writes blocks, or parts of one, out of a file. Not cancel safe.
+    pub(super) async fn send_file(&mut self, file: Arc<File>, parts: Vec<Part>) -> Result<(), End> {
+        let socket = match &self.socket {
+            Some(socket) => Arc::clone(socket),
+            None => {
+                let own: &TcpStream = self.writer.as_ref();
+                let socket = Arc::new(own.as_fd().try_clone_to_owned().map_err(End::Broken)?);
+                Arc::clone(self.socket.insert(socket))
+            }
+        };
+        let mut outgoing = Outgoing::new(socket, file, parts);
+        loop {
+            // What is not in the page cache is read from the disk here: not on a thread that others wait for.
+            let pushing = tokio::task::spawn_blocking(move || outgoing.push().map(|pushed| (outgoing, pushed)));
+            let pushed = pushing.await.map_err(|ended| End::Broken(std::io::Error::other(ended)))?;
+            match pushed.map_err(End::Broken)? {
+                (_, Pushed::All) => return Ok(()),
+                (rest, Pushed::Full) => outgoing = rest,
+            }
+            let stream: &TcpStream = self.writer.as_ref();
+            // Asked of the kernel each time: the other thread's attempt is not one that the runtime has seen.
+            let writable = stream.async_io(Interest::WRITABLE, || can_take(stream));
+            match timeout(self.write_timeout, writable).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(End::Broken(error)),
+                Err(_) => return Err(End::Broken(std::io::ErrorKind::TimedOut.into())),
+            }
+        }
     }
 
     async fn write(&mut self, mut from: impl Buf) -> Result<(), End> {

@@ -1,3 +1,4 @@
+use std::fs::File;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -45,6 +46,12 @@ pub trait Offer: Send + Sync {
     /// # Errors
     /// [`ReadError`]: it can't be read any more.
     async fn read_block(&self, block: BlockIndex) -> Result<Bytes, ReadError>;
+
+    /// The file that has the blob's bytes at their offsets, those of the blocks that `have` names. `None`: there is none, or
+    /// none that the kernel may read by itself; then blocks are read one by one.
+    fn file(&self) -> Option<Arc<File>> {
+        None
+    }
 }
 
 #[async_trait::async_trait]
@@ -86,5 +93,9 @@ impl Offer for blob::Offer {
 
     async fn read_block(&self, block: BlockIndex) -> Result<Bytes, ReadError> {
         Self::read_block(self, block).await
+    }
+
+    fn file(&self) -> Option<Arc<File>> {
+        Self::file(self)
     }
 }

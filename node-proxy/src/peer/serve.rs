@@ -1,13 +1,16 @@
 //! One blob for one child, from `Open` to `Closed`.
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use shoal_base::drain::Drain;
+use shoal_base::limit::LARGEST_PART;
 use shoal_base::telemetry::set_parent;
-use shoal_proto::frame::{Frame, Hello, Refusal, Run};
+use shoal_proto::frame::{Frame, Hello, Refusal, Run, block_head};
 use shoal_proto::{BlockIndex, BlockSet, Digest, Layout};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
@@ -15,6 +18,7 @@ use tracing::Instrument;
 
 use super::connection::{Connection, End};
 use super::metrics::Answer;
+use super::outgoing::Part;
 use super::{Metrics, Offer, Peer};
 
 /// Wants that may be queued; a child of ours queues two.
@@ -23,6 +27,12 @@ const MOST_WANTS: usize = 64;
 const MUCH_GROWTH: u32 = 16;
 /// Hashes in one `List` frame: 64 KiB.
 const HASHES_A_PART: usize = 2048;
+/// Out of a file goes so much before the child is listened to again: as much as a socket takes, so that changing to a thread
+/// that may block costs little.
+const AT_ONCE: u64 = 4 << 20;
+/// With a limit, so many children are served at once that each has its next block within this: long before a child asks
+/// others for it.
+const NEXT_BLOCK_WITHIN: u64 = 1;
 
 /// How the blob ended; the connection lives on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,17 +85,15 @@ impl Peer {
         traceparent: &str,
         drain: &Drain,
     ) -> Result<Done, End> {
-        let Ok(_slot) = self.slots.try_acquire() else {
-            self.metrics.opened(Answer::Busy);
-            let retry_after_ms = u32::try_from(self.config.retry_after.as_millis()).unwrap_or(u32::MAX);
-            connection.send(&Frame::Busy { retry_after_ms }).await?;
-            return Ok(Done::Void);
-        };
+        let Ok(_slot) = self.slots.try_acquire() else { return self.busy(connection).await };
         let Some(offer) = self.offers.offer(&digest).await else {
             self.metrics.opened(Answer::Gone);
             connection.send(&Frame::Gone).await?;
             return Ok(Done::Void);
         };
+        if self.load().uploads > self.slots_within_limit(offer.layout()) {
+            return self.busy(connection).await;
+        }
         self.metrics.opened(Answer::Blob);
         let _upload = Upload::one(&self.metrics);
         let span = tracing::info_span!(
@@ -106,6 +114,23 @@ impl Peer {
             bytes: 0,
         };
         serving.run().instrument(span).await
+    }
+
+    async fn busy(&self, connection: &mut Connection) -> Result<Done, End> {
+        self.metrics.opened(Answer::Busy);
+        let retry_after_ms = u32::try_from(self.config.retry_after.as_millis()).unwrap_or(u32::MAX);
+        connection.send(&Frame::Busy { retry_after_ms }).await?;
+        Ok(Done::Void)
+    }
+
+    /// How many children can be served at once by the upload limit; a child that would wait long for each block is better
+    /// told to go elsewhere (I8).
+    fn slots_within_limit(&self, layout: Layout) -> u32 {
+        let turn = layout.block_size().min(LARGEST_PART);
+        match self.config.upload.rate() {
+            0 => u32::MAX,
+            rate => u32::try_from(rate.saturating_mul(NEXT_BLOCK_WITHIN) / turn).unwrap_or(u32::MAX).max(1),
+        }
     }
 }
 
@@ -146,9 +171,11 @@ impl Serving<'_> {
                 continue;
             }
             let wanted = self.wants.front().map(|run| run.first);
-            if let Some(block) = wanted.filter(|block| have.contains(*block)) {
-                let Some(bytes) = self.read(block).await? else { return self.gone().await };
-                self.give(block, bytes).await?;
+            let file = self.offer.file();
+            if let Some(blocks) = self.next_blocks(&have, file.is_some()) {
+                if !self.give(blocks, file).await? {
+                    return self.gone().await;
+                }
                 continue;
             }
             if wanted.is_some() && !growing {
@@ -221,41 +248,117 @@ impl Serving<'_> {
     /// Reads a block, saying `Wait` while the disk is slow. `None`: it can't be read any more.
     async fn read(&mut self, block: BlockIndex) -> Result<Option<Bytes>, End> {
         let offer = self.offer.clone();
-        let mut reading = offer.read_block(block);
+        match self.waiting(offer.read_block(block)).await? {
+            Ok(bytes) if bytes.len() == self.layout.block_len(block) => Ok(Some(bytes)),
+            Ok(bytes) => {
+                tracing::error!(block, len = bytes.len(), "offer gave a block of a wrong length");
+                Ok(None)
+            }
+            Err(error) => {
+                tracing::warn!(block, error = %error, "read block for a child");
+                Ok(None)
+            }
+        }
+    }
+
+    /// The blocks that are wanted next and can be given, as many as go out at once.
+    fn next_blocks(&self, have: &BlockSet, in_file: bool) -> Option<Range<BlockIndex>> {
+        let run = self.wants.front()?;
+        let most = match self.peer.config.upload.rate() {
+            0 if in_file => (AT_ONCE / self.layout.block_size()).max(1),
+            // One at a time is in memory, or has its turn.
+            _ => 1,
+        };
+        let most = run.first.saturating_add(u32::try_from(most).unwrap_or(u32::MAX)).min(run.blocks().end);
+        let end = (run.first..most).find(|block| !have.contains(*block)).unwrap_or(most);
+        (run.first < end).then_some(run.first..end)
+    }
+
+    /// Sends blocks. False: one can't be read any more.
+    async fn give(&mut self, blocks: Range<BlockIndex>, file: Option<Arc<File>>) -> Result<bool, End> {
+        let limited = self.peer.config.upload.rate() > 0;
+        match file {
+            Some(file) if !limited => {
+                let part =
+                    |block| Part::block(block, self.layout.block_range(block).start, self.layout.block_len(block));
+                let parts = blocks.clone().map(part).collect();
+                self.connection.send_file(file, parts).await?;
+            }
+            file => {
+                for block in blocks.clone() {
+                    if !self.give_in_parts(block, file.clone()).await? {
+                        return Ok(false);
+                    }
+                }
+            }
+        }
+        self.gave(&blocks);
+        Ok(true)
+    }
+
+    /// Sends one block, as fast as the limit allows. The first part of it is waited for before its head goes out, so that
+    /// `Wait` can be said; a block of one part is whole then, and of a larger one the child sees bytes arrive.
+    async fn give_in_parts(&mut self, block: BlockIndex, file: Option<Arc<File>>) -> Result<bool, End> {
+        let upload = self.peer.config.upload.clone();
+        let (start, len) = (self.layout.block_range(block).start, self.layout.block_len(block));
+        let part = if len as u64 <= LARGEST_PART { len } else { upload.part() as usize };
+        self.waiting(upload.take(part.min(len) as u64)).await?;
+        let bytes = match &file {
+            Some(_) => None,
+            None => match self.read(block).await? {
+                Some(bytes) => Some(bytes),
+                None => return Ok(false),
+            },
+        };
+        let head = block_head(block, len);
+        let mut at = 0;
+        while at < len {
+            let end = len.min(at + part);
+            if at > 0 {
+                upload.take((end - at) as u64).await;
+            }
+            match (&file, &bytes) {
+                (Some(file), _) => {
+                    let out = Part::of_block(block, len, at, start + at as u64, (end - at) as u64);
+                    self.connection.send_file(Arc::clone(file), vec![out]).await?;
+                }
+                (None, Some(bytes)) => {
+                    let head = if at == 0 { &head[..] } else { &[] };
+                    self.connection.send_bytes(head, bytes.slice(at..end)).await?;
+                }
+                (None, None) => return Ok(false),
+            }
+            at = end;
+        }
+        Ok(true)
+    }
+
+    /// Waits for something between two frames, saying `Wait` meanwhile.
+    async fn waiting<T>(&mut self, what: impl Future<Output = T>) -> Result<T, End> {
+        let mut what = std::pin::pin!(what);
         loop {
             let wait = self.quiet_since + self.peer.config.wait_every;
             tokio::select! {
                 biased;
-                read = &mut reading => match read {
-                    Ok(bytes) if bytes.len() == self.layout.block_len(block) => return Ok(Some(bytes)),
-                    Ok(bytes) => {
-                        tracing::error!(block, len = bytes.len(), "offer gave a block of a wrong length");
-                        return Ok(None);
-                    }
-                    Err(error) => {
-                        tracing::warn!(block, error = %error, "read block for a child");
-                        return Ok(None);
-                    }
-                },
+                done = &mut what => return Ok(done),
                 () = sleep_until(wait.into()) => self.send(&Frame::Wait).await?,
             }
         }
     }
 
-    async fn give(&mut self, block: BlockIndex, bytes: Bytes) -> Result<(), End> {
-        let len = bytes.len() as u64;
-        self.connection.send_block(block, bytes).await?;
+    /// Counts what was sent off the wants.
+    fn gave(&mut self, blocks: &Range<BlockIndex>) {
+        let len = blocks.clone().map(|block| self.layout.block_len(block) as u64).sum::<u64>();
         self.quiet_since = Instant::now();
         self.bytes += len;
         self.peer.metrics.served.inc_by(len);
         if let Some(run) = self.wants.front_mut() {
-            run.first += 1;
-            run.count -= 1;
+            run.first += blocks.end - blocks.start;
+            run.count -= blocks.end - blocks.start;
             if run.count == 0 {
                 self.wants.pop_front();
             }
         }
-        Ok(())
     }
 
     async fn gone(&mut self) -> Result<Done, End> {

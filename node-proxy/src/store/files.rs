@@ -38,11 +38,13 @@ impl Files {
         })
     }
 
-    /// Makes a sparse file of this length, replacing what is there. It can be read and written.
+    /// Makes a sparse file of this length. It can be read and written. What is there is replaced and not emptied: whoever has it
+    /// open still reads what was in it.
     pub(super) fn create_sparse(&self, path: &Path, len: u64) -> Result<File, StoreError> {
+        self.unlink(path)?;
         self.step(path, "create")?;
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true).mode(0o600);
+        options.read(true).write(true).create_new(true).mode(0o600);
         let file = options.open(path).map_err(failed("create", path, len))?;
         file.set_len(len).map_err(failed("set the length of", path, len))?;
         Ok(file)

@@ -136,6 +136,8 @@ impl Stream {
         loop {
             self.top_up(connection).await?;
             let owes = !self.wants.is_empty();
+            let listening = connection.listening_since();
+            (heard, self.owing_since) = (listening.max(heard), listening.max(self.owing_since));
             let late = owes && self.owing_since.elapsed() >= config.silence;
             if late != self.late {
                 self.late = late;
@@ -167,7 +169,8 @@ impl Stream {
                 }
                 () = sleep_until(deadline.into()) => {
                     let arrived = connection.buffered();
-                    if owes && (fetch.layout.block_size() as usize <= LARGE_BLOCK || arrived <= buffered) {
+                    let listened = connection.listening_since().elapsed() >= config.silence;
+                    if owes && listened && (fetch.layout.block_size() as usize <= LARGE_BLOCK || arrived <= buffered) {
                         return Err(Loss::Silent(config.silence));
                     }
                     (heard, buffered) = (Instant::now(), arrived);

@@ -1,10 +1,11 @@
 //! One connection to a parent, from the hello on.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use futures::StreamExt;
+use shoal_base::limit::Limiter;
 use shoal_proto::frame::{Frame, FrameCodec, FrameError, Hello, Refusal};
 use shoal_proto::{BlockIndex, ClusterId, Digest, Layout, NodeId};
 use tokio::io::AsyncWriteExt;
@@ -12,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 use tokio_util::codec::FramedRead;
+use tokio_util::sync::ReusableBoxFuture;
 
 use super::{Config, Parent};
 
@@ -89,6 +91,10 @@ pub(super) struct Connection {
     pub(super) said: Arc<Hello>,
     /// Whether it served before.
     pub(super) pooled: bool,
+    limit: Limiter,
+    /// The wait until what came last may have come; nothing is read meanwhile, so that the parent is slowed down too.
+    paying: Option<ReusableBoxFuture<'static, ()>>,
+    listening_since: Instant,
 }
 
 impl Connection {
@@ -103,8 +109,17 @@ impl Connection {
         stream.set_nodelay(true).map_err(|error| Loss::Connect(error.to_string()))?;
         let (read, write) = stream.into_split();
         let reader = FramedRead::with_capacity(read, FrameCodec::default(), READ_BUFFER);
-        let silence = config.silence;
-        let mut this = Self { reader, writer: write, out: BytesMut::new(), silence, said: me, pooled: false };
+        let mut this = Self {
+            reader,
+            writer: write,
+            out: BytesMut::new(),
+            silence: config.silence,
+            said: me,
+            pooled: false,
+            limit: config.download.clone(),
+            paying: None,
+            listening_since: Instant::now(),
+        };
         let hello = Frame::Hello(Hello::clone(&this.said));
         this.send(&hello).await?;
         match this.next_in_time().await? {
@@ -132,10 +147,23 @@ impl Connection {
         }
     }
 
-    /// The next frame, whenever it comes. Cancel safe.
+    /// The next frame, whenever it comes, and not before this node's limit lets it. Cancel safe.
     pub(super) async fn next(&mut self) -> Result<Frame, Loss> {
+        if let Some(paying) = &mut self.paying {
+            paying.get_pin().await;
+            self.paying = None;
+            self.listening_since = Instant::now();
+        }
         match self.reader.next().await {
-            Some(Ok(frame)) => Ok(frame),
+            Some(Ok(frame)) => {
+                if let Frame::Block { bytes, .. } = &frame
+                    && self.limit.rate() > 0
+                {
+                    let (limit, len) = (self.limit.clone(), bytes.len() as u64);
+                    self.paying = Some(ReusableBoxFuture::new(async move { limit.take(len).await }));
+                }
+                Ok(frame)
+            }
             Some(Err(error)) => Err(error.into()),
             None => Err(Loss::Closed),
         }
@@ -144,6 +172,12 @@ impl Connection {
     /// The next frame, which must come before the parent counts as silent.
     pub(super) async fn next_in_time(&mut self) -> Result<Frame, Loss> {
         timeout(self.silence, self.next()).await.map_err(|_| Loss::Silent(self.silence))?
+    }
+
+    /// Since when this node has listened to the parent: what came before, while its own limit held it back, says nothing of the
+    /// parent.
+    pub(super) fn listening_since(&self) -> Instant {
+        if self.paying.is_some() { Instant::now() } else { self.listening_since }
     }
 
     /// Bytes of a frame that is not whole yet.

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod fetching;
+mod files;
+mod limits;
 mod refusing;
 mod serving;
 mod support;

@@ -1,6 +1,8 @@
 //! A blob, a place to fetch it to, a shelf to serve it from, and peers that misbehave.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -172,11 +174,23 @@ pub(crate) struct Book {
     pub(crate) reads: AtomicU32,
     /// After so many blocks reading takes for ever.
     stuck_after: AtomicU32,
+    /// Where the kernel finds the bytes by itself.
+    file: Option<Arc<File>>,
 }
 
 impl Book {
     pub(crate) fn whole(blob: &Blob) -> Arc<Self> {
         Arc::new(Self::build(blob, BlockSet::full(blob.layout)))
+    }
+
+    /// The same, its bytes in a file.
+    pub(crate) fn in_file(blob: &Blob) -> (Arc<Self>, Arc<File>) {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&blob.bytes).unwrap();
+        let file = Arc::new(file);
+        let mut book = Self::build(blob, BlockSet::full(blob.layout));
+        book.file = Some(Arc::clone(&file));
+        (Arc::new(book), file)
     }
 
     pub(crate) fn empty(blob: &Blob) -> Arc<Self> {
@@ -211,6 +225,7 @@ impl Book {
             lies: Vec::new(),
             reads: AtomicU32::new(0),
             stuck_after: AtomicU32::new(u32::MAX),
+            file: None,
         }
     }
 
@@ -256,6 +271,10 @@ impl Offer for Open {
 
     fn changed(&self) -> watch::Receiver<u64> {
         self.0.changed.subscribe()
+    }
+
+    fn file(&self) -> Option<Arc<File>> {
+        self.0.file.clone()
     }
 
     fn is_over(&self) -> bool {

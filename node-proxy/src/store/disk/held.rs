@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use shoal_proto::{Digest, PieceList};
 
-use super::{Inner, blocking, read_at};
+use super::{Inner, blocking};
 use crate::store::files::failed;
 use crate::store::ledger::Opened;
 use crate::store::{Held, Info, StoreError, sidecar};
@@ -84,7 +84,17 @@ impl Held for HeldFile {
     }
 
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, StoreError> {
-        let (file, path, size) = (Arc::clone(&self.file), Arc::clone(&self.path), self.opened.info.size);
-        blocking(move || read_at(&file, &path, offset, len, size)).await
+        let (inner, file, path) = (Arc::clone(&self.inner), Arc::clone(&self.file), Arc::clone(&self.path));
+        let size = self.opened.info.size;
+        blocking(move || inner.read_at(&file, &path, offset, len, size)).await
+    }
+
+    async fn warm(&self, offset: u64, len: u64) -> Result<(), StoreError> {
+        let (inner, file, path) = (Arc::clone(&self.inner), Arc::clone(&self.file), Arc::clone(&self.path));
+        blocking(move || inner.warm(&file, &path, offset, len)).await
+    }
+
+    fn file(&self) -> Option<Arc<File>> {
+        Some(Arc::clone(&self.file))
     }
 }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use shoal_proto::{BlockIndex, BlockSet, Digest, Layout};
 
 use super::held::{HeldFile, stamp};
-use super::{Inner, blocking, now, read_at};
+use super::{Inner, blocking, now};
 use crate::store::files::failed;
 use crate::store::places::{LIST, RECENT, STATE};
 use crate::store::sidecar::{self, Record};
@@ -169,7 +169,17 @@ impl Partial for PartialFile {
 
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, StoreError> {
         let writing = Arc::clone(self.writing());
-        blocking(move || read_at(&writing.file, &writing.path, offset, len, writing.layout.size())).await
+        let read = move || writing.inner.read_at(&writing.file, &writing.path, offset, len, writing.layout.size());
+        blocking(read).await
+    }
+
+    async fn warm(&self, offset: u64, len: u64) -> Result<(), StoreError> {
+        let writing = Arc::clone(self.writing());
+        blocking(move || writing.inner.warm(&writing.file, &writing.path, offset, len)).await
+    }
+
+    fn file(&self) -> Option<Arc<File>> {
+        Some(Arc::clone(&self.writing().file))
     }
 
     async fn checkpoint(&self, notes: &Notes) -> Result<(), StoreError> {

@@ -2,6 +2,7 @@
 
 mod crash;
 mod faults;
+mod files;
 mod index;
 mod kills;
 mod restart;

@@ -1,0 +1,113 @@
+//! What a node has resident: at rest, and while a blob goes through it.
+//!
+//! The node reads the blob from the registry and four children take it from the node as it comes, dropping what they get.
+//! Memory is what the process has for itself: pages of files that the kernel keeps for it are not counted.
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use shoal_proto::{Digest, frame::Hello};
+
+use super::{MIB, drain::Child};
+use crate::{
+    image::{Image, Plan},
+    memory::{own_now, peak_without_files},
+    world::{World, WorldPlan},
+};
+
+const CHILDREN: u8 = 4;
+/// How long the node is left alone before it counts as resting.
+const REST: Duration = Duration::from_secs(5);
+/// A child that comes before the node knows of the blob asks again after so long, and so often.
+const AGAIN: (Duration, u32) = (Duration::from_millis(20), 500);
+
+/// What was measured.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Memory {
+    blob_bytes: u64,
+    children: u8,
+    /// After the start, when nothing was asked of it yet.
+    idle_mib: f64,
+    /// The most, until the last child had its last byte and the blob was held.
+    peak_mib: f64,
+    /// When all that was over.
+    after_mib: f64,
+    /// From the first request to the last child's last byte.
+    seconds: f64,
+}
+
+/// Measures.
+///
+/// # Errors
+/// When a part can't be started, or a transfer fails.
+pub(super) async fn measure(size: u64) -> Result<Memory> {
+    let mut plan = WorldPlan { origin_rate: None, ..WorldPlan::one_cluster(1) };
+    for child in 1..=CHILDREN {
+        plan = plan.with_guest(&format!("c{child}"), [10, 77, 9, child].into());
+    }
+    let mut world = World::start(plan).await?;
+    let image_plan = Plan::random(1, vec![size - size / 1024]);
+    let image = tokio::task::spawn_blocking(move || Image::obtain(&image_plan)).await??;
+    world.registry.push(&image, "lab/one", "1").await?;
+    world.start_nodes().await?;
+    let blob = image.layers[0].clone();
+    let digest: Digest = blob.digest.parse().context("parse the blob's digest")?;
+    tokio::time::sleep(REST).await;
+    let shoal = world.node("a1")?.shoal()?;
+    let pid = shoal.pid();
+    let idle = own_now(pid)?;
+    let debug: serde_json::Value = serde_json::from_str(&shoal.admin().get_text("/debug").await?)?;
+    let cluster = debug["cluster"]["id"].as_str().context("a1 has no cluster")?;
+    let hello = Hello { cluster: cluster.parse()?, node: "drain".parse()?, epoch: 1 };
+    let at = SocketAddr::new(world.net.namespace("a1")?.address.into(), 5081);
+    let start = std::time::Instant::now();
+    let reader = world.reader("a1")?;
+    let held = blob.clone();
+    let reading = tokio::spawn(async move { reader.read("lab/one", &held, Duration::ZERO).await });
+    let mut children = Vec::new();
+    for child in 1..=CHILDREN {
+        let (ns, hello) = (world.net.namespace(&format!("c{child}"))?, hello.clone());
+        children.push(tokio::task::spawn_blocking(move || -> Result<()> {
+            let mut child = Child::dial(&ns, at, hello)?;
+            for _ in 0..AGAIN.1 {
+                if child.take(digest)?.is_some() {
+                    return Ok(());
+                }
+                std::thread::sleep(AGAIN.0);
+            }
+            anyhow::bail!("the node never had anything of the blob")
+        }));
+    }
+    for child in children {
+        child.await?.context("take the blob as a child")?;
+    }
+    reading.await?.context("read the blob at the mirror")?;
+    let seconds = start.elapsed().as_secs_f64();
+    let peak = peak_without_files(pid)?;
+    tokio::time::sleep(REST).await;
+    let mib = |bytes: u64| bytes as f64 / MIB;
+    Ok(Memory {
+        blob_bytes: blob.size,
+        children: CHILDREN,
+        idle_mib: mib(idle),
+        peak_mib: mib(peak),
+        after_mib: mib(own_now(pid)?),
+        seconds,
+    })
+}
+
+impl Memory {
+    /// As a table.
+    pub(super) fn table(&self) -> String {
+        format!(
+            "{:.1} MiB from the registry through a node to {} children and a reader, {:.1} s\n\
+             idle_mib {:.1} (aim: below 24), peak_mib {:.1} (aim: below 96), 5 s after it {:.1}\n",
+            self.blob_bytes as f64 / MIB,
+            self.children,
+            self.seconds,
+            self.idle_mib,
+            self.peak_mib,
+            self.after_mib
+        )
+    }
+}

@@ -1,0 +1,98 @@
+//! SIGHUP to a real `shoal-node`: limits change while it runs, and settings with a fault change nothing.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// The daemon; it is killed at the end.
+struct Node {
+    child: Child,
+    admin: SocketAddr,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A port that is free now.
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+impl Node {
+    fn start(dir: &Path, config: &Path) -> Self {
+        let admin = free();
+        let log = File::create(dir.join("log")).unwrap();
+        let set = |key: &str, value: String| ["--set".to_owned(), format!("{key}={value}")];
+        let child = Command::new(env!("CARGO_BIN_EXE_shoal-node"))
+            .env_clear()
+            .args(["run", "--config"])
+            .arg(config)
+            .args(set("state_dir", dir.join("state").display().to_string()))
+            .args(set("admin.listen", admin.to_string()))
+            .args(set("mirror.listen", free().to_string()))
+            .args(set("peer.listen", free().to_string()))
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { child, admin }
+    }
+
+    fn hang_up(&self) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), Signal::SIGHUP).unwrap();
+    }
+
+    fn limits(&self) -> Option<serde_json::Value> {
+        let mut stream = TcpStream::connect(self.admin).ok()?;
+        stream.write_all(b"GET /debug HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        let body: serde_json::Value = serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()?;
+        Some(body["limits"].clone())
+    }
+
+    fn limits_become(&self, upload: u64, origin: u64) {
+        let wanted = serde_json::json!({"upload": upload, "download": 0, "origin": origin});
+        eventually(&format!("{wanted}"), || self.limits() == Some(wanted.clone()));
+    }
+}
+
+fn eventually(what: &str, so: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !so() {
+        assert!(Instant::now() < end, "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_hangup_changes_limits_and_a_fault_changes_nothing_and_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, log) = (dir.path().join("node.toml"), dir.path().join("log"));
+    let said = |text: &str| std::fs::read_to_string(&log).unwrap().contains(text);
+    std::fs::write(&config, "[limits]\nupload = '3MiB'\n").unwrap();
+    let node = Node::start(dir.path(), &config);
+    node.limits_become(3 << 20, 0);
+    std::fs::write(&config, "grace = '9s'\n[limits]\nupload = '5MiB'\norigin = '1MiB'\n").unwrap();
+    node.hang_up();
+    node.limits_become(5 << 20, 1 << 20);
+    eventually("what holds later is named", || {
+        said("changed settings that hold at the next start only") && said("grace")
+    });
+    std::fs::write(&config, "[limits]\nupload = '7MiB'\norigin = '12KiB'\n").unwrap();
+    node.hang_up();
+    eventually("the fault is named", || said("nothing was changed") && said("limits.origin"));
+    node.limits_become(5 << 20, 1 << 20);
+}
