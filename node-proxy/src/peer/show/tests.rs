@@ -30,14 +30,14 @@ fn growth_is_shown_at_once_when_it_is_much_and_else_when_it_is_time() {
     assert_eq!(shown(&mut show, child, &set(layout, [3, 5]), None, now), [3, 5]);
     assert_eq!(show.due(child), None);
     show.wanted(child, Run { first: 3, count: 1 }, now);
-    assert_eq!(shown(&mut show, child, &set(layout, [3, 5, 6]), None, now), []);
+    assert!(shown(&mut show, child, &set(layout, [3, 5, 6]), None, now).is_empty());
     assert_eq!(show.due(child), Some(now + EVERY));
     let then = now + EVERY;
     assert_eq!(shown(&mut show, child, &set(layout, [3, 5, 6]), None, then), [6]);
     let much = shown(&mut show, child, &set(layout, 3..23), None, then);
     assert_eq!(much, [4].into_iter().chain(7..23).collect::<Vec<_>>());
     show.gave(child, 3, then);
-    assert_eq!(shown(&mut show, child, &set(layout, 3..24), None, then), []);
+    assert!(shown(&mut show, child, &set(layout, 3..24), None, then).is_empty());
     assert_eq!(show.due(child), Some(then + EVERY / IDLE_SOONER), "sooner when it waits for nothing");
 }
 
@@ -115,7 +115,7 @@ fn second_copies_are_shown_when_the_uplink_has_nothing_to_do() {
         });
     }
     let soon = now + QUIET / 2;
-    assert_eq!(shown(&mut show, one, &part, Some(&part), soon), []);
+    assert!(shown(&mut show, one, &part, Some(&part), soon).is_empty());
     assert!(show.due(one).is_some_and(|at| at > soon && at <= now + QUIET + EVERY));
     assert_eq!(shown(&mut show, one, &part, Some(&part), now + QUIET), [2, 3]);
 }
