@@ -4,6 +4,8 @@
 mod fetching;
 mod files;
 mod limits;
+mod model;
 mod refusing;
 mod serving;
+mod simulated;
 mod support;
