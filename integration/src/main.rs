@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use lab::{
-    bench, check, demo, facts::Facts, faults, image::Plan, progress::Progress, report, sweep, tools, world::WorldPlan,
+    bench, check, demo, facts::Facts, faults, image::Plan, progress::Progress, report, sim, sweep, tools, world::WorldPlan,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -39,6 +39,8 @@ enum Command {
         #[arg(long, default_value_t = 1024)]
         mebibytes: u64,
     },
+    /// Simulate one blob to many nodes with the daemons' own decisions, in simulated time.
+    Sim(sim::Options),
     /// The table of faults, which the lab's tests fill.
     Faults {
         #[command(subcommand)]
@@ -122,6 +124,10 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Bench { mebibytes } => {
             let reads = bench::one_blob(mebibytes << 20).await?;
             print!("{}", bench::table(&reads));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Sim(options) => {
+            tokio::task::spawn_blocking(move || sim::simulate(&options)).await??;
             Ok(ExitCode::SUCCESS)
         }
         Command::Faults { what } => table_of_faults(&what),
