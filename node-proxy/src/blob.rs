@@ -10,7 +10,7 @@
 //! - One flight per digest, however many readers (I6, on one node).
 //! - The first byte or an error within the first byte budget (I8).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,8 @@ use liars::Liars;
 
 /// Traces of flights are remembered for late requests: so many at most, each for so long when room is needed.
 const MOST_TRACES: usize = 1024;
+/// Held blobs that are remembered as read from the origin; what is older has found other holders.
+const MOST_FIRST_HAND: usize = 1024;
 const TRACE_LIFE: Duration = Duration::from_secs(60);
 
 /// What a reader wants. The repository must be known to be readable with an anonymous token (I10): whoever calls has
@@ -146,6 +148,8 @@ struct Inner {
     gate: look_ahead::Gate,
     failing: failing::Failing,
     traces: Mutex<HashMap<Digest, (Instant, String)>>,
+    /// Held blobs that this process read from the origin, the oldest first.
+    first_hand: Mutex<VecDeque<Digest>>,
 }
 
 /// What the engine is made of.
@@ -182,6 +186,7 @@ impl Engine {
             gate,
             failing: failing::Failing::default(),
             traces: Mutex::default(),
+            first_hand: Mutex::default(),
         }))
     }
 
@@ -246,7 +251,7 @@ impl Engine {
             return None;
         }
         if let Ok(Some(held)) = self.open_held(digest).await {
-            return Offer::held(held);
+            return Offer::held(held, self.0.first_hand.lock().contains(digest));
         }
         let flight = self.0.flights.lock().get(digest).cloned()?;
         Offer::flight(*digest, flight)
@@ -273,6 +278,14 @@ impl Engine {
 impl Inner {
     /// The flight ended: readers keep their clone, nobody joins it any more.
     fn forget(&self, flight: &Arc<Flight>) {
+        if matches!(flight.end(), Some(flight::End::Held(_))) && flight.is_first_hand() {
+            let mut first_hand = self.first_hand.lock();
+            first_hand.retain(|digest| *digest != flight.digest());
+            if first_hand.len() >= MOST_FIRST_HAND {
+                first_hand.pop_front();
+            }
+            first_hand.push_back(flight.digest());
+        }
         let mut flights = self.flights.lock();
         if flights.get(&flight.want.digest).is_some_and(|known| Arc::ptr_eq(known, flight)) {
             flights.remove(&flight.want.digest);

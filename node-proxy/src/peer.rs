@@ -3,21 +3,28 @@
 //! Owns the peer listener, its limits, and who may connect. Does not own bytes: they are behind [`Offers`], which shows
 //! only checked blocks (I1). The source of truth is `docs/peer-protocol.md`.
 //!
+//! What is shown to which child is decided by [`show`], which is pure.
+//!
 //! What always holds: only a listed network and only a node of this node's own cluster gets an answer, and when this
 //! node is moved to another cluster all its children's connections end at once (I3); one block, one read buffer and 64
 //! wants are the most that a connection holds in memory (I11).
 
 mod connection;
+mod crowd;
 mod metrics;
 mod offers;
 mod serve;
+pub mod show;
 
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use parking_lot::Mutex;
 use shoal_base::drain::Drain;
+use shoal_proto::Digest;
 use shoal_proto::frame::{Frame, FrameError, Hello, Refusal};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -25,6 +32,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use connection::{Connection, End};
+use crowd::Crowd;
 pub use metrics::Metrics;
 use metrics::Reason;
 pub use offers::{Offer, Offers};
@@ -94,6 +102,8 @@ pub struct Peer {
     offers: Arc<dyn Offers>,
     metrics: Metrics,
     slots: Arc<Semaphore>,
+    /// What is being served now, so that the children of one blob are shown it as one crowd.
+    crowds: Mutex<HashMap<Digest, Weak<Crowd>>>,
 }
 
 impl Peer {
@@ -105,7 +115,7 @@ impl Peer {
         metrics: Metrics,
     ) -> Arc<Self> {
         let slots = Arc::new(Semaphore::new(config.upload_slots as usize));
-        Arc::new(Self { config, me, offers, metrics, slots })
+        Arc::new(Self { config, me, offers, metrics, slots, crowds: Mutex::default() })
     }
 
     /// Bytes of blocks written to children since the start.

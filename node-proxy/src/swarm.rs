@@ -5,15 +5,16 @@
 //!
 //! What always holds: no block reaches [`Ground::accept`] unchecked (I1); a parent that says nothing for 2 s loses its
 //! pieces to another (I8); a connection is used only between nodes of one cluster (I3).
-//! Picking and scoring are pure functions of what they are given.
+//! Picking ([`pick`]), scoring ([`score`]) and the choice of parents ([`crew`]) are pure: a simulator drives them as they are.
 
+pub mod crew;
 mod fetch;
 mod list;
 mod locate;
 mod metrics;
-mod pick;
+pub mod pick;
 mod pool;
-mod score;
+pub mod score;
 mod stream;
 mod wire;
 
@@ -24,7 +25,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use shoal_proto::frame::{Frame, Hello};
-use shoal_proto::{BlockIndex, Digest, Hash, Kind, Layout, NodeId, PieceList};
+use shoal_proto::{BlockIndex, BlockSet, Digest, Hash, Kind, Layout, NodeId, PieceList};
 use tokio::sync::{mpsc, watch};
 
 pub use metrics::Metrics;
@@ -236,6 +237,17 @@ pub trait ParentSource: Send + Sync + 'static {
 #[error("the flight takes no more blocks")]
 pub struct Halt;
 
+/// What a flight has of its blob, and what it knows and waits for.
+#[derive(Debug, Clone)]
+pub struct Survey {
+    /// Blocks that are verified and on disk.
+    pub done: BlockSet,
+    /// Blocks whose hash is known.
+    pub known: BlockSet,
+    /// The first missing block of each reader, in any order: where the windows start. Without a reader the first missing one.
+    pub focuses: Vec<BlockIndex>,
+}
+
 /// What a swarm fetch needs of the flight that it works for.
 #[async_trait::async_trait]
 pub trait Ground: Send + Sync + 'static {
@@ -251,10 +263,10 @@ pub trait Ground: Send + Sync + 'static {
     /// Whether the block is verified and on disk.
     fn has(&self, block: BlockIndex) -> bool;
 
-    /// The first block that somebody waits for, or the first missing one: where the window starts.
-    fn focus(&self) -> BlockIndex;
+    /// What is here, known and waited for, in one look: it is asked for often.
+    fn survey(&self) -> Survey;
 
-    /// Changes whenever `expected`, `has` or `focus` may answer differently.
+    /// Changes whenever `expected`, `has` or `survey` may answer differently.
     fn changed(&self) -> watch::Receiver<u64>;
 
     /// Takes a block that was checked against `expected`. Returns when it is written; that is the back-pressure.

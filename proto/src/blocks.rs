@@ -69,6 +69,23 @@ impl BlockSet {
         }
     }
 
+    /// The blocks of this set that are not in `other`, which is of the same blob.
+    pub fn minus(&self, other: &Self) -> Self {
+        let words: Vec<u64> = self.words.iter().zip(&other.words).map(|(here, there)| here & !there).collect();
+        let count = words.iter().map(|word| word.count_ones()).sum();
+        Self { words, of: self.of, count }
+    }
+
+    /// The blocks of a run as bits, the first one lowest. The run has at most 64 blocks and lies inside the blob.
+    pub fn bits(&self, run: Run) -> u64 {
+        let (at, shift) = ((run.first / 64) as usize, run.first % 64);
+        let mut bits = self.words[at] >> shift;
+        if shift + run.count > 64 {
+            bits |= self.words[at + 1] << (64 - shift);
+        }
+        if run.count < 64 { bits & ((1 << run.count) - 1) } else { bits }
+    }
+
     /// The first block from `from` on that is not in; the number of blocks when all are.
     pub fn first_missing(&self, from: BlockIndex) -> BlockIndex {
         let mut block = from;
@@ -82,14 +99,27 @@ impl BlockSet {
         self.of
     }
 
+    /// The first block from `from` on that is in; the number of blocks when none is.
+    pub fn first_present(&self, from: BlockIndex) -> BlockIndex {
+        let mut block = from;
+        while block < self.of {
+            let word = self.words[(block / 64) as usize] >> (block % 64);
+            if word != 0 {
+                return block + word.trailing_zeros();
+            }
+            block = (block / 64 + 1) * 64;
+        }
+        self.of
+    }
+
     /// The set as runs, in order.
     pub fn runs(&self) -> Vec<Run> {
         let mut runs: Vec<Run> = Vec::new();
-        for block in (0..self.of).filter(|block| self.contains(*block)) {
-            match runs.last_mut() {
-                Some(run) if run.first + run.count == block => run.count += 1,
-                _ => runs.push(Run { first: block, count: 1 }),
-            }
+        let mut first = self.first_present(0);
+        while first < self.of {
+            let end = self.first_missing(first);
+            runs.push(Run { first, count: end - first });
+            first = self.first_present(end);
         }
         runs
     }
@@ -116,6 +146,16 @@ mod tests {
             }
             let inside: Vec<u32> = take.iter().copied().filter(|b| u64::from(*b) < blocks).collect();
             prop_assert_eq!(set.len() as usize, inside.len());
+            for first in 0..layout.blocks() {
+                let run = Run { first, count: (layout.blocks() - first).min(1 + first % 64) };
+                let want = run.blocks().filter(|b| inside.contains(b)).fold(0, |bits, b| bits | 1u64 << (b - first));
+                prop_assert_eq!(set.bits(run), want);
+                let want = (first..layout.blocks()).find(|b| inside.contains(b)).unwrap_or(layout.blocks());
+                prop_assert_eq!(set.first_present(first), want);
+            }
+            let rest = BlockSet::full(layout).minus(&set);
+            prop_assert_eq!(rest.len() + set.len(), layout.blocks());
+            prop_assert!(inside.iter().all(|b| !rest.contains(*b)));
             let from_runs: Vec<u32> = set.runs().iter().flat_map(Run::blocks).collect();
             prop_assert_eq!(&from_runs, &inside);
             for from in 0..layout.blocks() {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{ReadError, Sources, Want, store_failed};
 use crate::store::{Held, Notes, Partial};
-use crate::swarm::{Ground, Halt};
+use crate::swarm::{Ground, Halt, Survey};
 
 /// Where one block came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +34,16 @@ pub(super) struct Body {
 }
 
 impl Body {
+    /// Blocks that this node read from the origin in this flight.
+    pub(super) fn first_hand(&self) -> BlockSet {
+        let mut own = BlockSet::empty(self.layout);
+        let read = |block: &BlockIndex| self.from[*block as usize] == From::Origin && self.have.contains(*block);
+        (0..self.layout.blocks()).filter(read).for_each(|block| {
+            own.insert(block);
+        });
+        own
+    }
+
     /// What the sidecar should remember.
     pub(super) fn notes(&self) -> Notes {
         Notes { list: self.list.clone(), author: self.author.clone(), media_type: Arc::clone(&self.media_type) }
@@ -232,6 +242,11 @@ impl Flight {
         .unwrap_or(0)
     }
 
+    /// Whether this node read at least half of it from the origin.
+    pub(super) fn is_first_hand(&self) -> bool {
+        self.body(|body| body.first_hand().len() * 2 >= body.layout.blocks()).unwrap_or(false)
+    }
+
     /// After a failed end: the partial blob is free for the next flight, although readers may still hold this one.
     pub(super) fn release(&self) {
         self.state.lock().body = None;
@@ -322,13 +337,21 @@ impl Ground for Field {
         self.flight.body(|body| body.have.contains(block)).unwrap_or(false)
     }
 
-    fn focus(&self) -> BlockIndex {
+    fn survey(&self) -> Survey {
+        let none = || BlockSet::empty(self.layout);
         let state = self.flight.state.lock();
-        let Some(body) = &state.body else { return 0 };
+        let Some(body) = &state.body else { return Survey { done: none(), known: none(), focuses: Vec::new() } };
+        let mut known = none();
+        (0..self.layout.blocks()).filter(|block| body.list.get(*block).is_some()).for_each(|block| {
+            known.insert(block);
+        });
         let missing = |at: u64| body.have.first_missing(self.layout.block_at(at));
         let awaited = state.readers.values().filter(|at| **at < self.layout.size()).map(|at| missing(*at));
-        let first = body.have.first_missing(0);
-        awaited.filter(|block| *block < self.layout.blocks()).min().unwrap_or(first)
+        let mut focuses: Vec<BlockIndex> = awaited.filter(|block| *block < self.layout.blocks()).collect();
+        if focuses.is_empty() {
+            focuses.push(body.have.first_missing(0));
+        }
+        Survey { done: body.have.clone(), known, focuses }
     }
 
     fn changed(&self) -> watch::Receiver<u64> {

@@ -15,20 +15,21 @@ use crate::store::Held;
 pub struct Offer(Arc<From>);
 
 enum From {
-    Held { held: Arc<dyn Held>, layout: Layout, still: watch::Sender<u64> },
+    Held { held: Arc<dyn Held>, layout: Layout, first_hand: bool, still: watch::Sender<u64> },
     Flight { digest: Digest, flight: Arc<Flight>, layout: Layout, media_type: Arc<str> },
 }
 
 impl Offer {
-    pub(super) fn held(held: Arc<dyn Held>) -> Option<Self> {
+    /// `first_hand`: this node read most of it from the origin itself, in the life of this process.
+    pub(super) fn held(held: Arc<dyn Held>, first_hand: bool) -> Option<Self> {
         let layout = Layout::of(held.info().size).ok()?;
-        Some(Self(Arc::new(From::Held { held, layout, still: watch::Sender::new(0) })))
+        Some(Self(Arc::new(From::Held { held, layout, first_hand, still: watch::Sender::new(0) })))
     }
 
     /// `None` while the size is not known, or when the flight failed.
     pub(super) fn flight(digest: Digest, flight: Arc<Flight>) -> Option<Self> {
         match flight.end() {
-            Some(End::Held(held)) => return Self::held(held),
+            Some(End::Held(held)) => return Self::held(held, flight.is_first_hand()),
             Some(End::Failed(_)) => return None,
             None => {}
         }
@@ -90,6 +91,14 @@ impl Offer {
             From::Flight { flight, layout, .. } => {
                 flight.body(|body| body.have.clone()).unwrap_or_else(|| BlockSet::empty(*layout))
             }
+        }
+    }
+
+    /// Blocks that this node read from the origin in this flight, or in the one that brought the held blob. `None`: none of them.
+    pub fn first_hand(&self) -> Option<BlockSet> {
+        match &*self.0 {
+            From::Held { layout, first_hand, .. } => first_hand.then(|| BlockSet::full(*layout)),
+            From::Flight { flight, .. } => flight.body(|body| body.first_hand()).filter(|own| !own.is_empty()),
         }
     }
 

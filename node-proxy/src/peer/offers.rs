@@ -34,6 +34,12 @@ pub trait Offer: Send + Sync {
     /// The blocks that can be read now.
     fn have(&self) -> BlockSet;
 
+    /// What of `have` this node has first hand, so that a crowd's bytes come from here: blocks that it read from the origin.
+    /// `None` for a blob that came from peers, which is the rule.
+    fn first_hand(&self) -> Option<BlockSet> {
+        None
+    }
+
     /// Changes when `have` grows or the offer ends.
     fn changed(&self) -> watch::Receiver<u64>;
 
@@ -74,6 +80,10 @@ impl Offer for blob::Offer {
 
     fn have(&self) -> BlockSet {
         Self::have(self)
+    }
+
+    fn first_hand(&self) -> Option<BlockSet> {
+        Self::first_hand(self)
     }
 
     fn changed(&self) -> watch::Receiver<u64> {

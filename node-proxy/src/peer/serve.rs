@@ -8,19 +8,18 @@ use bytes::Bytes;
 use shoal_base::drain::Drain;
 use shoal_base::telemetry::set_parent;
 use shoal_proto::frame::{Frame, Hello, Refusal, Run};
-use shoal_proto::{BlockIndex, BlockSet, Digest, Layout};
+use shoal_proto::{BlockIndex, Digest, Layout};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 use tracing::Instrument;
 
 use super::connection::{Connection, End};
+use super::crowd::Place;
 use super::metrics::Answer;
 use super::{Metrics, Offer, Peer};
 
 /// Wants that may be queued; a child of ours queues two.
 const MOST_WANTS: usize = 64;
-/// So much growth is told at once, without waiting for `have_every`.
-const MUCH_GROWTH: u32 = 16;
 /// Hashes in one `List` frame: 64 KiB.
 const HASHES_A_PART: usize = 2048;
 
@@ -57,9 +56,7 @@ struct Serving<'a> {
     offer: Arc<dyn Offer>,
     layout: Layout,
     wants: VecDeque<Run>,
-    /// What the child was told that we have.
-    told: BlockSet,
-    told_at: Instant,
+    place: Place,
     /// When the last frame went out, or the first unmet want came in.
     quiet_since: Instant,
     bytes: u64,
@@ -100,8 +97,7 @@ impl Peer {
             offer,
             layout,
             wants: VecDeque::new(),
-            told: BlockSet::empty(layout),
-            told_at: now,
+            place: self.place(digest, layout),
             quiet_since: now,
             bytes: 0,
         };
@@ -119,6 +115,7 @@ impl Serving<'_> {
     async fn answer(&mut self) -> Result<Done, End> {
         let config = &self.peer.config;
         let mut changed = self.offer.changed();
+        let mut crowd = self.place.changed();
         let mut growing = true;
         let blob = Frame::Blob {
             size: self.layout.size(),
@@ -126,9 +123,8 @@ impl Serving<'_> {
             whole: self.offer.is_whole(),
         };
         self.send(&blob).await?;
-        self.told = self.offer.have();
-        let runs = self.told.runs();
-        self.send(&Frame::Have(runs)).await?;
+        let (shown, _) = self.place.show(&self.offer.have(), self.offer.first_hand().as_ref());
+        self.send(&Frame::Have(shown)).await?;
         loop {
             while let Some(frame) = self.connection.next_now() {
                 if let Some(done) = self.heard(frame?).await? {
@@ -140,9 +136,10 @@ impl Serving<'_> {
             }
             changed.mark_unchanged();
             let have = self.offer.have();
-            let growth = have.len().saturating_sub(self.told.len());
-            if growth >= MUCH_GROWTH || (growth > 0 && self.told_at.elapsed() >= config.have_every) {
-                self.tell(&have).await?;
+            crowd.mark_unchanged();
+            let (shown, look_again) = self.place.show(&have, self.offer.first_hand().as_ref());
+            if !shown.is_empty() {
+                self.send(&Frame::Have(shown)).await?;
                 continue;
             }
             let wanted = self.wants.front().map(|run| run.first);
@@ -158,14 +155,15 @@ impl Serving<'_> {
             if wanted.is_some() {
                 deadline = deadline.min(self.quiet_since + config.wait_every);
             }
-            if growth > 0 {
-                deadline = deadline.min(self.told_at + config.have_every);
+            if let Some(at) = look_again {
+                deadline = deadline.min(at);
             }
             tokio::select! {
                 frame = self.connection.next() => if let Some(done) = self.heard(frame?).await? {
                     return Ok(done);
                 },
                 result = next_change(&mut changed), if growing => growing = result,
+                _ = crowd.changed() => {}
                 () = sleep_until(deadline.into()) => {
                     if wanted.is_some() && self.quiet_since.elapsed() >= config.wait_every {
                         self.send(&Frame::Wait).await?;
@@ -188,6 +186,7 @@ impl Serving<'_> {
                     self.quiet_since = Instant::now();
                 }
                 self.wants.push_back(run);
+                self.place.wanted(run);
                 Ok(None)
             }
             Frame::WantList => {
@@ -199,23 +198,12 @@ impl Serving<'_> {
                 Ok(None)
             }
             Frame::Close => {
+                self.place.closed = true;
                 self.send(&Frame::Closed).await?;
                 Ok(Some(Done::Closed))
             }
             _ => Err(End::Refuse(Refusal::Protocol)),
         }
-    }
-
-    /// Tells the child what is new.
-    async fn tell(&mut self, have: &BlockSet) -> Result<(), End> {
-        let mut new = have.clone();
-        for block in self.told.runs().iter().flat_map(Run::blocks) {
-            new.remove(block);
-        }
-        self.send(&Frame::Have(new.runs())).await?;
-        self.told = have.clone();
-        self.told_at = Instant::now();
-        Ok(())
     }
 
     /// Reads a block, saying `Wait` while the disk is slow. `None`: it can't be read any more.
@@ -246,6 +234,7 @@ impl Serving<'_> {
         let len = bytes.len() as u64;
         self.connection.send_block(block, bytes).await?;
         self.quiet_since = Instant::now();
+        self.place.gave(block);
         self.bytes += len;
         self.peer.metrics.served.inc_by(len);
         if let Some(run) = self.wants.front_mut() {

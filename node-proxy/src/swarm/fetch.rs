@@ -5,19 +5,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use shoal_proto::{BlockIndex, Digest, Layout};
+use shoal_proto::frame::Run;
+use shoal_proto::{BlockSet, Digest, Layout};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 use tracing::Instrument;
 
-use super::pick::{Board, Seat};
-use super::score::{Score, choose};
-use super::stream::{Ended, Stream};
+use super::crew::{Crew, How, Start};
+use super::pick::Board;
+use super::stream::{Ended, Finished, Stream};
 use super::wire::Loss;
-use super::{Event, Ground, Halt, Parent, Swarm};
+use super::{Event, Ground, Halt, Parent, Survey, Swarm};
 
-/// The ground is looked at no more often than this: it changes with every block, and looking is linear in the blocks.
+/// The ground is looked at no more often than this: it changes with every block, and every look wakes the streams.
 const SURVEY_EVERY: Duration = Duration::from_millis(4);
 
 /// What the streams of one fetch share.
@@ -45,53 +46,35 @@ impl Shared {
         self.spare.load(Ordering::Relaxed)
     }
 
-    /// Whether the ground has every block. It may have thrown one away after the board was told of it, when a sealed list
-    /// contradicted the one that grew: such a block is missing again.
-    fn confirm(&self) -> bool {
-        let lost: Vec<BlockIndex> = (0..self.layout.blocks()).filter(|block| !self.ground.has(*block)).collect();
-        let mut board = self.board.lock();
-        lost.iter().for_each(|block| board.set_missing(*block));
-        lost.is_empty()
-    }
-
     /// Brings the board up to date with the ground.
     fn survey(&self) {
-        let missing: Vec<BlockIndex> = self.board.lock().missing().collect();
-        // Asked without the board's lock: the ground may have locks of its own.
-        let seen: Vec<(BlockIndex, bool, bool)> = missing
-            .into_iter()
-            .map(|block| (block, self.ground.has(block), self.ground.expected(block).is_some()))
-            .collect();
-        let focus = self.ground.focus();
+        // Asked without the board's lock: the ground has locks of its own.
+        let Survey { done, known, focuses } = self.ground.survey();
         let mut board = self.board.lock();
-        for (block, has, known) in seen {
-            board.set_known(block, known);
-            if has {
-                board.set_done(block);
-            }
-        }
-        board.set_focus(focus);
+        board.set_all_known(known);
+        let new = done.minus(board.done());
+        new.runs().iter().flat_map(Run::blocks).for_each(|block| board.set_done(block));
+        board.set_focuses(&focuses);
         drop(board);
         self.bump.send_replace(());
     }
-}
 
-/// A parent that control named in the life of this fetch.
-struct Candidate {
-    parent: Parent,
-    score: Score,
-    /// Whether control names it now.
-    named: bool,
-    /// Its stream, if it has one.
-    seat: Option<Seat>,
+    /// Whether the ground has every block. It may have thrown one away after the board was told of it, when a sealed list
+    /// contradicted the one that grew: such a block is missing again.
+    fn confirm(&self) -> bool {
+        let here = self.ground.survey().done;
+        let lost = BlockSet::full(self.layout).minus(&here);
+        let mut board = self.board.lock();
+        lost.runs().iter().flat_map(Run::blocks).for_each(|block| board.set_missing(block));
+        lost.is_empty()
+    }
 }
 
 /// The streams of one fetch. Dropping it ends them.
-struct Crew {
+struct Streams {
     shared: Arc<Shared>,
-    candidates: Vec<Candidate>,
-    streams: JoinSet<(Parent, Score, Ended)>,
-    next: Seat,
+    crew: Crew,
+    running: JoinSet<Finished>,
     span: tracing::Span,
 }
 
@@ -123,8 +106,9 @@ impl Swarm {
             spare: AtomicBool::new(false),
         });
         let span = tracing::Span::current();
-        let mut crew = Crew { shared: shared.clone(), candidates: Vec::new(), streams: JoinSet::new(), next: 0, span };
-        crew.rename(&parents.borrow_and_update());
+        let crew = Crew::new(self.config.streams);
+        let mut streams = Streams { shared: shared.clone(), crew, running: JoinSet::new(), span };
+        streams.rename(&parents.borrow_and_update());
         let mut me = self.me.clone();
         let (mut parents_live, mut ground_live, mut me_live) = (true, true, true);
         let (mut stale, mut surveyed) = (true, None::<Instant>);
@@ -137,17 +121,17 @@ impl Swarm {
             }
             if shared.is_done() {
                 if shared.confirm() {
-                    crew.let_go().await;
+                    streams.let_go().await;
                     return Ok(());
                 }
                 stale = true;
             }
-            let again = crew.fill(now);
+            let again = streams.fill(now);
             let resurvey = surveyed.map_or(now, |at| at + SURVEY_EVERY);
             tokio::select! {
-                Some(ended) = crew.streams.join_next() => crew.ended(ended).await?,
+                Some(ended) = streams.running.join_next() => streams.ended(ended).await?,
                 result = parents.changed(), if parents_live => match result {
-                    Ok(()) => crew.rename(&parents.borrow_and_update()),
+                    Ok(()) => streams.rename(&parents.borrow_and_update()),
                     Err(_) => parents_live = false,
                 },
                 result = changed.changed(), if ground_live && !stale => match result {
@@ -163,106 +147,71 @@ impl Swarm {
     }
 }
 
-impl Crew {
-    /// Takes control's new set of candidates. One that is named no more finishes what it owes; the record of each stays.
+impl Streams {
+    /// Takes control's new set of candidates.
     fn rename(&mut self, parents: &[Parent]) {
-        for old in &mut self.candidates {
-            old.named = false;
-        }
-        // In control's order; those named no more follow.
-        let mut renamed: Vec<Candidate> = Vec::with_capacity(parents.len());
-        for parent in parents {
-            if renamed.iter().any(|known| known.parent.node == parent.node) {
-                continue;
-            }
-            let known = self.candidates.iter().position(|old| old.parent.node == parent.node);
-            let (score, seat) = match known.map(|at| self.candidates.remove(at)) {
-                // The same node at another address has restarted: what was lost there does not count.
-                Some(old) if old.seat.is_none() && old.parent.addr != parent.addr && !old.score.is_shunned() => {
-                    (Score::default(), None)
-                }
-                Some(old) => (old.score, old.seat),
-                None => (Score::default(), None),
-            };
-            renamed.push(Candidate { parent: parent.clone(), score, named: true, seat });
-        }
+        let retired = self.crew.rename(parents);
         let mut board = self.shared.board.lock();
-        for old in &self.candidates {
-            if let Some(seat) = old.seat {
-                board.retire(seat);
-            }
-        }
+        retired.into_iter().for_each(|seat| board.retire(seat));
         drop(board);
-        renamed.append(&mut self.candidates);
-        self.candidates = renamed;
         self.shared.bump.send_replace(());
     }
 
     /// Starts streams while there are candidates that are ready. Returns when the next one will be.
     fn fill(&mut self, now: Instant) -> Option<Instant> {
-        let streams = self.shared.swarm.config.streams.max(1);
         let assigned = self.shared.swarm.me.borrow().is_some();
-        let free = |one: &Candidate| assigned && one.named && one.seat.is_none();
-        while self.streams.len() < streams {
-            let ready: Vec<usize> = (0..self.candidates.len()).filter(|at| free(&self.candidates[*at])).collect();
-            let Some(chosen) = choose(ready.iter().map(|at| &self.candidates[*at].score), now) else { break };
-            self.start(ready[chosen]);
+        if assigned {
+            let board = self.shared.board.lock();
+            let starts: Vec<Start> = std::iter::from_fn(|| self.crew.start(now, &board)).collect();
+            drop(board);
+            starts.into_iter().for_each(|start| self.start(start));
         }
-        let waiting = || self.candidates.iter().filter(|one| free(one)).filter_map(|one| one.score.ready_at(now));
-        let spare = waiting().any(|at| at <= now);
+        let spare = assigned && self.crew.has_spare(now);
         if spare != self.shared.spare.swap(spare, Ordering::Relaxed) {
             self.shared.bump.send_replace(());
         }
-        waiting().filter(|at| *at > now).min()
+        self.crew.due(now).filter(|_| assigned)
     }
 
-    fn start(&mut self, at: usize) {
-        let seat = self.next;
-        self.next += 1;
-        let candidate = &mut self.candidates[at];
-        candidate.seat = Some(seat);
-        let parent = candidate.parent.clone();
+    fn start(&mut self, start: Start) {
         let span = tracing::info_span!(
-            parent: &self.span, "parent", peer.node = %parent.node, peer.addr = %parent.addr.0, bytes = tracing::field::Empty
+            parent: &self.span,
+            "parent",
+            peer.node = %start.parent.node,
+            peer.addr = %start.parent.addr.0,
+            bytes = tracing::field::Empty
         );
-        let stream = Stream::new(self.shared.clone(), parent, seat, candidate.score.clone());
-        self.streams.spawn(stream.run().instrument(span));
+        let stream = Stream::new(self.shared.clone(), start);
+        self.running.spawn(stream.run().instrument(span));
     }
 
-    async fn ended(&mut self, ended: Result<(Parent, Score, Ended), tokio::task::JoinError>) -> Result<(), Halt> {
-        let (parent, mut score, ended) = match ended {
+    async fn ended(&mut self, ended: Result<Finished, tokio::task::JoinError>) -> Result<(), Halt> {
+        let Finished { seat, parent, score, ended } = match ended {
             Ok(ended) => ended,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             // Streams are aborted only when the fetch is.
             Err(_) => return Ok(()),
         };
-        let now = Instant::now();
-        let mut event = None;
-        match ended {
-            Ended::Left => {}
-            Ended::Busy(after) => score.busy(now, after),
+        let (how, event) = match ended {
+            Ended::Left => (How::Left, None),
+            Ended::Useless | Ended::Lost(Loss::Unassigned, _) => (How::Useless, None),
+            Ended::Busy(after) => (How::Busy(after), None),
             Ended::Halted => return Err(Halt),
-            Ended::Lost(Loss::Unassigned, _) => score.idle(now),
             Ended::Lost(loss, owed) => {
                 loss.log(&self.shared.digest, &parent.node, owed);
                 let metrics = &self.shared.swarm.metrics;
                 metrics.count_loss(&loss);
-                score.lost(now);
-                let node = parent.node.clone();
-                event = Some(match loss {
+                let node = parent.node;
+                match loss {
                     Loss::Lied(block) | Loss::Unasked(block) => {
                         metrics.refused.inc();
-                        score.shun();
-                        Event::Lied { node, block }
+                        (How::Lied, Some(Event::Lied { node, block }))
                     }
-                    loss => Event::Lost { node, why: loss.to_string() },
-                });
+                    loss => (How::Lost, Some(Event::Lost { node, why: loss.to_string() })),
+                }
             }
-        }
-        if let Some(candidate) = self.candidates.iter_mut().find(|one| one.parent.node == parent.node) {
-            candidate.seat = None;
-            candidate.score = score;
-        }
+        };
+        self.crew.ended(seat, score, how, Instant::now());
         if let Some(event) = event {
             // A reader that is gone has no use for it.
             let _ = self.shared.events.send(event).await;
@@ -272,7 +221,7 @@ impl Crew {
 
     /// After the last block: gives streams that owe nothing the chance to lay their connection to rest.
     async fn let_go(&mut self) {
-        let idle = async { while self.streams.join_next().await.is_some() {} };
+        let idle = async { while self.running.join_next().await.is_some() {} };
         // Streams that owe nothing see the end at once; the bound is for those that wait for a second copy.
         let _ = tokio::time::timeout(Duration::from_millis(2), idle).await;
     }

@@ -3,18 +3,26 @@
 //! What always holds:
 //! - Only what the parent has shown, and whose hash is known, is asked; never what is done.
 //! - A block is asked at one parent at a time, as long as that one is not late with what it owes. In the end game, when every missing block is asked, a parent with nothing
-//!   to do gets what the slowest other parent was asked last: then a block is asked at two.
-//! - Inside the window the piece at the focus goes first, then what the fewest connected parents have. Among equals the
+//!   to do gets what another parent would send last: then a block is asked at two.
+//! - Inside the window the piece at a focus goes first, then what the fewest connected parents have. Among equals the
 //!   order is the blob's when there is one parent, else one that differs from node to node (`salt`): children of the same
 //!   parents then fetch different pieces first and can pass them on to each other.
+//!
+//! Picking looks at a piece as one word of bits (a piece has at most 32 blocks), so that a full window of 32 pieces costs a few
+//! hundred instructions, and a board is a few bytes a block.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use shoal_proto::frame::Run;
 use shoal_proto::{BlockIndex, BlockSet, Layout, PieceIndex};
 
+mod end_game;
+
 /// One connection to a parent within a fetch. Never used again in that fetch.
-pub(super) type Seat = u32;
+pub type Seat = u32;
+
+/// Readers whose windows are looked at; those that are further behind come first.
+const MOST_FOCUSES: usize = 8;
 
 /// What one parent has shown and was asked.
 #[derive(Debug)]
@@ -30,18 +38,25 @@ struct Side {
     landing: bool,
     /// It shows what it was asked, and does not send it: others may be asked the same, and `flying` does not count it.
     late: bool,
+    /// Blocks that it brought and that were written.
+    brought: u32,
 }
 
 /// All that picking looks at.
 #[derive(Debug)]
-pub(super) struct Board {
+pub struct Board {
     layout: Layout,
     window: u32,
     salt: u64,
-    focus: BlockIndex,
+    /// Rising, at least one.
+    focuses: Vec<BlockIndex>,
     done: BlockSet,
     known: BlockSet,
     landing: BlockSet,
+    /// Shown by somebody: `holders` is above 0.
+    shown: BlockSet,
+    /// Asked of somebody who is not late: `flying` is above 0.
+    asked: BlockSet,
     holders: Vec<u16>,
     flying: Vec<u8>,
     seats: BTreeMap<Seat, Side>,
@@ -49,28 +64,37 @@ pub(super) struct Board {
 
 impl Board {
     /// A blob of which nothing is done. `window` is in pieces, at least 1.
-    pub(super) fn new(layout: Layout, window: u32, salt: u64) -> Self {
+    pub fn new(layout: Layout, window: u32, salt: u64) -> Self {
         let blocks = layout.blocks() as usize;
+        let none = || BlockSet::empty(layout);
         Self {
             layout,
             window: window.max(1),
             salt,
-            focus: 0,
-            done: BlockSet::empty(layout),
-            known: BlockSet::empty(layout),
-            landing: BlockSet::empty(layout),
+            focuses: vec![0],
+            done: none(),
+            known: none(),
+            landing: none(),
+            shown: none(),
+            asked: none(),
             holders: vec![0; blocks],
             flying: vec![0; blocks],
             seats: BTreeMap::new(),
         }
     }
 
-    pub(super) fn is_done(&self) -> bool {
+    /// Whether every block is verified and written.
+    pub fn is_done(&self) -> bool {
         self.done.is_full()
     }
 
+    /// The blocks that are verified and written.
+    pub const fn done(&self) -> &BlockSet {
+        &self.done
+    }
+
     /// Blocks not done yet, in order.
-    pub(super) fn missing(&self) -> impl Iterator<Item = BlockIndex> + '_ {
+    pub fn missing(&self) -> impl Iterator<Item = BlockIndex> + '_ {
         let mut next = 0;
         std::iter::from_fn(move || {
             let block = self.done.first_missing(next);
@@ -79,12 +103,20 @@ impl Board {
         })
     }
 
-    pub(super) fn set_focus(&mut self, block: BlockIndex) {
-        self.focus = block;
+    /// Where the windows start: the first block that each reader waits for, in any order. Without readers the first missing one.
+    pub fn set_focuses(&mut self, blocks: &[BlockIndex]) {
+        self.focuses.clear();
+        self.focuses.extend(blocks.iter().copied().filter(|block| *block < self.layout.blocks()));
+        self.focuses.sort_unstable();
+        self.focuses.dedup();
+        self.focuses.truncate(MOST_FOCUSES);
+        if self.focuses.is_empty() {
+            self.focuses.push(0);
+        }
     }
 
     /// Whether the block's hash is known. It may become unknown again, when another author's list replaces the one before.
-    pub(super) fn set_known(&mut self, block: BlockIndex, known: bool) {
+    pub fn set_known(&mut self, block: BlockIndex, known: bool) {
         if known {
             self.known.insert(block);
         } else {
@@ -92,18 +124,24 @@ impl Board {
         }
     }
 
+    /// The same for all blocks at once.
+    pub fn set_all_known(&mut self, known: BlockSet) {
+        self.known = known;
+    }
+
     /// The block is verified and written, whoever brought it.
-    pub(super) fn set_done(&mut self, block: BlockIndex) {
+    pub fn set_done(&mut self, block: BlockIndex) {
         self.done.insert(block);
         self.landing.remove(block);
     }
 
     /// The block is missing after all: its hash turned out to be another.
-    pub(super) fn set_missing(&mut self, block: BlockIndex) {
+    pub fn set_missing(&mut self, block: BlockIndex) {
         self.done.remove(block);
     }
 
-    pub(super) fn join(&mut self, seat: Seat) {
+    /// A parent answered `Open`; it has shown nothing yet.
+    pub fn join(&mut self, seat: Seat) {
         let side = Side {
             have: BlockSet::empty(self.layout),
             asked: VecDeque::new(),
@@ -111,76 +149,97 @@ impl Board {
             retired: false,
             landing: false,
             late: false,
+            brought: 0,
         };
         self.seats.insert(seat, side);
     }
 
     /// The parent is gone; what it was asked is free for others.
-    pub(super) fn leave(&mut self, seat: Seat) {
+    pub fn leave(&mut self, seat: Seat) {
         let Some(side) = self.seats.remove(&seat) else { return };
         for block in side.have.runs().iter().flat_map(Run::blocks) {
             self.holders[block as usize] -= 1;
+            if self.holders[block as usize] == 0 {
+                self.shown.remove(block);
+            }
         }
         if let Some(block) = side.asked.front().filter(|_| side.landing) {
             self.landing.remove(*block);
         }
         if !side.late {
-            side.asked.iter().for_each(|block| self.flying[*block as usize] -= 1);
+            side.asked.iter().for_each(|block| self.falls(*block));
         }
     }
 
     /// The parent is late with what it owes, or no more.
-    pub(super) fn set_late(&mut self, seat: Seat, late: bool) {
+    pub fn set_late(&mut self, seat: Seat, late: bool) {
         let Some(side) = self.seats.get_mut(&seat).filter(|side| side.late != late) else { return };
         side.late = late;
-        for block in &side.asked {
-            if late {
-                self.flying[*block as usize] -= 1;
-            } else {
-                self.flying[*block as usize] += 1;
-            }
+        let owed: Vec<BlockIndex> = side.asked.iter().copied().collect();
+        owed.into_iter().for_each(|block| if late { self.falls(block) } else { self.flies(block) });
+    }
+
+    /// One more parent is asked for it.
+    fn flies(&mut self, block: BlockIndex) {
+        self.flying[block as usize] += 1;
+        self.asked.insert(block);
+    }
+
+    /// One parent less is asked for it.
+    fn falls(&mut self, block: BlockIndex) {
+        self.flying[block as usize] -= 1;
+        if self.flying[block as usize] == 0 {
+            self.asked.remove(block);
         }
     }
 
     /// The parent is asked nothing more; what it was asked may still come.
-    pub(super) fn retire(&mut self, seat: Seat) {
+    pub fn retire(&mut self, seat: Seat) {
         if let Some(side) = self.seats.get_mut(&seat) {
             side.retired = true;
         }
     }
 
-    pub(super) fn is_retired(&self, seat: Seat) -> bool {
+    /// Whether the parent is asked nothing more. True for a seat that is gone.
+    pub fn is_retired(&self, seat: Seat) -> bool {
         self.seats.get(&seat).is_none_or(|side| side.retired)
     }
 
     /// The parent shows more blocks. Runs past the end of the blob are cut.
-    pub(super) fn show(&mut self, seat: Seat, runs: &[Run]) {
+    pub fn show(&mut self, seat: Seat, runs: &[Run]) {
         let Some(side) = self.seats.get_mut(&seat) else { return };
         for block in runs.iter().flat_map(|run| run.first..run.blocks().end.min(self.layout.blocks())) {
             if side.have.insert(block) {
                 self.holders[block as usize] += 1;
+                self.shown.insert(block);
             }
         }
     }
 
-    pub(super) fn set_rate(&mut self, seat: Seat, rate: f64) {
+    /// The measured rate of the parent, in bytes per second.
+    pub fn set_rate(&mut self, seat: Seat, rate: f64) {
         if let Some(side) = self.seats.get_mut(&seat) {
             side.rate = rate;
         }
     }
 
     /// The block that must come next from the parent.
-    pub(super) fn awaited(&self, seat: Seat) -> Option<BlockIndex> {
+    pub fn awaited(&self, seat: Seat) -> Option<BlockIndex> {
         self.seats.get(&seat)?.asked.front().copied()
     }
 
     /// How many blocks the parent still has to send.
-    pub(super) fn outstanding(&self, seat: Seat) -> usize {
+    pub fn outstanding(&self, seat: Seat) -> usize {
         self.seats.get(&seat).map_or(0, |side| side.asked.len())
     }
 
+    /// How many blocks came from this seat and were written.
+    pub fn brought(&self, seat: Seat) -> u32 {
+        self.seats.get(&seat).map_or(0, |side| side.brought)
+    }
+
     /// The awaited block came and is right. True: it is to be written. False: another parent brought it before.
-    pub(super) fn land(&mut self, seat: Seat) -> bool {
+    pub fn land(&mut self, seat: Seat) -> bool {
         let Some(side) = self.seats.get_mut(&seat) else { return false };
         let Some(block) = side.asked.front().copied() else { return false };
         side.landing = !self.done.contains(block) && self.landing.insert(block);
@@ -188,11 +247,15 @@ impl Board {
     }
 
     /// The awaited block was dealt with, one way or the other.
-    pub(super) fn settle(&mut self, seat: Seat, done: bool) {
+    pub fn settle(&mut self, seat: Seat, done: bool) {
         let Some(side) = self.seats.get_mut(&seat) else { return };
         let Some(block) = side.asked.pop_front() else { return };
-        self.flying[block as usize] -= u8::from(!side.late);
-        if std::mem::take(&mut side.landing) {
+        let (late, landed) = (side.late, std::mem::take(&mut side.landing));
+        side.brought += u32::from(done);
+        if !late {
+            self.falls(block);
+        }
+        if landed {
             self.landing.remove(block);
         }
         if done {
@@ -201,12 +264,12 @@ impl Board {
     }
 
     /// Picks and marks what to ask of the parent next.
-    pub(super) fn ask(&mut self, seat: Seat) -> Option<Run> {
+    pub fn ask(&mut self, seat: Seat) -> Option<Run> {
         let run = self.pick(seat)?;
         let side = self.seats.get_mut(&seat)?;
-        for block in run.blocks() {
-            side.asked.push_back(block);
-            self.flying[block as usize] += u8::from(!side.late);
+        side.asked.extend(run.blocks());
+        if !side.late {
+            run.blocks().for_each(|block| self.flies(block));
         }
         Some(run)
     }
@@ -214,53 +277,67 @@ impl Board {
     /// What to ask of the parent next: blocks of one piece in a row. `None`: nothing now.
     fn pick(&self, seat: Seat) -> Option<Run> {
         let side = self.seats.get(&seat).filter(|side| !side.retired)?;
-        let (pieces, at_focus) = (self.layout.pieces(), self.layout.piece_of(self.focus));
+        let at_focus = self.focuses.iter().find_map(|focus| self.at_focus(*focus, side));
         let mut best: Option<((u16, u64), Run)> = None;
-        let mut open = 0;
-        for step in 0..pieces {
-            let piece = (at_focus + step) % pieces;
-            if !self.is_open(piece) {
+        if at_focus.is_none() {
+            self.focuses.iter().for_each(|focus| self.look(*focus, side, &mut best));
+        }
+        at_focus.or(best.map(|(_, run)| run)).or_else(|| self.end_game(seat, side))
+    }
+
+    /// What the parent can be asked of the piece at a focus, from there on if possible.
+    fn at_focus(&self, focus: BlockIndex, side: &Side) -> Option<Run> {
+        let piece = self.layout.piece_of(focus);
+        let blocks = self.blocks_of(piece);
+        let free = self.free(blocks, side);
+        let from = focus - blocks.first;
+        let bits = if free >> from == 0 { free } else { free >> from << from };
+        first_run(bits, blocks)
+    }
+
+    /// Looks for the best that the parent can be asked in the window from one focus on.
+    fn look(&self, focus: BlockIndex, side: &Side, best: &mut Option<((u16, u64), Run)>) {
+        let (pieces, at_focus) = (self.layout.pieces(), self.layout.piece_of(focus));
+        let (mut open, mut step) = (0, 0);
+        while step < pieces && open < self.window {
+            let piece = if at_focus + step < pieces { at_focus + step } else { at_focus + step - pieces };
+            let blocks = self.blocks_of(piece);
+            let missing = all(blocks) & !self.done.bits(blocks);
+            if missing == 0 {
+                // To the next piece that lacks something, but not past the end: the window goes on from the start there.
+                let next = self.done.first_missing(blocks.first + blocks.count);
+                let next = if next == self.layout.blocks() { pieces } else { self.layout.piece_of(next) };
+                step += next - piece;
+                continue;
+            }
+            step += 1;
+            let asked = self.asked.bits(blocks);
+            if missing & (asked | (self.shown.bits(blocks) & self.known.bits(blocks))) == 0 {
                 continue;
             }
             open += 1;
-            if let Some(run) = self.first_run(piece, side) {
-                if piece == at_focus {
-                    return Some(run);
-                }
-                let rank = (self.holders[run.first as usize], self.order(piece, step));
-                if best.is_none_or(|(least, _)| rank < least) {
-                    best = Some((rank, run));
-                }
-            }
-            if open == self.window {
-                break;
+            let Some(run) = first_run(self.free(blocks, side), blocks) else { continue };
+            let rank = (self.holders[run.first as usize], self.order(piece, step));
+            if best.is_none_or(|(least, _)| rank < least) {
+                *best = Some((rank, run));
             }
         }
-        best.map(|(_, run)| run).or_else(|| self.end_game(seat, side))
     }
 
-    /// Whether a piece counts in the window: something of it is asked, or could be asked of some parent.
-    fn is_open(&self, piece: PieceIndex) -> bool {
-        self.layout.piece_blocks(piece).any(|block| {
-            let at = block as usize;
-            !self.done.contains(block) && (self.flying[at] > 0 || (self.holders[at] > 0 && self.known.contains(block)))
-        })
+    /// The blocks of a piece that the parent can be asked, as bits.
+    fn free(&self, blocks: Run, side: &Side) -> u64 {
+        let mut free = side.have.bits(blocks) & self.known.bits(blocks);
+        free &= !(self.done.bits(blocks) | self.asked.bits(blocks));
+        if side.late && free != 0 {
+            let own = side.asked.iter().filter(|block| blocks.blocks().contains(block));
+            own.for_each(|block| free &= !(1 << (block - blocks.first)));
+        }
+        free
     }
 
-    /// The first blocks in a row of a piece that the parent can be asked; from the focus on, if that is inside.
-    fn first_run(&self, piece: PieceIndex, side: &Side) -> Option<Run> {
+    fn blocks_of(&self, piece: PieceIndex) -> Run {
         let blocks = self.layout.piece_blocks(piece);
-        let fits = |block: &BlockIndex| {
-            side.have.contains(*block)
-                && self.known.contains(*block)
-                && !self.done.contains(*block)
-                && self.flying[*block as usize] == 0
-                && !(side.late && side.asked.contains(block))
-        };
-        let from = if blocks.contains(&self.focus) { self.focus } else { blocks.start };
-        let first = (from..blocks.end).chain(blocks.start..from).find(fits)?;
-        let count = (first..blocks.end).take_while(fits).count() as u32;
-        Some(Run { first, count })
+        Run { first: blocks.start, count: blocks.end - blocks.start }
     }
 
     /// How equals are ordered.
@@ -274,28 +351,17 @@ impl Board {
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
     }
+}
 
-    /// When all that is missing is asked: what the slowest other parent will send last.
-    fn end_game(&self, seat: Seat, side: &Side) -> Option<Run> {
-        if !side.asked.is_empty() || self.missing().any(|block| self.flying[block as usize] == 0) {
-            return None;
-        }
-        let fits = |block: BlockIndex| {
-            side.have.contains(block)
-                && self.known.contains(block)
-                && !self.done.contains(block)
-                && !self.landing.contains(block)
-                && self.flying[block as usize] == 1
-        };
-        let mut others: Vec<&Side> = self.seats.iter().filter(|(other, _)| **other != seat).map(|(_, s)| s).collect();
-        others.sort_by(|a, b| a.rate.total_cmp(&b.rate));
-        others.into_iter().find_map(|other| {
-            let last = other.asked.iter().rev().copied().find(|block| fits(*block))?;
-            let start = self.layout.piece_blocks(self.layout.piece_of(last)).start;
-            let first = (start..last).rev().take_while(|b| fits(*b) && other.asked.contains(b)).last().unwrap_or(last);
-            Some(Run { first, count: last - first + 1 })
-        })
-    }
+/// All bits of a piece.
+const fn all(blocks: Run) -> u64 {
+    (1 << blocks.count) - 1
+}
+
+/// The first bits in a row.
+fn first_run(bits: u64, blocks: Run) -> Option<Run> {
+    let first = bits.trailing_zeros();
+    (bits != 0).then(|| Run { first: blocks.first + first, count: (bits >> first).trailing_ones() })
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ const NEWEST: f64 = 0.3;
 
 /// The record of one parent.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Score {
+pub struct Score {
     rate: f64,
     losses: u32,
     rest_until: Option<Instant>,
@@ -22,51 +22,52 @@ pub(super) struct Score {
 
 impl Score {
     /// A block came.
-    pub(super) fn served(&mut self, bytes: usize, took: Duration) {
+    pub fn served(&mut self, bytes: usize, took: Duration) {
         let rate = bytes as f64 / took.as_secs_f64().max(1e-6);
         self.rate = if self.rate == 0.0 { rate } else { self.rate * (1.0 - NEWEST) + rate * NEWEST };
         self.losses = 0;
     }
 
     /// The connection was lost: rest 1 s, 2 s, 4 s, ...
-    pub(super) fn lost(&mut self, now: Instant) {
+    pub fn lost(&mut self, now: Instant) {
         let rest = FIRST_REST.saturating_mul(1 << self.losses.min(5)).min(LONGEST_REST);
         self.losses += 1;
         self.rest_until = Some(now + rest);
     }
 
     /// The parent asks to come back later.
-    pub(super) fn busy(&mut self, now: Instant, after: Duration) {
+    pub fn busy(&mut self, now: Instant, after: Duration) {
         self.rest_until = Some(now + after.clamp(BUSY_REST.0, BUSY_REST.1));
     }
 
     /// Nothing wrong, but others may have more: rest a little.
-    pub(super) fn idle(&mut self, now: Instant) {
+    pub fn idle(&mut self, now: Instant) {
         self.rest_until = Some(now + FIRST_REST);
     }
 
     /// It lied: never again in this fetch.
-    pub(super) fn shun(&mut self) {
+    pub fn shun(&mut self) {
         self.shunned = true;
     }
 
-    pub(super) fn is_shunned(&self) -> bool {
+    /// Whether it lied in this fetch.
+    pub fn is_shunned(&self) -> bool {
         self.shunned
     }
 
     /// Bytes per second, smoothed; 0 until measured.
-    pub(super) fn rate(&self) -> f64 {
+    pub fn rate(&self) -> f64 {
         self.rate
     }
 
     /// When it may be asked, `None` for never.
-    pub(super) fn ready_at(&self, now: Instant) -> Option<Instant> {
+    pub fn ready_at(&self, now: Instant) -> Option<Instant> {
         (!self.shunned).then(|| self.rest_until.map_or(now, |until| until.max(now)))
     }
 }
 
 /// Which of the candidates, in control's order, to connect to now: one that is ready, with the fewest losses.
-pub(super) fn choose<'a>(candidates: impl Iterator<Item = &'a Score>, now: Instant) -> Option<usize> {
+pub fn choose<'a>(candidates: impl Iterator<Item = &'a Score>, now: Instant) -> Option<usize> {
     candidates
         .enumerate()
         .filter(|(_, score)| score.ready_at(now).is_some_and(|at| at <= now))

@@ -10,6 +10,7 @@ use shoal_proto::{BlockIndex, Hash, PieceList};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 
+use super::crew::Start;
 use super::fetch::Shared;
 use super::pick::Seat;
 use super::score::Score;
@@ -22,14 +23,26 @@ const LARGE_BLOCK: usize = 1 << 20;
 /// Why a stream ended.
 #[derive(Debug)]
 pub(super) enum Ended {
-    /// It has nothing for us that others do not bring, or control named it no more.
+    /// Control named it no more, or all is done.
     Left,
+    /// It has nothing for us that others do not bring, and another candidate waits.
+    Useless,
     /// It has no slot; come back after.
     Busy(Duration),
     /// The flight takes no more.
     Halted,
     /// It can't be used. True: it owed us blocks.
     Lost(Loss, bool),
+}
+
+/// What is left of a stream that ended.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub(super) seat: Seat,
+    pub(super) parent: Parent,
+    /// What was learnt of the parent.
+    pub(super) score: Score,
+    pub(super) ended: Ended,
 }
 
 /// The state of one stream, for as long as it runs.
@@ -70,12 +83,12 @@ impl Drop for Seated {
 }
 
 impl Stream {
-    pub(super) fn new(fetch: Arc<Shared>, parent: Parent, seat: Seat, score: Score) -> Self {
+    pub(super) fn new(fetch: Arc<Shared>, start: Start) -> Self {
         Self {
             fetch,
-            parent,
-            seat,
-            score,
+            parent: start.parent,
+            seat: start.seat,
+            score: start.score,
             wants: VecDeque::new(),
             bytes: 0,
             owing_since: Instant::now(),
@@ -84,14 +97,14 @@ impl Stream {
         }
     }
 
-    /// Runs until the parent is of no more use, and says why, with what was learnt of the parent.
-    pub(super) async fn run(mut self) -> (Parent, Score, Ended) {
+    /// Runs until the parent is of no more use, and says why.
+    pub(super) async fn run(mut self) -> Finished {
         let ended = match self.drive().await {
             Ok(ended) => ended,
             Err(loss) => Ended::Lost(loss, self.owed),
         };
         tracing::Span::current().record("bytes", self.bytes);
-        (self.parent, self.score, ended)
+        Finished { seat: self.seat, parent: self.parent, score: self.score, ended }
     }
 
     async fn drive(&mut self) -> Result<Ended, Loss> {
@@ -120,7 +133,7 @@ impl Stream {
         let settled = fetch.board.lock().outstanding(self.seat) == 0;
         self.owed = !settled;
         drop(seated);
-        if settled && matches!(ended, Ok(Ended::Left | Ended::Busy(_)) | Err(Loss::Gone)) {
+        if settled && matches!(ended, Ok(Ended::Left | Ended::Useless | Ended::Busy(_)) | Err(Loss::Gone)) {
             fetch.swarm.rest(self.parent.clone(), connection);
         }
         ended
@@ -151,8 +164,7 @@ impl Stream {
             } else if fetch.is_done() || fetch.board.lock().is_retired(self.seat) {
                 return Ok(Ended::Left);
             } else if useful.elapsed() >= config.useless_after && fetch.spare() {
-                self.score.idle(Instant::now());
-                return Ok(Ended::Left);
+                return Ok(Ended::Useless);
             } else {
                 heard = Instant::now();
             }

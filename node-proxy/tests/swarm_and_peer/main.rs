@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod fetching;
+mod model;
 mod refusing;
 mod serving;
+mod simulated;
 mod support;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use node_proxy::blob::ReadError;
 use node_proxy::peer::{self, Offer, Offers, Peer};
-use node_proxy::swarm::{self, Event, Ground, Halt, Parent, ParentAddr, Swarm};
+use node_proxy::swarm::{self, Event, Ground, Halt, Parent, ParentAddr, Survey, Swarm};
 use parking_lot::Mutex;
 use shoal_base::drain::{self, Trigger};
 use shoal_proto::frame::{Frame, FrameCodec, FrameError, Hello};
@@ -139,9 +139,15 @@ impl Ground for Field {
         self.blocks.lock().contains_key(&block)
     }
 
-    fn focus(&self) -> BlockIndex {
-        let blocks = self.blocks.lock();
-        (0..self.layout.blocks()).find(|block| !blocks.contains_key(block)).unwrap_or(0)
+    fn survey(&self) -> Survey {
+        let (mut done, mut known) = (BlockSet::empty(self.layout), BlockSet::empty(self.layout));
+        self.blocks.lock().keys().for_each(|block| assert!(done.insert(*block)));
+        let list = self.list.lock();
+        (0..self.layout.blocks())
+            .filter(|block| list.get(*block).is_some())
+            .for_each(|block| assert!(known.insert(block)));
+        let focuses = vec![done.first_missing(0)];
+        Survey { done, known, focuses }
     }
 
     fn changed(&self) -> watch::Receiver<u64> {

@@ -31,7 +31,7 @@ fn board(blocks: u32, window: u32, seats: u32) -> Board {
 #[test]
 fn one_parent_is_asked_in_order_from_the_focus() {
     let mut board = board(10, 32, 1);
-    board.set_focus(7);
+    board.set_focuses(&[7]);
     let order: Vec<u32> = std::iter::from_fn(|| board.ask(0)).flat_map(|run| run.blocks()).collect();
     assert_eq!(order, [7, 8, 9, 0, 1, 2, 3, 4, 5, 6]);
 }
@@ -41,7 +41,7 @@ fn a_piece_is_asked_as_one_run() {
     // 1 GiB: pieces of 4 MiB, 16 blocks.
     let mut board = board(4096, 32, 1);
     assert_eq!(board.ask(0), Some(Run { first: 0, count: 16 }));
-    board.set_focus(40);
+    board.set_focuses(&[40]);
     assert_eq!(board.ask(0), Some(Run { first: 40, count: 8 }));
     assert_eq!(board.ask(0), Some(Run { first: 32, count: 8 }));
 }
@@ -176,7 +176,7 @@ proptest! {
                 Step::Known(block) => board.set_known(block % blocks, true),
                 Step::Unknown(block) => board.set_known(block % blocks, false),
                 Step::DoneElsewhere(block) => board.set_done(block % blocks),
-                Step::Focus(block) => board.set_focus(block % blocks),
+                Step::Focus(block) => board.set_focuses(&[block % blocks]),
                 _ if seats.is_empty() => {}
                 Step::Leave(at) => { let at = at.index(seats.len()); board.leave(seats.remove(at)); }
                 Step::Retire(at) => {
@@ -230,7 +230,7 @@ proptest! {
                 board.set_known(block, true);
             }
             let focus = board.missing().next().unwrap();
-            board.set_focus(focus);
+            board.set_focuses(&[focus]);
             for (seat, (from, speed, dies)) in parents.iter().enumerate() {
                 board.show(seat as u32, &[Run { first: from % blocks, count: rounds * speed }]);
                 if dies.is_some_and(|after| sent[seat] >= after) {

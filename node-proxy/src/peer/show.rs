@@ -1,0 +1,262 @@
+//! What a parent shows to which child of what it has, and when: a pure machine over the children of one blob. The time is
+//! passed in.
+//!
+//! Blocks that came here from peers are shown to every child. Blocks that this node has first hand (it read them from the
+//! origin, or it is a seed) are where a crowd's bytes come from, and its uplink should carry each of them once before it carries
+//! one twice. So with several children such a block is *lent*: shown to one child alone, a few at a time, until that child has
+//! got it and passes it on itself.
+//!
+//! What always holds:
+//! - A block is shown only when the parent has it, to each child at most once, and nothing is taken back.
+//! - A child that is alone is shown everything.
+//! - A block on loan that the child does not ask for in time, or gets no byte of in time, is free for others again.
+//! - Once every first-hand block was given, and whenever the uplink has nothing to do, everything is shown. So whatever the
+//!   children do, each is shown every block in the end.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use shoal_proto::frame::Run;
+use shoal_proto::{BlockIndex, BlockSet, Layout};
+
+/// One `Open` of the blob, until its end. Never used again for that blob.
+pub type Child = u64;
+
+/// So much growth is shown at once, without waiting for the next time.
+const MUCH_GROWTH: u32 = 16;
+/// A child that waits for nothing here is told of growth so many times sooner: then it is latency that counts.
+const IDLE_SOONER: u32 = 10;
+/// A busy child looks for what others do not take so many times later: its own blocks are news enough.
+const BUSY_LATER: u32 = 4;
+/// Blocks on loan to a child at least: one is being sent, one is queued.
+const LEAST_LOAN: u32 = 2;
+/// More are lent than that if the child takes them sooner than this, up to two pieces, which is what a child queues.
+const LOAN_AHEAD: Duration = Duration::from_millis(250);
+/// A child that was lent blocks and asks for none of them for so long does not need them from here. Longer than a hash takes
+/// to reach it.
+const UNASKED: Duration = Duration::from_millis(500);
+/// A child that got nothing of what it asked for so long does not hold up others (I8 gives a parent as long).
+const STALLED: Duration = Duration::from_secs(2);
+/// Nobody waits for a block for so long: the uplink has room for second copies. Some round trips, so that a want is on its way
+/// when there is one.
+const QUIET: Duration = Duration::from_millis(200);
+/// Weight of the newest measurement of a child's pace.
+const NEWEST: f64 = 0.3;
+
+/// What one child was shown.
+#[derive(Debug)]
+struct Shown {
+    told: BlockSet,
+    /// When it was last told something.
+    at: Option<Instant>,
+    /// When to look again, if there is something that it was not told.
+    due: Option<Instant>,
+    /// On loan to it, or asked by it, and not given.
+    loan: BlockSet,
+    /// Given to it by this upload.
+    given: BlockSet,
+    /// Blocks that it asked for and did not get yet.
+    wanted: u32,
+    /// When it last asked, got a block, or was lent one while it had none.
+    moved: Instant,
+    /// Seconds a block, smoothed; 0 until measured.
+    pace: f64,
+}
+
+/// The children of one blob.
+#[derive(Debug)]
+pub struct Show {
+    layout: Layout,
+    every: Duration,
+    children: BTreeMap<Child, Shown>,
+    next: Child,
+    /// Given to some child.
+    given: BlockSet,
+    /// On loan to some child.
+    lent: BlockSet,
+    /// Blocks that all children asked for and did not get yet.
+    wanted: u32,
+    /// When `wanted` last became 0, or a block last went out.
+    moved: Option<Instant>,
+}
+
+impl Show {
+    /// A blob without children. A child is shown growth at most once in `every`, or each 16 blocks.
+    pub fn new(layout: Layout, every: Duration) -> Self {
+        let none = || BlockSet::empty(layout);
+        let (given, lent) = (none(), none());
+        Self { layout, every, children: BTreeMap::new(), next: 0, given, lent, wanted: 0, moved: None }
+    }
+
+    /// A child opened the blob.
+    pub fn join(&mut self, now: Instant) -> Child {
+        let child = self.next;
+        self.next += 1;
+        let none = || BlockSet::empty(self.layout);
+        let shown = Shown {
+            told: none(),
+            at: None,
+            due: None,
+            loan: none(),
+            given: none(),
+            wanted: 0,
+            moved: now,
+            pace: 0.0,
+        };
+        self.children.insert(child, shown);
+        self.moved.get_or_insert(now);
+        child
+    }
+
+    /// The child is gone. If it is `broken`, what it got may be gone with it, and counts as not given. True: others may be shown
+    /// more now.
+    pub fn leave(&mut self, child: Child, broken: bool, now: Instant) -> bool {
+        let Some(shown) = self.children.remove(&child) else { return false };
+        blocks(&shown.loan).for_each(|block| {
+            self.lent.remove(block);
+        });
+        if broken {
+            blocks(&shown.given).for_each(|block| {
+                self.given.remove(block);
+            });
+        }
+        self.unwant(shown.wanted, now);
+        !shown.loan.is_empty() || self.children.len() == 1
+    }
+
+    /// What to show the child now, in order; none when it is not the time, or there is nothing new. `have` is what the parent
+    /// has; `first_hand` what of it is lent rather than shown to everybody, `None` for a blob that came from peers.
+    pub fn show(
+        &mut self,
+        child: Child,
+        have: &BlockSet,
+        first_hand: Option<&BlockSet>,
+        now: Instant,
+    ) -> Vec<Run> {
+        let secret = first_hand.filter(|_| self.children.len() > 1).map(|own| own.minus(&self.given));
+        let all_given = secret.as_ref().is_none_or(BlockSet::is_empty) && have.is_full();
+        let secret = secret.filter(|_| !all_given && now < self.quiet_at());
+        if secret.is_some() {
+            self.call_in(now);
+        }
+        let every = self.every;
+        let Some(shown) = self.children.get_mut(&child) else { return Vec::new() };
+        let new = have.minus(&shown.told);
+        let (Some(secret), Some(own)) = (secret, first_hand) else {
+            return shown.tell(new, every, now).runs();
+        };
+        let mut telling = shown.tell(new.minus(own), every, now);
+        let target = shown.target(self.layout);
+        let room = if shown.loan.len() <= target / 2 { target - shown.loan.len() } else { 0 };
+        if room > 0 && shown.loan.is_empty() {
+            shown.moved = now;
+        }
+        let free = secret.minus(&self.lent).minus(&shown.told);
+        for block in blocks(&free).take(room as usize) {
+            self.lent.insert(block);
+            shown.loan.insert(block);
+            shown.told.insert(block);
+            telling.insert(block);
+        }
+        if have.len() > shown.told.len() {
+            // Loans of others come back, and the uplink falls quiet, at times that nobody else tells this child.
+            let poll = now + if shown.wanted == 0 { every } else { every * BUSY_LATER };
+            shown.due = Some(shown.due.map_or(poll, |due| due.min(poll)));
+        }
+        telling.runs()
+    }
+
+    /// The child asked for blocks.
+    pub fn wanted(&mut self, child: Child, run: Run, now: Instant) {
+        let Some(shown) = self.children.get_mut(&child) else { return };
+        shown.wanted += run.count;
+        shown.moved = now;
+        self.wanted += run.count;
+        for block in run.blocks() {
+            shown.loan.insert(block);
+            self.lent.insert(block);
+        }
+    }
+
+    /// A block was sent to the child. True: others may be shown more now.
+    pub fn gave(&mut self, child: Child, block: BlockIndex, now: Instant) -> bool {
+        let Some(shown) = self.children.get_mut(&child) else { return false };
+        let took = now.saturating_duration_since(shown.moved).as_secs_f64();
+        shown.pace = if shown.pace == 0.0 { took } else { shown.pace * (1.0 - NEWEST) + took * NEWEST };
+        shown.moved = now;
+        let asked = shown.wanted.min(1);
+        shown.wanted -= asked;
+        shown.loan.remove(block);
+        shown.given.insert(block);
+        self.lent.remove(block);
+        self.moved = Some(now);
+        self.unwant(asked, now);
+        self.given.insert(block) && self.given.is_full()
+    }
+
+    /// When to look again although nothing has changed: [`Show::show`] may then have something for the child.
+    pub fn due(&self, child: Child) -> Option<Instant> {
+        self.children.get(&child)?.due
+    }
+
+    /// When second copies may be shown, if nothing is asked until then.
+    fn quiet_at(&self) -> Instant {
+        let moved = self.moved.expect("there is a child");
+        moved + if self.wanted == 0 { QUIET } else { STALLED }
+    }
+
+    fn unwant(&mut self, blocks: u32, now: Instant) {
+        self.wanted -= blocks;
+        if blocks > 0 && self.wanted == 0 {
+            self.moved = Some(now);
+        }
+    }
+
+    /// Takes back what was lent to children that make nothing of it.
+    fn call_in(&mut self, now: Instant) {
+        for shown in self.children.values_mut().filter(|shown| !shown.loan.is_empty()) {
+            let patience = if shown.wanted == 0 { UNASKED } else { STALLED };
+            if now >= shown.moved + patience {
+                blocks(&shown.loan).for_each(|block| {
+                    self.lent.remove(block);
+                });
+                shown.loan = BlockSet::empty(self.layout);
+            }
+        }
+    }
+}
+
+impl Shown {
+    /// What of the new to tell it now: all or nothing.
+    fn tell(&mut self, new: BlockSet, every: Duration, now: Instant) -> BlockSet {
+        let wait = if self.wanted == 0 { every / IDLE_SOONER } else { every };
+        let due = self.at.map_or(now, |at| at + wait);
+        self.due = None;
+        if new.is_empty() {
+            return new;
+        }
+        if now < due && new.len() < MUCH_GROWTH {
+            self.due = Some(due);
+            return new.minus(&new);
+        }
+        blocks(&new).for_each(|block| {
+            self.told.insert(block);
+        });
+        self.at = Some(now);
+        new
+    }
+
+    /// How many blocks should be on loan to it.
+    fn target(&self, layout: Layout) -> u32 {
+        let most = (2 * layout.piece_size() / layout.block_size()) as u32;
+        let soon = if self.pace == 0.0 { 0.0 } else { LOAN_AHEAD.as_secs_f64() / self.pace };
+        (soon.min(f64::from(most)) as u32).max(LEAST_LOAN)
+    }
+}
+
+fn blocks(set: &BlockSet) -> impl Iterator<Item = BlockIndex> + use<> {
+    set.runs().into_iter().flat_map(|run| run.blocks())
+}
+
+#[cfg(test)]
+mod tests;
