@@ -120,7 +120,8 @@ impl<'a> Pool<'a> {
                 self.fill(&mut chosen, &self.complete, room, location, &usable, dice);
             }
         }
-        chosen.sort_by_cached_key(|at| (self.cost(*at, location), *at));
+        // Equals in random order: nodes connect to the first ones, and must not all connect to the same.
+        chosen.sort_by_cached_key(|at| (self.cost(*at, location), dice.next()));
         chosen.truncate(MOST);
         for at in &chosen {
             self.all[*at].named += 1;

@@ -34,7 +34,7 @@ impl World {
             board.set_done(block);
         }
         node.focus = node.have.first_missing(0);
-        board.set_focus(node.focus);
+        board.set_focuses(&[node.focus]);
         node.stage = Stage::Fetching;
         if node.crashes == 0 {
             node.started = now;
@@ -223,9 +223,9 @@ impl World {
     }
 
     pub(super) fn list_came(&mut self, at: NodeIx) {
-        let blocks = self.layout.blocks();
+        let (blocks, all) = (self.layout.blocks(), BlockSet::full(self.layout));
         let Some(flight) = self.flight(at) else { return };
-        (0..blocks).for_each(|block| flight.board.set_known(block, true));
+        flight.board.set_all_known(all);
         (flight.known, flight.fetching_list) = (blocks, false);
         self.bump(at);
     }
@@ -310,7 +310,7 @@ impl World {
         node.focus = node.have.first_missing(node.focus);
         let (focus, blocks, full) = (node.focus, node.have.len(), node.have.is_full());
         if let Some(flight) = self.flight(at) {
-            flight.board.set_focus(focus);
+            flight.board.set_focuses(&[focus]);
             if flight.told == 0 {
                 flight.told = blocks;
                 let tell = Tell::Progress { blocks, origin_bytes: flight.origin_bytes };

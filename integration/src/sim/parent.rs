@@ -24,6 +24,7 @@ impl World {
             self.take_turn(flow);
             return;
         }
+        let now = self.instant();
         let node = &mut self.nodes[from as usize];
         let refused = if !node.is_up() {
             Some(Why::Broken)
@@ -41,7 +42,7 @@ impl World {
         }
         node.uploads += 1;
         node.children.push(flow);
-        let child = node.show.join();
+        let child = node.show.join(now);
         if let Some(found) = self.flows.get_mut(flow) {
             found.served = true;
             found.child = child;
@@ -57,6 +58,7 @@ impl World {
         let (from, child) = (found.from, found.child);
         let now = self.instant();
         self.nodes[from as usize].show.wanted(child, run, now);
+        self.show(flow);
         self.take_turn(flow);
     }
 
@@ -71,6 +73,14 @@ impl World {
             if found.grown >= MUCH_GROWTH || found.show_at.is_none_or(|at| at <= now) {
                 self.show(flow);
             }
+        }
+    }
+
+    /// What is lent to one child may be free for another.
+    pub(super) fn show_all(&mut self, node: NodeIx) {
+        for at in 0..self.nodes[node as usize].children.len() {
+            let flow = self.nodes[node as usize].children[at];
+            self.show(flow);
         }
     }
 
@@ -108,10 +118,14 @@ impl World {
         found.parent_open = false;
         found.wants.clear();
         let (from, child, served) = (found.from, found.child, std::mem::take(&mut found.served));
+        let (broken, now) = (self.nodes[found.to as usize].down.is_some(), self.instant());
         if served && let Some(node) = self.nodes.get_mut(from as usize) {
-            node.show.leave(child);
+            let more = node.show.leave(child, broken, now);
             node.uploads -= 1;
             node.children.retain(|other| *other != flow);
+            if more && node.is_up() {
+                self.show_all(from);
+            }
         }
         self.flows.settle(flow);
     }

@@ -164,6 +164,7 @@ impl World {
     /// When one never is: names it and its state.
     pub(super) fn run(&mut self) -> Result<()> {
         let most = ((self.plan.bound_s() * MOST_TIMES_BOUND + 60.0) * SECOND as f64) as Time;
+        let mut trace = 0;
         while self.left > 0 {
             let Some(event) = self.queue.next() else { bail!("nothing more happens: {}", self.who_is_left()) };
             let now = self.queue.now();
@@ -172,6 +173,23 @@ impl World {
                 bail!("stuck after {:.1} s: {}", seconds(now), self.who_is_left());
             }
             self.happen(event);
+            if std::env::var_os("SIM_TRACE").is_some() && now >= trace {
+                trace += 500 * super::queue::MILLISECOND;
+                let n = self.nodes.len() as u32;
+                let have: u32 = self.nodes.iter().map(|n| n.have.len()).sum::<u32>() / n;
+                let most = self.nodes.iter().map(|n| n.have.len()).max().unwrap_or(0);
+                let streams: usize = self.nodes.iter().filter_map(|n| n.flight.as_ref()).map(|f| f.parents.len()).sum();
+                let mut owing = 0; let mut seated = 0;
+                for node in &self.nodes { if let Some(f) = &node.flight { for p in &f.parents { if let Some(f) = self.flows.get(*p) { owing += usize::from(!f.owed.is_empty()); seated += usize::from(f.joined); } } } }
+                let busy = self.nodes.iter().filter(|n| n.up.busy).count();
+                let named: usize = self.nodes.iter().filter_map(|n| n.flight.as_ref()).map(|f| f.named.len()).sum();
+                let src = self.nodes.iter().position(|n| !n.first_hand.is_empty());
+                let (ch, sb, union) = src.map_or((0, false, 0), |i| (self.nodes[i].children.len(), self.nodes[i].up.busy, 0));
+                let mut any = BlockSet::empty(self.layout);
+                for (i, node) in self.nodes.iter().enumerate() { if Some(i) != src { for r in node.have.runs() { any.insert_run(r); } } }
+                let _ = union;
+                eprintln!("t={:.2} mean={have} most={most} elsewhere={} streams={streams} seated={seated} owing={owing} busy={busy} named={named} srcchildren={ch} srcbusy={sb} {:?}", seconds(now), any.len(), self.sums);
+            }
         }
         Ok(())
     }
@@ -201,7 +219,8 @@ impl World {
             Event::Want(flow, run) => self.wanted(flow, run),
             Event::Have(flow, runs) => self.shown(flow, &runs),
             Event::Show(flow) => {
-                if let Some(found) = self.flows.get_mut(flow) {
+                let now = self.queue.now();
+                if let Some(found) = self.flows.get_mut(flow).filter(|flow| flow.show_at == Some(now)) {
                     found.show_at = None;
                     self.show(flow);
                 }
@@ -295,7 +314,11 @@ impl World {
             self.take_turn(flow);
             if sender != self.origin_ix() {
                 let now = self.instant();
-                self.nodes[sender as usize].show.gave(child, block, now);
+                if self.nodes[sender as usize].show.gave(child, block, now) {
+                    self.show_all(sender);
+                } else {
+                    self.show(flow);
+                }
             }
             return;
         }
