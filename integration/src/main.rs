@@ -4,7 +4,8 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use lab::{
-    bench, check, demo, facts::Facts, faults, image::Plan, progress::Progress, report, sim, sweep, tools, world::WorldPlan,
+    bench, check, demo, facts::Facts, faults, image::Plan, progress::Progress, report, sim, sweep, tools,
+    world::WorldPlan,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -40,7 +41,7 @@ enum Command {
         mebibytes: u64,
     },
     /// Simulate one blob to many nodes with the daemons' own decisions, in simulated time.
-    Sim(sim::Options),
+    Sim(Box<sim::Options>),
     /// The table of faults, which the lab's tests fill.
     Faults {
         #[command(subcommand)]

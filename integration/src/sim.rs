@@ -3,7 +3,7 @@
 //! Decisions are those of the daemons themselves: `control::swarm::State` names candidates and grants permits,
 //! `node_proxy::swarm`'s crew and board choose parents and pieces, `node_proxy::peer::show` chooses what a parent shows.
 //! What is modelled here is what lies between them: links with rate and delay, the origin, crashes, and the plain steps
-//! that the daemons' loops take around their decisions ([`flight`], [`child`], [`parent`]; each names its counterpart).
+//! that the daemons' loops take around their decisions (`flight`, `child` and `parent`; each names its counterpart).
 //!
 //! What always holds: one thread, no clock and no randomness but the plan's seed, so that a plan gives the same events
 //! byte for byte; their hash is part of the outcome. A run in which a node gets stuck is an error that names the node.

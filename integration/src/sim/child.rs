@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
+use control::swarm::Tell;
 use node_proxy::swarm::crew::How;
 use shoal_proto::BlockIndex;
 use shoal_proto::frame::Run;
-use control::swarm::Tell;
 
 use super::event::{Event, FlowRef, NodeIx, Why, mix};
 use super::node::{Down, Flight};

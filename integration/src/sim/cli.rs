@@ -177,8 +177,11 @@ fn plans(options: &Options) -> Result<Vec<Plan>> {
         Ok(plan)
     };
     let mut plans = Vec::new();
-    let conditions: &[(f64, f64)] =
-        if options.matrix { &[(0.0, 0.0), (0.1, 0.0), (0.3, 0.0), (0.0, 0.01)] } else { &[(options.slow, options.crash)] };
+    let conditions: &[(f64, f64)] = if options.matrix {
+        &[(0.0, 0.0), (0.1, 0.0), (0.3, 0.0), (0.0, 0.01)]
+    } else {
+        &[(options.slow, options.crash)]
+    };
     let sizes: &[u32] = if options.matrix { &[10, 100, 1000, 10_000] } else { &[options.nodes] };
     for nodes in sizes {
         for (slow, crash) in conditions {

@@ -122,7 +122,9 @@ impl Fingerprint {
             Event::Check(flow) => (15, flow.number(), 0),
             Event::Closed(flow) => (16, flow.number(), 0),
             Event::ToControl(said) => (17, text(said), 0),
-            Event::FromControl(words) => (18, words.len() as u64, words.iter().fold(0, |sum, word| mix(sum ^ say(word)))),
+            Event::FromControl(words) => {
+                (18, words.len() as u64, words.iter().fold(0, |sum, word| mix(sum ^ say(word))))
+            }
             Event::ControlTick => (19, 0, 0),
             Event::ControlAway(away) => (20, u64::from(*away), 0),
             Event::Fate => (21, 0, 0),

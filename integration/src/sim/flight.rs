@@ -1,7 +1,7 @@
 //! A flight around its streams: asking control, reading the origin, counting blocks, closing. What stands here is what the
 //! node's `blob::run` does, as far as it matters for time.
 
-use control::swarm::{Ask, Event as Said, ParentSaid, Say, Stop, Tell, Trouble};
+use control::swarm::{Ask, Event as Said, ParentSaid, Say, Stop, Tell};
 use node_proxy::swarm::crew::{Crew, How};
 use node_proxy::swarm::pick::Board;
 use node_proxy::swarm::{Parent, ParentAddr};
@@ -193,7 +193,8 @@ impl World {
         for seat in &retired {
             flight.board.retire(*seat);
         }
-        let idle: Vec<FlowRef> = self.nodes[at as usize].flight.iter().flat_map(|flight| &flight.parents).copied().collect();
+        let idle: Vec<FlowRef> =
+            self.nodes[at as usize].flight.iter().flat_map(|flight| &flight.parents).copied().collect();
         for flow in idle {
             let found = self.flows.get(flow);
             if found.is_some_and(|flow| flow.joined && flow.owed.is_empty() && retired.contains(&flow.seat)) {
@@ -209,7 +210,8 @@ impl World {
         let (blocks, delay) = (self.layout.blocks(), self.delay);
         let life = self.nodes[at as usize].life;
         let whole = |parent: &Parent| {
-            parent.complete && self.nodes.get(node_at(parent.addr.0) as usize).is_some_and(|node| node.stage == Stage::Held)
+            parent.complete
+                && self.nodes.get(node_at(parent.addr.0) as usize).is_some_and(|node| node.stage == Stage::Held)
         };
         let Some(flight) = &self.nodes[at as usize].flight else { return };
         if !flight.sealed || flight.fetching_list || flight.known >= blocks || !flight.named.iter().any(whole) {
@@ -386,13 +388,6 @@ impl World {
             (_, Stage::Held | Stage::Closing) => node.have.clone(),
             (Some(flight), _) => flight.kept.clone(),
             (None, _) => BlockSet::empty(self.layout),
-        }
-    }
-
-    /// Gives a permit back that can't be used.
-    pub(super) fn gives_up(&mut self, at: NodeIx, why: Trouble) {
-        if let Some(permit) = self.flight(at).and_then(|flight| flight.permit.take()) {
-            self.tell(at, Tell::Failed { permit, why });
         }
     }
 }

@@ -77,7 +77,8 @@ impl Hub {
     }
 
     pub(super) fn hashes(&self, first: u32, count: u32) -> Tell {
-        let hashes = (first..first + count).filter_map(|block| self.list.get(block)).flatten().copied().collect::<Vec<u8>>();
+        let hashes =
+            (first..first + count).filter_map(|block| self.list.get(block)).flatten().copied().collect::<Vec<u8>>();
         Tell::Hashes { first, hashes: Bytes::from(hashes) }
     }
 
@@ -194,4 +195,3 @@ impl World {
         }
     }
 }
-

@@ -1,10 +1,10 @@
 //! One simulated node: what it has, whom it serves and whom it asks.
 
+use control::swarm::FinderId;
 use node_proxy::peer::show::Show;
 use node_proxy::swarm::Parent;
 use node_proxy::swarm::crew::Crew;
 use node_proxy::swarm::pick::Board;
-use control::swarm::FinderId;
 use shoal_proto::{BlockIndex, BlockSet, Layout, NodeId};
 
 use super::event::{FlowRef, Life};
@@ -115,7 +115,8 @@ impl Node {
 
     /// What is had of the blob, for a message.
     pub(super) fn describe(&self, layout: Layout) -> String {
-        let mut text = format!("{} is {:?} with {} of {} blocks", self.id, self.stage, self.have.len(), layout.blocks());
+        let mut text =
+            format!("{} is {:?} with {} of {} blocks", self.id, self.stage, self.have.len(), layout.blocks());
         if let Some(flight) = &self.flight {
             let missing: Vec<BlockIndex> = flight.board.missing().take(8).collect();
             text += &format!(

@@ -101,7 +101,7 @@ impl Outcome {
 }
 
 /// A line of the table for one run.
-pub fn line(outcome: &Outcome) -> String {
+pub(super) fn line(outcome: &Outcome) -> String {
     let plan = &outcome.plan;
     let mut what = String::new();
     if plan.slow > 0.0 {
@@ -122,10 +122,11 @@ pub fn line(outcome: &Outcome) -> String {
     if what.is_empty() {
         what.push_str("equal links");
     }
+    let blob = format!("{}MiB", plan.blob_bytes >> 20);
     format!(
         "{:>6} {:>8} {:<22} {:>5} {:>7.3} {:>8.2} {:>8.2} {:>8.2} {:>7.3} {:>7.2} {:>9} {:>7.1} {}",
         plan.nodes,
-        format!("{}MiB", plan.blob_bytes >> 20),
+        blob,
         what.trim_end(),
         plan.seed,
         outcome.factor,
@@ -141,9 +142,22 @@ pub fn line(outcome: &Outcome) -> String {
 }
 
 /// The head of the table.
-pub fn head() -> String {
+pub(super) fn head() -> String {
+    let blob = format!("{}MiB", plan.blob_bytes >> 20);
     format!(
         "{:>6} {:>8} {:<22} {:>5} {:>7} {:>8} {:>8} {:>8} {:>7} {:>7} {:>9} {:>7} {}",
-        "nodes", "blob", "what", "seed", "factor", "bound s", "median s", "last s", "origin", "spare %", "events", "wall s", "fingerprint"
+        "nodes",
+        "blob",
+        "what",
+        "seed",
+        "factor",
+        "bound s",
+        "median s",
+        "last s",
+        "origin",
+        "spare %",
+        "events",
+        "wall s",
+        "fingerprint"
     )
 }

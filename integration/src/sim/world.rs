@@ -164,7 +164,6 @@ impl World {
     /// When one never is: names it and its state.
     pub(super) fn run(&mut self) -> Result<()> {
         let most = ((self.plan.bound_s() * MOST_TIMES_BOUND + 60.0) * SECOND as f64) as Time;
-        let mut trace = 0;
         while self.left > 0 {
             let Some(event) = self.queue.next() else { bail!("nothing more happens: {}", self.who_is_left()) };
             let now = self.queue.now();
@@ -173,23 +172,6 @@ impl World {
                 bail!("stuck after {:.1} s: {}", seconds(now), self.who_is_left());
             }
             self.happen(event);
-            if std::env::var_os("SIM_TRACE").is_some() && now >= trace {
-                trace += 500 * super::queue::MILLISECOND;
-                let n = self.nodes.len() as u32;
-                let have: u32 = self.nodes.iter().map(|n| n.have.len()).sum::<u32>() / n;
-                let most = self.nodes.iter().map(|n| n.have.len()).max().unwrap_or(0);
-                let streams: usize = self.nodes.iter().filter_map(|n| n.flight.as_ref()).map(|f| f.parents.len()).sum();
-                let mut owing = 0; let mut seated = 0;
-                for node in &self.nodes { if let Some(f) = &node.flight { for p in &f.parents { if let Some(f) = self.flows.get(*p) { owing += usize::from(!f.owed.is_empty()); seated += usize::from(f.joined); } } } }
-                let busy = self.nodes.iter().filter(|n| n.up.busy).count();
-                let named: usize = self.nodes.iter().filter_map(|n| n.flight.as_ref()).map(|f| f.named.len()).sum();
-                let src = self.nodes.iter().position(|n| !n.first_hand.is_empty());
-                let (ch, sb, union) = src.map_or((0, false, 0), |i| (self.nodes[i].children.len(), self.nodes[i].up.busy, 0));
-                let mut any = BlockSet::empty(self.layout);
-                for (i, node) in self.nodes.iter().enumerate() { if Some(i) != src { for r in node.have.runs() { any.insert_run(r); } } }
-                let _ = union;
-                eprintln!("t={:.2} mean={have} most={most} elsewhere={} streams={streams} seated={seated} owing={owing} busy={busy} named={named} srcchildren={ch} srcbusy={sb} {:?}", seconds(now), any.len(), self.sums);
-            }
         }
         Ok(())
     }
@@ -348,7 +330,7 @@ pub(super) fn seconds(time: Time) -> f64 {
 
 /// What a node is called. One that comes back as a new node has another name.
 pub(super) fn id_of(node: NodeIx, renewed: u32) -> NodeId {
-    let text = if renewed == 0 { format!("n{node}") } else { format!("n{node}.{renewed}") };
+    let text = if renewed == 0 { format!("n{node}") } else { format!("n{node}-{renewed}") };
     text.parse().expect("a short text without spaces")
 }
 
