@@ -93,8 +93,16 @@ impl Show {
         let child = self.next;
         self.next += 1;
         let none = || BlockSet::empty(self.layout);
-        let shown =
-            Shown { told: none(), at: None, due: None, loan: none(), given: none(), wanted: 0, moved: now, pace: 0.0 };
+        let shown = Shown {
+            told: none(),
+            at: None,
+            due: None,
+            loan: none(),
+            given: none(),
+            wanted: 0,
+            moved: now,
+            pace: 0.0,
+        };
         self.children.insert(child, shown);
         self.moved.get_or_insert(now);
         child
@@ -118,7 +126,13 @@ impl Show {
 
     /// What to show the child now, in order; none when it is not the time, or there is nothing new. `have` is what the parent
     /// has; `first_hand` what of it is lent rather than shown to everybody, `None` for a blob that came from peers.
-    pub fn show(&mut self, child: Child, have: &BlockSet, first_hand: Option<&BlockSet>, now: Instant) -> Vec<Run> {
+    pub fn show(
+        &mut self,
+        child: Child,
+        have: &BlockSet,
+        first_hand: Option<&BlockSet>,
+        now: Instant,
+    ) -> Vec<Run> {
         let secret = first_hand.filter(|_| self.children.len() > 1).map(|own| own.minus(&self.given));
         let all_given = secret.as_ref().is_none_or(BlockSet::is_empty) && have.is_full();
         let secret = secret.filter(|_| !all_given && now < self.quiet_at());
