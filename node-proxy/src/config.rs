@@ -250,7 +250,7 @@ pub struct RawSwarm {
 
 impl Default for RawSwarm {
     fn default() -> Self {
-        Self { streams: 4, silence: span(2) }
+        Self { streams: 16, silence: span(2) }
     }
 }
 

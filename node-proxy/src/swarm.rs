@@ -343,7 +343,8 @@ pub struct Located {
 /// How fetching behaves.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Parents in use at once by one fetch, at least 1. Two to four beat many: pieces finish sooner and can be passed on.
+    /// Parents in use at once by one fetch, at least 1. As many as control names: blocks are passed on one by one, so that many
+    /// parents cost no piece its end, and who is connected to few waits for what those few lack (decision 008).
     pub streams: usize,
     /// Pieces from the focus on among which the rarest is picked, at least 1.
     pub window: u32,
@@ -366,7 +367,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            streams: 4,
+            streams: 16,
             window: 32,
             queue: 2,
             silence: Duration::from_secs(2),

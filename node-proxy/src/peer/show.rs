@@ -8,7 +8,7 @@
 //!
 //! What always holds:
 //! - A block is shown only when the parent has it, to each child at most once, and nothing is taken back.
-//! - A child that is alone is shown everything.
+//! - A child that is alone is shown everything; one that comes late, all that was given before.
 //! - A block on loan that the child does not ask for in time, or gets no byte of in time, is free for others again.
 //! - Once every first-hand block was given, and whenever the uplink has nothing to do, everything is shown. So whatever the
 //!   children do, each is shown every block in the end.
@@ -93,16 +93,8 @@ impl Show {
         let child = self.next;
         self.next += 1;
         let none = || BlockSet::empty(self.layout);
-        let shown = Shown {
-            told: none(),
-            at: None,
-            due: None,
-            loan: none(),
-            given: none(),
-            wanted: 0,
-            moved: now,
-            pace: 0.0,
-        };
+        let shown =
+            Shown { told: none(), at: None, due: None, loan: none(), given: none(), wanted: 0, moved: now, pace: 0.0 };
         self.children.insert(child, shown);
         self.moved.get_or_insert(now);
         child
@@ -126,13 +118,7 @@ impl Show {
 
     /// What to show the child now, in order; none when it is not the time, or there is nothing new. `have` is what the parent
     /// has; `first_hand` what of it is lent rather than shown to everybody, `None` for a blob that came from peers.
-    pub fn show(
-        &mut self,
-        child: Child,
-        have: &BlockSet,
-        first_hand: Option<&BlockSet>,
-        now: Instant,
-    ) -> Vec<Run> {
+    pub fn show(&mut self, child: Child, have: &BlockSet, first_hand: Option<&BlockSet>, now: Instant) -> Vec<Run> {
         let secret = first_hand.filter(|_| self.children.len() > 1).map(|own| own.minus(&self.given));
         let all_given = secret.as_ref().is_none_or(BlockSet::is_empty) && have.is_full();
         let secret = secret.filter(|_| !all_given && now < self.quiet_at());
@@ -145,7 +131,10 @@ impl Show {
         let (Some(secret), Some(own)) = (secret, first_hand) else {
             return shown.tell(new, every, now).runs();
         };
-        let mut telling = shown.tell(new.minus(own), every, now);
+        // Who comes late is shown what was given before: it may be the only one that it can ask for its first block.
+        let open = if shown.at.is_none() { new.minus(&secret) } else { new.minus(own) };
+        let mut telling = shown.tell(open, every, now);
+        shown.at.get_or_insert(now);
         let target = shown.target(self.layout);
         let room = if shown.loan.len() <= target / 2 { target - shown.loan.len() } else { 0 };
         if room > 0 && shown.loan.is_empty() {

@@ -2,11 +2,13 @@
 //!
 //! What always holds:
 //! - Only what the parent has shown, and whose hash is known, is asked; never what is done.
-//! - A block is asked at one parent at a time, as long as that one is not late with what it owes. In the end game, when every missing block is asked, a parent with nothing
-//!   to do gets what another parent would send last: then a block is asked at two.
+//! - A block is asked at one parent at a time, as long as that one is not late with what it owes. In the end game, when every
+//!   missing block is asked, a parent with nothing to do gets what another parent would send last: then a block is asked at two.
 //! - Inside the window the piece at a focus goes first, then what the fewest connected parents have. Among equals the
 //!   order is the blob's when there is one parent, else one that differs from node to node (`salt`): children of the same
 //!   parents then fetch different pieces first and can pass them on to each other.
+//! - A slow parent that is itself still fetching is asked only for what no faster one shows; of a parent whose rate is known no
+//!   more is asked at once than it sends in a quarter of a second.
 //!
 //! Picking looks at a piece as one word of bits (a piece has at most 32 blocks), so that a full window of 32 pieces costs a few
 //! hundred instructions, and a board is a few bytes a block.
@@ -20,6 +22,12 @@ mod end_game;
 
 /// One connection to a parent within a fetch. Never used again in that fetch.
 pub type Seat = u32;
+
+/// What is asked at once of a parent whose rate is known takes about so long: then a slow parent holds little up, and what is
+/// outstanding at many parents stays small.
+const ASK_AHEAD: f64 = 0.25;
+/// A parent that is itself still fetching, and slower than this share of the mean, is not asked for what others show.
+const SLOW: f64 = 0.5;
 
 /// Readers whose windows are looked at; those that are further behind come first.
 const MOST_FOCUSES: usize = 8;
@@ -59,6 +67,8 @@ pub struct Board {
     asked: BlockSet,
     holders: Vec<u16>,
     flying: Vec<u8>,
+    /// Bytes per second.
+    slow_below: f64,
     seats: BTreeMap<Seat, Side>,
 }
 
@@ -79,6 +89,7 @@ impl Board {
             asked: none(),
             holders: vec![0; blocks],
             flying: vec![0; blocks],
+            slow_below: 0.0,
             seats: BTreeMap::new(),
         }
     }
@@ -157,6 +168,7 @@ impl Board {
     /// The parent is gone; what it was asked is free for others.
     pub fn leave(&mut self, seat: Seat) {
         let Some(side) = self.seats.remove(&seat) else { return };
+        self.weigh();
         for block in side.have.runs().iter().flat_map(Run::blocks) {
             self.holders[block as usize] -= 1;
             if self.holders[block as usize] == 0 {
@@ -220,6 +232,7 @@ impl Board {
     pub fn set_rate(&mut self, seat: Seat, rate: f64) {
         if let Some(side) = self.seats.get_mut(&seat) {
             side.rate = rate;
+            self.weigh();
         }
     }
 
@@ -282,7 +295,12 @@ impl Board {
         if at_focus.is_none() {
             self.focuses.iter().for_each(|focus| self.look(*focus, side, &mut best));
         }
-        at_focus.or(best.map(|(_, run)| run)).or_else(|| self.end_game(seat, side))
+        let mut run = at_focus.or(best.map(|(_, run)| run)).or_else(|| self.end_game(seat, side))?;
+        if side.rate > 0.0 {
+            let ahead = (side.rate * ASK_AHEAD / self.layout.block_size() as f64) as u32;
+            run.count = run.count.min(ahead.max(1));
+        }
+        Some(run)
     }
 
     /// What the parent can be asked of the piece at a focus, from there on if possible.
@@ -332,7 +350,23 @@ impl Board {
             let own = side.asked.iter().filter(|block| blocks.blocks().contains(block));
             own.for_each(|block| free &= !(1 << (block - blocks.first)));
         }
+        if free != 0 && self.is_slow(side) {
+            let others = self.seats.values().filter(|other| !other.retired && !other.late && !self.is_slow(other));
+            others.for_each(|other| free &= !other.have.bits(blocks));
+        }
         free
+    }
+
+    /// Whether a parent that is itself still fetching is well below the others. The fastest never is.
+    fn is_slow(&self, side: &Side) -> bool {
+        side.rate > 0.0 && side.rate < self.slow_below && !side.have.is_full()
+    }
+
+    /// The rate below which a parent is slow, after rates have changed.
+    fn weigh(&mut self) {
+        let measured = self.seats.values().filter(|side| side.rate > 0.0).map(|side| side.rate);
+        let (sum, count) = measured.fold((0.0, 0u32), |(sum, count), rate| (sum + rate, count + 1));
+        self.slow_below = if count > 1 { SLOW * sum / f64::from(count) } else { 0.0 };
     }
 
     fn blocks_of(&self, piece: PieceIndex) -> Run {

@@ -32,9 +32,9 @@ pub(crate) struct World {
     pub(crate) slow: f64,
     /// Candidates of each node.
     pub(crate) neighbours: usize,
-    /// Nodes that crash and come back empty, per second.
+    /// Nodes that crash and come back empty, per second, for the first ten seconds.
     pub(crate) crashes: f64,
-    /// Connections that break, per second and node.
+    /// Connections that break, per second and node, for the first ten seconds.
     pub(crate) breaks: f64,
     /// All nodes join within this.
     pub(crate) join: Duration,
@@ -42,6 +42,8 @@ pub(crate) struct World {
     pub(crate) gossip: Duration,
     /// Node 0 holds the blob whole instead of reading it.
     pub(crate) seeded: bool,
+    /// Parents in use at once.
+    pub(crate) streams: usize,
     pub(crate) seed: u64,
 }
 
@@ -59,6 +61,7 @@ impl Default for World {
             join: Duration::ZERO,
             gossip: Duration::from_millis(5),
             seeded: false,
+            streams: 4,
             seed: 1,
         }
     }
@@ -74,6 +77,9 @@ pub(crate) struct Outcome {
     /// Blocks that node 0 sent, over the blob.
     pub(crate) copies: f64,
     pub(crate) events: u64,
+    /// When half of the nodes, and nine of ten, were done, in the same measure.
+    pub(crate) half: f64,
+    pub(crate) most: f64,
 }
 
 #[derive(Debug)]
@@ -105,7 +111,9 @@ struct Link {
     /// At the parent: blocks asked and not sent.
     wants: VecDeque<BlockIndex>,
     show_at: Option<Instant>,
-    /// At the child: blocks to come of each want, and since when the next is owed.
+    /// At the child: what it was shown, what is to come, how much of it of each want, and since when the next is owed.
+    shown: BlockSet,
+    owed: VecDeque<BlockIndex>,
     queue: VecDeque<u32>,
     owing: Instant,
     useful: Instant,
@@ -143,6 +151,8 @@ pub(crate) struct Model {
     nodes: Vec<Node>,
     links: Vec<Link>,
     known: BlockSet,
+    /// The hashes that each node knows.
+    heard_of: Vec<BlockSet>,
     random: StdRng,
     came: u64,
     spare: u64,
@@ -152,7 +162,6 @@ pub(crate) struct Model {
 }
 
 const BLOCK: u64 = 256 << 10;
-const STREAMS: usize = 4;
 const WINDOW: u32 = 32;
 
 impl Model {
@@ -164,7 +173,7 @@ impl Model {
             .map(|at| {
                 let slow = at > 0 && random.random_bool(world.slow);
                 let rate = if slow { world.rate / 4.0 } else { world.rate };
-                Self::node(layout, rate, random.random(), begin)
+                Self::node(layout, world.streams, rate, random.random(), begin)
             })
             .collect();
         for at in 0..world.nodes {
@@ -186,6 +195,7 @@ impl Model {
             nodes,
             links: Vec::new(),
             known: BlockSet::empty(layout),
+            heard_of: vec![BlockSet::empty(layout); world.nodes],
             random,
             came: 0,
             spare: 0,
@@ -198,12 +208,12 @@ impl Model {
         this
     }
 
-    fn node(layout: Layout, rate: f64, salt: u64, now: Instant) -> Node {
+    fn node(layout: Layout, streams: usize, rate: f64, salt: u64, now: Instant) -> Node {
         Node {
             up: rate,
             down: rate,
             board: Board::new(layout, WINDOW, salt),
-            crew: Crew::new(STREAMS),
+            crew: Crew::new(streams),
             show: Show::new(layout, Duration::from_millis(50)),
             have: BlockSet::empty(layout),
             first_hand: None,
@@ -285,7 +295,15 @@ impl Model {
         assert!(self.nodes.iter().all(|node| node.done.is_some()), "nothing happens any more: {}", self.stuck());
         let fast = self.nodes.iter().filter(|node| node.up >= world.rate);
         let last = fast.filter_map(|node| node.done).max().unwrap().duration_since(self.begin).as_secs_f64();
+        let mut all: Vec<Instant> = self.nodes.iter().filter_map(|node| node.done).collect();
+        all.sort();
+        let share = |part: f64| {
+            let at = all[(all.len() as f64 * part) as usize].duration_since(self.begin).as_secs_f64();
+            at / (self.layout.size() as f64 / world.rate)
+        };
         Outcome {
+            half: share(0.5),
+            most: share(0.9),
             factor: last / (self.layout.size() as f64 / world.rate),
             spare: self.spare as f64 / self.came.max(1) as f64,
             copies: self.sent_by_first as f64 / f64::from(self.layout.blocks()),
@@ -326,6 +344,9 @@ impl Model {
         if let Some(own) = &mut first.first_hand {
             own.insert(block);
         }
+        if first.have.is_full() {
+            first.done = Some(self.now);
+        }
         self.known.insert(block);
         for at in 1..self.nodes.len() {
             let wait = self.world.gossip.mul_f64(self.random.random());
@@ -348,6 +369,7 @@ impl Model {
             }
             Event::Known(at, block) => {
                 self.nodes[at].board.set_known(block, true);
+                self.heard_of[at].insert(block);
                 self.ask_all(at);
             }
             Event::Open(link) => self.open(link),
@@ -355,7 +377,10 @@ impl Model {
                 if self.links[link].open {
                     let (child, seat) = (self.links[link].child, self.links[link].seat);
                     self.nodes[child].board.show(seat, &runs);
+                    let told = runs.iter().flat_map(Run::blocks);
+                    told.for_each(|block| assert!(self.links[link].shown.insert(block), "{block} was shown twice"));
                     self.ask(link);
+                    self.nobody_starves(child);
                 }
             }
             Event::Want(link, run) => {
@@ -393,7 +418,10 @@ impl Model {
                     let link = open[self.random.random_range(0..open.len())];
                     self.close(link, How::Lost);
                 }
-                self.after(Duration::from_secs_f64(1.0 / (self.world.breaks * self.nodes.len() as f64)), Event::Break);
+                let next = self.now + Duration::from_secs_f64(1.0 / (self.world.breaks * self.nodes.len() as f64));
+                if next < self.begin + Duration::from_secs(10) {
+                    self.at(next, Event::Break);
+                }
             }
         }
     }
@@ -404,17 +432,23 @@ impl Model {
         let ends: Vec<usize> = (0..self.links.len())
             .filter(|link| self.links[*link].open && (self.links[*link].child == at || self.links[*link].parent == at))
             .collect();
+        // First, so that it opens nothing new meanwhile.
+        self.nodes[at].joined = false;
         for link in ends {
             self.close(link, How::Lost);
         }
         let (rate, names) = (self.nodes[at].up, self.nodes[at].named.clone());
         let salt = self.random.random();
-        self.nodes[at] = Node { named: names, ..Self::node(self.layout, rate, salt, self.now) };
+        self.nodes[at] = Node { named: names, ..Self::node(self.layout, self.world.streams, rate, salt, self.now) };
         for block in self.known.runs().iter().flat_map(Run::blocks).collect::<Vec<_>>() {
             self.nodes[at].board.set_known(block, true);
+            self.heard_of[at].insert(block);
         }
         self.after(Duration::from_millis(500), Event::Join(at));
-        self.after(Duration::from_secs_f64(1.0 / self.world.crashes), Event::Crash);
+        let next = self.now + Duration::from_secs_f64(1.0 / self.world.crashes);
+        if next < self.begin + Duration::from_secs(10) {
+            self.at(next, Event::Crash);
+        }
     }
 
     /// What the node's fetch does after every event: new streams, retired ones, and when to look again.
@@ -436,6 +470,8 @@ impl Model {
                 place: None,
                 wants: VecDeque::new(),
                 show_at: None,
+                shown: BlockSet::empty(self.layout),
+                owed: VecDeque::new(),
                 queue: VecDeque::new(),
                 owing: now,
                 useful: now,
@@ -509,6 +545,7 @@ impl Model {
         let mut links: Vec<usize> = self.nodes[at].seats.values().copied().collect();
         links.sort_unstable();
         links.into_iter().for_each(|link| self.ask(link));
+        self.nobody_starves(at);
     }
 
     /// Keeps two wants queued.
@@ -532,14 +569,38 @@ impl Model {
         }
     }
 
-    /// Asks the board, and holds it to its word: nothing is asked twice outside the end game.
+    /// Asks the board, and holds it to its word: only what was shown and is missing, and nothing twice outside the end game.
     fn checked_ask(&mut self, child: usize, seat: Seat) -> Option<Run> {
         let node = &mut self.nodes[child];
         let run = node.board.ask(seat)?;
+        let link = node.seats[&seat];
         for block in run.blocks() {
             assert!(!node.have.contains(block), "block {block} is here already");
+            assert!(self.links[link].shown.contains(block), "block {block} was not shown");
         }
+        let owed =
+            |block: BlockIndex| node.seats.values().filter(|other| self.links[**other].owed.contains(&block)).count();
+        let again = run.blocks().map(owed).max().unwrap_or(0);
+        if again > 0 {
+            assert!(again == 1, "asked at three");
+            assert!(node.board.missing().all(|block| owed(block) > 0), "asked twice before the end game");
+        }
+        self.links[link].owed.extend(run.blocks());
         Some(run)
+    }
+
+    /// What the reader waits for is asked as soon as somebody shows it who has room.
+    fn nobody_starves(&self, child: usize) {
+        let node = &self.nodes[child];
+        let Some(focus) = node.board.missing().next().filter(|block| self.heard_of[child].contains(*block)) else {
+            return;
+        };
+        let links: Vec<&Link> = node.seats.values().map(|link| &self.links[*link]).collect();
+        let showing: Vec<&&Link> = links.iter().filter(|link| link.shown.contains(focus)).collect();
+        let piece = self.layout.piece_of(focus);
+        let asked = links.iter().any(|link| link.owed.iter().any(|block| self.layout.piece_of(*block) == piece));
+        let room = !showing.is_empty() && showing.iter().all(|link| link.queue.len() < 2);
+        assert!(asked || !room, "nobody is asked for {focus}, which the reader of {child} waits for");
     }
 
     /// Sends the next block on the uplink, to the children in turn.
@@ -585,6 +646,7 @@ impl Model {
         let one = &mut self.links[link];
         one.score.served(self.layout.block_len(block), self.now - one.owing);
         one.owing = self.now;
+        one.owed.pop_front();
         if let Some(left) = one.queue.front_mut() {
             *left -= 1;
             if *left == 0 {

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 const EVERY: Duration = Duration::from_millis(50);
@@ -12,8 +14,12 @@ fn set(layout: Layout, blocks: impl IntoIterator<Item = BlockIndex>) -> BlockSet
     set
 }
 
-fn shown(show: &mut Show, child: Child, have: &BlockSet, now: Instant) -> Vec<BlockIndex> {
-    show.show(child, have, None, now).iter().flat_map(Run::blocks).collect()
+fn shown(show: &mut Show, child: Child, have: &BlockSet, own: Option<&BlockSet>, now: Instant) -> Vec<BlockIndex> {
+    show.show(child, have, own, now).iter().flat_map(Run::blocks).collect()
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
 }
 
 #[test]
@@ -21,11 +27,209 @@ fn growth_is_shown_at_once_when_it_is_much_and_else_when_it_is_time() {
     let (layout, now) = (layout(100), Instant::now());
     let mut show = Show::new(layout, EVERY);
     let child = show.join(now);
-    assert_eq!(shown(&mut show, child, &set(layout, [3, 5]), now), [3, 5]);
+    assert_eq!(shown(&mut show, child, &set(layout, [3, 5]), None, now), [3, 5]);
     assert_eq!(show.due(child), None);
-    assert_eq!(shown(&mut show, child, &set(layout, [3, 5, 6]), now), []);
+    show.wanted(child, Run { first: 3, count: 1 }, now);
+    assert!(shown(&mut show, child, &set(layout, [3, 5, 6]), None, now).is_empty());
     assert_eq!(show.due(child), Some(now + EVERY));
-    assert_eq!(shown(&mut show, child, &set(layout, [3, 5, 6]), now + EVERY), [6]);
-    let much = shown(&mut show, child, &set(layout, 3..23), now + EVERY);
+    let then = now + EVERY;
+    assert_eq!(shown(&mut show, child, &set(layout, [3, 5, 6]), None, then), [6]);
+    let much = shown(&mut show, child, &set(layout, 3..23), None, then);
     assert_eq!(much, [4].into_iter().chain(7..23).collect::<Vec<_>>());
+    show.gave(child, 3, then);
+    assert!(shown(&mut show, child, &set(layout, 3..24), None, then).is_empty());
+    assert_eq!(show.due(child), Some(then + EVERY / IDLE_SOONER), "sooner when it waits for nothing");
+}
+
+#[test]
+fn a_child_that_is_alone_is_shown_everything() {
+    let (layout, now) = (layout(40), Instant::now());
+    let mut show = Show::new(layout, EVERY);
+    let (child, whole) = (show.join(now), BlockSet::full(layout));
+    assert_eq!(shown(&mut show, child, &whole, Some(&whole), now).len(), 40);
+}
+
+#[test]
+fn first_hand_blocks_go_to_one_child_each_until_all_were_given() {
+    let (layout, now) = (layout(8), Instant::now());
+    let (mut show, whole) = (Show::new(layout, EVERY), BlockSet::full(layout));
+    let children = [show.join(now), show.join(now)];
+    let mut given = Vec::new();
+    let mut told = [Vec::new(), Vec::new()];
+    while given.len() < 8 {
+        let lent = children.map(|child| shown(&mut show, child, &whole, Some(&whole), now));
+        for (at, child) in children.into_iter().enumerate() {
+            for block in lent[at].iter().copied() {
+                assert!(!told[1 - at].contains(&block), "{block} was shown to both");
+                told[at].push(block);
+                show.wanted(child, Run { first: block, count: 1 }, now);
+                show.gave(child, block, now);
+                given.push(block);
+            }
+        }
+    }
+    assert_eq!(told.each_ref().map(Vec::len), [4, 4]);
+    for (at, child) in children.into_iter().enumerate() {
+        assert_eq!(shown(&mut show, child, &whole, Some(&whole), now + EVERY), told[1 - at], "now the rest");
+    }
+}
+
+#[test]
+fn what_a_child_does_not_take_goes_to_another() {
+    let (layout, now) = (layout(4), Instant::now());
+    let (mut show, whole) = (Show::new(layout, EVERY), BlockSet::full(layout));
+    let (idle, busy) = (show.join(now), show.join(now));
+    assert_eq!(shown(&mut show, idle, &whole, Some(&whole), now), [0, 1]);
+    assert_eq!(shown(&mut show, busy, &whole, Some(&whole), now), [2, 3]);
+    show.wanted(busy, Run { first: 2, count: 2 }, now);
+    let mut then = now;
+    let mut more = Vec::new();
+    // It asks on and on, so that the uplink is never quiet.
+    while more.is_empty() {
+        then += ms(100);
+        assert!(then < now + ms(1000), "the loan is not called in");
+        show.gave(busy, 2, then);
+        show.wanted(busy, Run { first: 2, count: 1 }, then);
+        show.loan_of(busy).iter().for_each(|block| assert!([2, 3].contains(block)));
+        if then > now + ms(200) {
+            show.gave(busy, 3, then);
+            show.wanted(busy, Run { first: 3, count: 1 }, then);
+            show.children.get_mut(&busy).unwrap().loan = BlockSet::empty(layout);
+        }
+        more = shown(&mut show, busy, &whole, Some(&whole), then);
+    }
+    assert_eq!(more, [0, 1]);
+}
+
+#[test]
+fn second_copies_are_shown_when_the_uplink_has_nothing_to_do() {
+    let (layout, now) = (layout(64), Instant::now());
+    let (mut show, part) = (Show::new(layout, EVERY), set(layout, 0..4));
+    let (one, two) = (show.join(now), show.join(now));
+    assert_eq!(shown(&mut show, one, &part, Some(&part), now), [0, 1]);
+    assert_eq!(shown(&mut show, two, &part, Some(&part), now), [2, 3]);
+    for (child, first) in [(one, 0), (two, 2)] {
+        show.wanted(child, Run { first, count: 2 }, now);
+        (first..first + 2).for_each(|block| {
+            show.gave(child, block, now);
+        });
+    }
+    let soon = now + QUIET / 2;
+    assert!(shown(&mut show, one, &part, Some(&part), soon).is_empty());
+    assert!(show.due(one).is_some_and(|at| at > soon && at <= now + QUIET + EVERY));
+    assert_eq!(shown(&mut show, one, &part, Some(&part), now + QUIET), [2, 3]);
+}
+
+#[test]
+fn what_a_broken_child_got_counts_as_not_given() {
+    let (layout, now) = (layout(64), Instant::now());
+    let (mut show, part) = (Show::new(layout, EVERY), set(layout, 0..2));
+    let (one, two) = (show.join(now), show.join(now));
+    let three = show.join(now);
+    assert_eq!(shown(&mut show, one, &part, Some(&part), now), [0, 1]);
+    show.wanted(one, Run { first: 0, count: 2 }, now);
+    show.gave(one, 0, now);
+    assert_eq!(shown(&mut show, two, &part, Some(&part), now), [0], "who comes when it was given is shown it");
+    show.leave(one, true, now);
+    assert_eq!(shown(&mut show, three, &part, Some(&part), now), [0, 1]);
+}
+
+impl Show {
+    fn loan_of(&self, child: Child) -> Vec<BlockIndex> {
+        blocks(&self.children[&child].loan).collect()
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Join,
+    Leave(prop::sample::Index, bool),
+    Read(u32),
+    Want(prop::sample::Index, u32),
+    Give(prop::sample::Index),
+    Pass(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let child = any::<prop::sample::Index>;
+    prop_oneof![
+        1 => Just(Step::Join),
+        1 => (child(), any::<bool>()).prop_map(|(at, broken)| Step::Leave(at, broken)),
+        4 => (1..6u32).prop_map(Step::Read),
+        6 => (child(), 1..4u32).prop_map(|(at, count)| Step::Want(at, count)),
+        8 => child().prop_map(Step::Give),
+        3 => (1..400u64).prop_map(Step::Pass),
+    ]
+}
+
+proptest! {
+    /// Whatever children do: nothing is shown that is not here, nothing twice, and in the end everything to everybody.
+    #[test]
+    fn every_child_is_shown_every_block_in_the_end(
+        blocks in 1..50u32,
+        mixed: bool,
+        steps in prop::collection::vec(step(), 0..150),
+    ) {
+        let layout = layout(blocks);
+        let (mut show, mut now) = (Show::new(layout, EVERY), Instant::now());
+        let (mut have, mut own) = (BlockSet::empty(layout), BlockSet::empty(layout));
+        // For each child what it was shown, and what it asked for and did not get.
+        let mut children: Vec<(Child, BlockSet, Vec<BlockIndex>)> = Vec::new();
+        let look = |show: &mut Show, children: &mut Vec<(Child, BlockSet, Vec<BlockIndex>)>, have: &BlockSet, own: &BlockSet, now| {
+            for (child, told, _) in children {
+                for block in show.show(*child, have, Some(own), now).iter().flat_map(Run::blocks) {
+                    prop_assert!(have.contains(block), "{} is not here", block);
+                    prop_assert!(told.insert(block), "{} was shown twice", block);
+                }
+                prop_assert!(show.due(*child).is_none_or(|at| at > now), "due at once, again");
+                prop_assert!(told.len() == have.len() || show.due(*child).is_some(), "never looked at again");
+            }
+            Ok(())
+        };
+        for step in steps {
+            match step {
+                Step::Join => children.push((show.join(now), BlockSet::empty(layout), Vec::new())),
+                Step::Read(count) => {
+                    let first = have.first_missing(0);
+                    for block in first..(first + count).min(blocks) {
+                        have.insert(block);
+                        if !mixed || block % 3 != 0 {
+                            own.insert(block);
+                        }
+                    }
+                }
+                Step::Pass(by) => now += ms(by),
+                _ if children.is_empty() => {}
+                Step::Leave(at, broken) => {
+                    let (child, ..) = children.swap_remove(at.index(children.len()));
+                    show.leave(child, broken, now);
+                }
+                Step::Want(at, count) => {
+                    let at = at.index(children.len());
+                    let (child, told, wants) = &mut children[at];
+                    let next = told.runs().into_iter().flat_map(|run| run.blocks()).find(|block| !wants.contains(block));
+                    if let Some(first) = next {
+                        let count = (first..first + count).take_while(|block| told.contains(*block)).count() as u32;
+                        show.wanted(*child, Run { first, count }, now);
+                        wants.extend(first..first + count);
+                    }
+                }
+                Step::Give(at) => {
+                    let at = at.index(children.len());
+                    let (child, _, wants) = &mut children[at];
+                    if !wants.is_empty() {
+                        show.gave(*child, wants.remove(0), now);
+                    }
+                }
+            }
+            look(&mut show, &mut children, &have, &own, now)?;
+        }
+        for _ in 0..200 {
+            now += ms(50);
+            look(&mut show, &mut children, &have, &own, now)?;
+        }
+        for (_, told, _) in &children {
+            prop_assert_eq!(told.len(), have.len());
+        }
+    }
 }
