@@ -139,6 +139,8 @@ pub enum Change {
         addr: SocketAddr,
         /// Its location path; empty for none.
         location: String,
+        /// Its job is to fetch from the origin first.
+        seed: bool,
         /// The process is another one than in the session before.
         restarted: bool,
     },
@@ -251,6 +253,7 @@ impl Nodes {
             cluster: assignment.cluster.as_ref().map(|(id, _)| id.clone()),
             addr: SocketAddr::new(who.facts.ip(), who.peer_port),
             location: who.facts.location().to_owned(),
+            seed: who.role == Role::Seed,
             restarted,
         });
         let (assignment, receiver) = watch::channel(assignment);

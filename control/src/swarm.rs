@@ -25,14 +25,16 @@ mod candidates;
 mod distrust;
 mod event;
 mod finder;
+mod meter;
 mod metrics;
 mod permit;
 mod public;
 mod state;
+mod willing;
 
 pub use event::{
-    Announced, Ask, At, Cause, Effect, Event, FinderId, Member, Meta, Notice, ParentSaid, Say, Stop, Tell, Trouble,
-    Waiting,
+    Announced, Ask, At, Cause, Effect, Event, FinderId, Grant, Member, Meta, Notice, ParentSaid, Say, Stop, Tell,
+    Trouble, Waiting,
 };
 pub use metrics::Metrics;
 pub use public::Repository;
@@ -178,9 +180,9 @@ impl Swarm {
 impl Watcher for Swarm {
     fn changed(&self, change: Change) {
         let event = match change {
-            Change::Registered { node, cluster, addr, location, restarted } => {
+            Change::Registered { node, cluster, addr, location, seed, restarted } => {
                 let location = location.split('|').filter(|part| !part.is_empty()).map(str::to_lowercase).collect();
-                Event::Registered { member: Member { node, cluster, addr, location }, restarted }
+                Event::Registered { member: Member { node, cluster, addr, location, seed }, restarted }
             }
             Change::Moved { node, cluster } => Event::Moved { node, cluster },
             Change::Left { node } => Event::Left { node },
@@ -195,6 +197,9 @@ impl Inner {
         match notice {
             Notice::Granted { node } => tracing::debug!(cluster, %digest, %node, "granted the permit"),
             Notice::Moved { node, cause } => tracing::info!(cluster, %digest, %node, ?cause, "took the permit back"),
+            Notice::ReadAgain { blocks } => {
+                tracing::info!(cluster, %digest, blocks, "readers of the origin are gone with what they read");
+            }
             Notice::RootsDiffer { first, later } => {
                 tracing::warn!(cluster, %digest, %first, %later, "two nodes hold different bytes under one digest");
             }

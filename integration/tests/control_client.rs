@@ -10,7 +10,7 @@ use control::clusters::{Cluster, ClusterSet};
 use control::nodes::{self, Nodes};
 use control::swarm::Swarm;
 use node_proxy::control::{Client, Config, Difference, Holding, Load, Metrics, Node};
-use node_proxy::swarm::{Ask, FindError, Finding, News, OriginTrouble, ParentSource as _, Tell};
+use node_proxy::swarm::{Ask, FindError, Finding, Grant, News, OriginTrouble, ParentSource as _, Tell};
 use shoal_base::drain::{self, Trigger};
 use shoal_proto::{Digest, Kind};
 use tokio::net::TcpListener;
@@ -163,8 +163,8 @@ async fn hear<T>(finding: &mut Finding, of: impl Fn(News) -> Option<T>) -> T {
     .await
 }
 
-async fn permit(finding: &mut Finding) -> u64 {
-    hear(finding, |news| if let News::Permit { id } = news { Some(id) } else { None }).await
+async fn permit(finding: &mut Finding) -> Grant {
+    hear(finding, |news| if let News::Permit(grant) = news { Some(grant) } else { None }).await
 }
 
 async fn parents(finding: &mut Finding) -> Vec<String> {
@@ -191,7 +191,7 @@ async fn nodes_find_each_other_s_blobs_and_follow_the_one_that_reads_the_origin(
         .await;
 
     let mut reads = a.find(3).await;
-    let id = permit(&mut reads).await;
+    let id = permit(&mut reads).await.id;
     let mut follows = b.find(3).await;
     let at_origin = |news| if let News::Waiting { at_origin, .. } = news { Some(at_origin) } else { None };
     assert!(hear(&mut follows, at_origin).await, "a request is out at the origin");
@@ -206,7 +206,7 @@ async fn nodes_find_each_other_s_blobs_and_follow_the_one_that_reads_the_origin(
     assert_eq!(root, [9; 32]);
 
     let mut missing = b.find(4).await;
-    let permit = permit(&mut missing).await;
+    let permit = permit(&mut missing).await.id;
     let mut waits = a.find(4).await;
     missing.tell.send(Tell::Trouble { permit, why: OriginTrouble::NotFound }).await.unwrap();
     hear(&mut waits, |news| (news == News::NotFound).then_some(())).await;
@@ -239,7 +239,7 @@ async fn i4_a_node_outlives_control_and_says_again_what_it_holds_and_reads() {
     let node = daemon(addr, state.path(), "", &[1]);
     node.connected().await;
     let mut flight = node.find(2).await;
-    let id = permit(&mut flight).await;
+    let held = permit(&mut flight).await;
     let hello = node.client.membership().borrow().clone();
     control.stop().await;
     within(async { while flight.news.recv().await.is_some() {} }).await;
@@ -252,8 +252,8 @@ async fn i4_a_node_outlives_control_and_says_again_what_it_holds_and_reads() {
     let start = Instant::now();
     let control = Control::start(&addr.to_string()).await;
     eventually("control knows what is held", || control.swarm.counts().holdings == 1).await;
-    let mut again = within(node.client.find(Ask { permit: Some(id), ..ask(2) })).await.unwrap();
-    assert_eq!(permit(&mut again).await, id);
+    let mut again = within(node.client.find(Ask { permit: Some(held), ..ask(2) })).await.unwrap();
+    assert_eq!(permit(&mut again).await, held);
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     let after = node.client.membership().borrow().clone().unwrap();
     assert!(after.epoch >= hello.unwrap().epoch);

@@ -65,7 +65,25 @@ pub struct Ask {
     /// Blocks that are verified on disk from an earlier flight.
     pub blocks_held: u32,
     /// The permit that this flight reads under since before control was lost.
-    pub permit: Option<u64>,
+    pub permit: Option<Grant>,
+}
+
+/// Leave to read blocks of a blob from the origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grant {
+    /// To be named when the permit is given back. Never 0.
+    pub id: u64,
+    /// The first block that it covers.
+    pub first: BlockIndex,
+    /// How many blocks; 0: all to the end.
+    pub blocks: u32,
+}
+
+impl Grant {
+    /// The blocks that it covers; the end may be behind the blob's.
+    pub fn covers(&self) -> std::ops::Range<BlockIndex> {
+        self.first..if self.blocks == 0 { BlockIndex::MAX } else { self.first.saturating_add(self.blocks) }
+    }
 }
 
 /// A live answer of control to one flight. Dropping it ends the flight's place in the swarm.
@@ -109,12 +127,9 @@ pub enum News {
         /// Content-Type as the origin gave it.
         media_type: String,
     },
-    /// Leave to read the origin, from the first missing block on.
-    Permit {
-        /// To be named when the permit is given back.
-        id: u64,
-    },
-    /// The permit is taken away; go on with parents.
+    /// Leave to read the origin, or another extent of one that is known already.
+    Permit(Grant),
+    /// All permits are taken away; go on with parents.
     Revoked,
     /// Nothing yet, and why.
     Waiting {
@@ -338,6 +353,17 @@ pub struct Located {
     pub media_type: String,
     /// Complete.
     pub list: PieceList,
+}
+
+/// What known parents say of a blob while control is away.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Sighting {
+    /// One holds it whole.
+    Whole(Located),
+    /// One has some of it, or is fetching it: it can't vouch for the list yet.
+    Part,
+    /// None of those that answered.
+    Nowhere,
 }
 
 /// How fetching behaves.

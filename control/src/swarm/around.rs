@@ -5,17 +5,20 @@ use std::sync::Arc;
 
 use shoal_proto::{ClusterId, Digest, NodeId};
 
-use super::candidates::Dice;
+use super::candidates::{Dice, Facts};
 use super::distrust::Distrust;
 use super::event::{At, Effect, FinderId, Meta, Notice, Say};
 use super::finder::Finder;
+use super::meter::Rates;
 
 /// A node as the machine keeps it.
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) cluster: Option<ClusterId>,
     pub(super) addr: std::net::SocketAddr,
-    pub(super) location: Vec<String>,
+    pub(super) location: Arc<[String]>,
+    /// Its job is to fetch from the origin first.
+    pub(super) seed: bool,
     pub(super) uploads: u32,
     pub(super) slots: u32,
     pub(super) held: HashMap<Digest, Arc<Meta>>,
@@ -33,6 +36,7 @@ pub(super) struct Around<'a> {
     /// Registries that asked this cluster to stay away, and until when.
     pub(super) busy: &'a HashMap<(ClusterId, String), At>,
     pub(super) distrust: &'a Distrust,
+    pub(super) rates: &'a Rates,
     /// Until when no permit is granted.
     pub(super) starting: At,
     pub(super) dice: &'a mut Dice,
@@ -53,7 +57,21 @@ impl Around<'_> {
         !finder.liars.contains(node) && !self.distrust.shuns(&finder.node, node, self.now)
     }
 
+    /// What a set of candidates needs to know of a node; `None`: it is of no use here.
+    pub(super) fn facts(&self, node: &NodeId) -> Option<Facts> {
+        let Node { cluster, addr, location, uploads, slots, .. } = self.nodes.get(node)?;
+        let (addr, uploads, slots) = (*addr, *uploads, *slots);
+        (cluster.as_ref() == Some(self.cluster)).then(|| Facts { addr, uploads, slots, location: Arc::clone(location) })
+    }
+
+    pub(super) fn is_seed(&self, node: &NodeId) -> bool {
+        self.nodes.get(node).is_some_and(|node| node.seed)
+    }
+
     pub(super) fn busy_until(&self, registry: &str) -> At {
+        if self.busy.is_empty() {
+            return At::ZERO;
+        }
         self.busy.get(&(self.cluster.clone(), registry.to_owned())).copied().unwrap_or_default()
     }
 }

@@ -5,18 +5,27 @@
 //! that a blob which does not match its digest names all of them. The list is thrown away when it is reported to be
 //! wrong, and when two readers contradict each other; then a reader starts anew by finding again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::mem::Discriminant;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use shoal_proto::{Layout, NodeId, PieceList};
+use shoal_proto::{BlockSet, Layout, NodeId, PieceList};
 
-use super::around::{Around, Node};
-use super::candidates::{Candidate, Pool};
-use super::event::{At, Cause, Effect, FinderId, Meta, Notice, ParentSaid, Say, Stop, Waiting};
+use super::around::Around;
+use super::candidates::{ENOUGH, MOST, Servers};
+use super::event::{At, Cause, Effect, FinderId, Meta, Notice, Say, Stop, Waiting};
 use super::finder::{Finder, LONGEST_PAUSE, RETRY};
 use super::permit::Permit;
+use super::willing::Willing;
+
+#[cfg(test)]
+mod check;
+mod offer;
+mod runs;
+mod settle;
 
 /// Hashes in one message to a finder: 32 KiB.
 const RUN: usize = 1024;
@@ -32,6 +41,9 @@ pub(super) struct List {
     pub(super) writers: Vec<NodeId>,
     pub(super) media_type: String,
     pub(super) hashes: PieceList,
+    /// Blocks that were read from the origin and are with whoever read them, and who that was.
+    read: BlockSet,
+    by: BTreeMap<NodeId, BlockSet>,
 }
 
 #[derive(Debug)]
@@ -46,18 +58,88 @@ pub(super) struct Blob {
     pub(super) finders: BTreeMap<FinderId, Finder>,
     pub(super) list: Option<List>,
     pub(super) seal: Option<Seal>,
-    pub(super) permit: Option<Permit>,
+    pub(super) permits: Vec<Permit>,
     lists: u64,
-    /// When the candidates of all finders are looked at again.
+    /// Its size as a finder was told by a manifest; good for how it is cut, and no more.
+    pub(super) hint: Option<u64>,
+    pace: runs::Pace,
+    /// Readers whose finder went, and when that counts.
+    gone: BTreeMap<NodeId, At>,
+    /// When somebody got a block last.
+    grown: At,
+    /// A node has one finder at most.
+    by_node: HashMap<NodeId, FinderId>,
+    index: Index,
+    /// Everybody that can serve: the whole ones, and finders that have something.
+    servers: Servers,
+    /// Somebody came who can serve: since anybody without candidates, and since all who have few, were looked at.
+    gained: (bool, bool),
+    /// What finders were told last of list and seal, and why those wait who have nothing.
+    relayed: (u64, Option<Arc<Meta>>),
+    explained: Option<Discriminant<Waiting>>,
+    /// When the candidates of finders are looked at again.
     flush: Option<At>,
     /// The timer that is set for this blob.
     pub(super) wake: Option<At>,
 }
 
+/// Finders by what has to be done about them, so that an event costs what it changes and not what there is. All of it follows
+/// from the finders themselves: [`Blob::review`] brings one in line.
+#[derive(Debug, Default)]
+struct Index {
+    /// Would read the origin, and can't get the whole from anybody.
+    willing: Willing,
+    /// Without candidates.
+    bare: BTreeSet<FinderId>,
+    /// With fewer candidates than there may be.
+    hungry: BTreeSet<FinderId>,
+    /// Refused by the origin.
+    denied: BTreeSet<FinderId>,
+    /// Not everybody may be named to it for good: its node has been lied to.
+    picky: BTreeSet<FinderId>,
+    /// When it may be told again of the first of those that it lost.
+    lost: BTreeSet<(At, FinderId)>,
+    /// Changed since the blob was settled last.
+    dirty: BTreeSet<FinderId>,
+    /// Its candidates are to be chosen again at the next flush.
+    short: BTreeSet<FinderId>,
+    /// Its candidates are to be chosen again at once.
+    urgent: BTreeSet<FinderId>,
+    /// Was not told of list or seal, because it would not believe who vouches.
+    untold: BTreeSet<FinderId>,
+}
+
+impl Index {
+    fn forget(&mut self, id: FinderId) {
+        self.willing.remove(id);
+        let all = [
+            &mut self.bare,
+            &mut self.hungry,
+            &mut self.denied,
+            &mut self.picky,
+            &mut self.dirty,
+            &mut self.short,
+            &mut self.urgent,
+            &mut self.untold,
+        ];
+        for set in all {
+            set.remove(&id);
+        }
+    }
+}
+
+fn mark(set: &mut BTreeSet<FinderId>, id: FinderId, holds: bool) {
+    if holds {
+        set.insert(id);
+    } else {
+        set.remove(&id);
+    }
+}
+
 impl Blob {
     /// Nothing is left to know.
     pub(super) fn is_over(&self) -> bool {
-        self.whole.is_empty() && self.finders.is_empty() && self.permit.is_none()
+        self.whole.is_empty() && self.finders.is_empty() && self.permits.is_empty()
     }
 
     /// Who can serve has changed.
@@ -65,8 +147,14 @@ impl Blob {
         self.flush.get_or_insert(now + GATHER);
     }
 
-    /// Who can serve has changed, in a way that can't wait.
-    pub(super) fn flush_now(&mut self, now: At) {
+    /// A finder's candidates are no good any more, in a way that can't wait.
+    pub(super) fn name_again(&mut self, id: FinderId) {
+        self.index.urgent.insert(id);
+    }
+
+    /// Everybody's candidates are to be looked at now.
+    pub(super) fn flush_all(&mut self, now: At) {
+        self.index.short.extend(self.finders.keys());
         self.flush = Some(now);
     }
 
@@ -77,9 +165,136 @@ impl Blob {
         Some(layout.blocks())
     }
 
+    /// A node's finder.
+    pub(super) fn finder_of(&self, node: &NodeId) -> Option<FinderId> {
+        self.by_node.get(node).copied()
+    }
+
+    /// A finder comes.
+    pub(super) fn take_in(&mut self, id: FinderId, finder: Finder, around: &Around<'_>) {
+        self.by_node.insert(finder.node.clone(), id);
+        self.gone.remove(&finder.node);
+        self.finders.insert(id, finder);
+        self.review(id, around);
+    }
+
+    /// A finder goes. Nothing is left of it but its permits.
+    pub(super) fn let_go(&mut self, id: FinderId, around: &Around<'_>) -> Option<Finder> {
+        let finder = self.finders.remove(&id)?;
+        if self.by_node.get(&finder.node) == Some(&id) {
+            self.by_node.remove(&finder.node);
+        }
+        self.index.forget(id);
+        if let Some(at) = finder.lost_until {
+            self.index.lost.remove(&(at, id));
+        }
+        self.servers.told(id, finder.parents.as_deref().unwrap_or_default(), &[]);
+        self.may_be_gone(&finder.node, around.now);
+        self.seat(&finder.node, around);
+        Some(finder)
+    }
+
+    /// Changes a finder, and brings in line what follows.
+    pub(super) fn change(&mut self, id: FinderId, around: &Around<'_>, change: impl FnOnce(&mut Finder)) {
+        if let Some(finder) = self.finders.get_mut(&id) {
+            change(finder);
+            self.review(id, around);
+        }
+    }
+
+    /// Brings all that is noted of a finder in line with what it is.
+    pub(super) fn review(&mut self, id: FinderId, around: &Around<'_>) {
+        let Some(finder) = self.finders.get(&id) else { return };
+        let would_read = self.wants(finder, around);
+        let lost_until = finder.lost.values().min().copied();
+        let index = &mut self.index;
+        if would_read {
+            let rank = (finder.failures, finder.slow, Reverse(finder.blocks), id);
+            index.willing.put(&finder.registry, rank, finder.not_before, around.now);
+        } else {
+            index.willing.remove(id);
+        }
+        mark(&mut index.bare, id, finder.is_bare());
+        mark(&mut index.hungry, id, !finder.done && finder.parents.as_ref().map_or(0, Vec::len) < MOST);
+        mark(&mut index.denied, id, finder.denied);
+        mark(&mut index.picky, id, !finder.liars.is_empty() || around.distrust.has_complained(&finder.node));
+        if lost_until != finder.lost_until {
+            if let Some(at) = finder.lost_until {
+                index.lost.remove(&(at, id));
+            }
+            index.lost.extend(lost_until.map(|at| (at, id)));
+        }
+        index.dirty.insert(id);
+        let node = finder.node.clone();
+        if let Some(finder) = self.finders.get_mut(&id) {
+            finder.lost_until = lost_until;
+            if finder.done
+                && let Some(parents) = finder.parents.take()
+            {
+                self.servers.told(id, &parents, &[]);
+            }
+        }
+        self.seat(&node, around);
+    }
+
+    /// A finder has more blocks, or fewer.
+    pub(super) fn grew(&mut self, id: FinderId, blocks: u32, around: &Around<'_>) {
+        let Some(finder) = self.finders.get_mut(&id) else { return };
+        let before = std::mem::replace(&mut finder.blocks, blocks);
+        if blocks > before {
+            self.grown = around.now;
+        }
+        if (before == 0) == (blocks == 0) {
+            self.index.willing.grew(id, blocks);
+        } else {
+            self.review(id, around);
+        }
+    }
+
+    /// What is said of many may have changed: all of them, or those that are not like the others.
+    pub(super) fn review_all(&mut self, around: &Around<'_>) {
+        for id in self.finders.keys().copied().collect::<Vec<_>>() {
+            self.review(id, around);
+        }
+    }
+
+    /// Whether a node can serve, and as what.
+    pub(super) fn seat(&mut self, node: &NodeId, around: &Around<'_>) {
+        let complete = self.whole.contains(node);
+        let partial = self.by_node.get(node).is_some_and(|id| self.serves(*id, &self.finders[id]));
+        let facts = around.facts(node).filter(|_| complete || partial);
+        let Some(facts) = facts else {
+            let namers = self.servers.remove(node);
+            if !namers.is_empty() {
+                self.changed(around.now);
+                self.index.short.extend(namers);
+            }
+            return;
+        };
+        let source = around.is_seed(node) || self.permits.iter().any(|permit| permit.node == *node);
+        let known = self.servers.get(node);
+        let renamed = known.is_some_and(|server| server.facts.addr != facts.addr);
+        let completed = known.is_some_and(|server| server.complete != complete);
+        if self.servers.put(node, facts, complete, source) {
+            self.gained = (true, true);
+            self.changed(around.now);
+        } else if renamed || completed {
+            self.changed(around.now);
+            let namers = self.servers.get(node).map(|server| server.namers.clone()).unwrap_or_default();
+            // Who knows of some that have everything need not know of one more at once.
+            let knows_some =
+                |finder: &Finder| finder.parents.iter().flatten().filter(|parent| parent.complete).count() >= ENOUGH;
+            let again = namers
+                .into_iter()
+                .filter(|id| renamed || !complete || self.finders.get(id).is_some_and(|finder| !knows_some(finder)));
+            self.index.short.extend(again.collect::<Vec<_>>());
+        }
+    }
+
     /// What finders were told of a seal is void.
     pub(super) fn forget_seal(&mut self) {
         self.finders.values_mut().for_each(|finder| finder.seal = None);
+        self.relayed = (0, None);
     }
 
     /// Makes a node a holder of the whole. False: it contradicts those who hold it, and is refused.
@@ -101,7 +316,7 @@ impl Blob {
             }
             None => {
                 // Blocks of a list that grows are with readers already: another's word must not void it while it is read.
-                let read = self.list.as_ref().filter(|list| self.permit.is_some() && list.author != *node);
+                let read = self.list.as_ref().filter(|list| !self.permits.is_empty() && list.author != *node);
                 match read.map(|list| (list.hashes.root(), list)) {
                     Some((None, _)) => return false,
                     Some((Some(root), list)) if root != meta.root => {
@@ -116,6 +331,11 @@ impl Blob {
         self.list = None;
         if self.whole.insert(node.clone()) {
             self.changed(around.now);
+            self.seat(node, around);
+            // Whoever would have read the origin has somebody to get all of it from.
+            for id in self.index.willing.ids() {
+                self.review(id, around);
+            }
         }
         true
     }
@@ -124,32 +344,67 @@ impl Blob {
     pub(super) fn agrees(&self, meta: &Meta) -> bool {
         match &self.seal {
             Some(seal) => self.whole.is_empty() || (seal.meta.root == meta.root && seal.meta.size == meta.size),
-            None => self.permit.is_none() || self.list.is_none(),
+            None => self.permits.is_empty() || self.list.is_none(),
         }
     }
 
     /// A node holds it no more. Another who checked the whole vouches for the root from now on.
-    pub(super) fn remove_whole(&mut self, node: &NodeId, now: At) -> bool {
-        let had = self.whole.remove(node);
-        if had {
-            self.changed(now);
-            if let Some(seal) = self.seal.as_mut().filter(|seal| seal.author == *node)
-                && let Some(other) = self.whole.first()
-            {
-                seal.author = other.clone();
-            }
+    pub(super) fn remove_whole(&mut self, node: &NodeId, around: &Around<'_>) {
+        if !self.whole.remove(node) {
+            return;
         }
-        had
+        if let Some(seal) = self.seal.as_mut().filter(|seal| seal.author == *node)
+            && let Some(other) = self.whole.first()
+        {
+            seal.author = other.clone();
+        }
+        self.seat(node, around);
+        self.fewer_hold_it(around);
     }
 
-    /// The finder that reads under the permit.
-    pub(super) fn reads(&self, finder: FinderId) -> bool {
-        self.permit.as_ref().is_some_and(|permit| permit.finder == Some(finder))
+    /// Who could get all of it from somebody may not any more.
+    pub(super) fn fewer_hold_it(&mut self, around: &Around<'_>) {
+        self.changed(around.now);
+        let believed = self.whole.iter().filter(|holder| !around.distrust.is_outcast(holder, around.now));
+        if believed.take(2).count() < 2 {
+            // With one left, that one may itself look for it.
+            self.review_all(around);
+            return;
+        }
+        // Most have the others; a few can't use some of them.
+        let lost = self.index.lost.iter().map(|(_, id)| *id);
+        for id in self.index.picky.iter().copied().chain(lost).collect::<BTreeSet<_>>() {
+            self.review(id, around);
+        }
     }
 
-    pub(super) fn drop_permit(&mut self, cause: Cause, around: &mut Around<'_>) {
-        if let Some(permit) = self.permit.take() {
+    /// A node may not be named any more, to one finder or to any.
+    pub(super) fn shun(&mut self, node: &NodeId, to: Option<FinderId>, around: &Around<'_>) {
+        if let Some(id) = to {
+            self.review(id, around);
+        } else if self.whole.contains(node) {
+            self.fewer_hold_it(around);
+        }
+        let Some(server) = self.servers.get(node) else { return };
+        let again: Vec<FinderId> = server.namers.iter().copied().filter(|id| to.is_none_or(|to| to == *id)).collect();
+        if !again.is_empty() {
+            self.index.short.extend(again);
             self.changed(around.now);
+        }
+    }
+
+    /// The finder that reads under a permit.
+    pub(super) fn reads(&self, finder: FinderId) -> bool {
+        self.permits.iter().any(|permit| permit.finder == Some(finder))
+    }
+
+    /// Takes permits back.
+    pub(super) fn drop_permits(&mut self, which: impl Fn(&Permit) -> bool, cause: Cause, around: &mut Around<'_>) {
+        let (gone, kept) = std::mem::take(&mut self.permits).into_iter().partition(which);
+        self.permits = kept;
+        for permit in gone {
+            self.changed(around.now);
+            self.stopped(&permit, around);
             around.notice(Notice::Moved { node: permit.node, cause });
         }
     }
@@ -161,11 +416,19 @@ impl Blob {
         self.whole.iter().any(usable)
     }
 
-    /// Under the permit, the origin has answered. Err: too large to be cut.
-    pub(super) fn headers(&mut self, size: u64, media_type: String, around: &mut Around<'_>) -> Result<(), ()> {
-        let Some(permit) = &mut self.permit else { return Ok(()) };
+    /// Under a permit, the origin has answered. Err: too large to be cut.
+    pub(super) fn headers(
+        &mut self,
+        id: FinderId,
+        permit: u64,
+        size: u64,
+        media_type: String,
+        around: &mut Around<'_>,
+    ) -> Result<(), ()> {
+        let held = |held: &&mut Permit| held.id == permit && held.finder == Some(id);
+        let Some(permit) = self.permits.iter_mut().find(held) else { return Ok(()) };
         let layout = Layout::of(size).map_err(|_| ())?;
-        permit.headers = true;
+        permit.answered.get_or_insert(around.now);
         permit.touch(around.now);
         permit.closing = layout.blocks() == 0;
         let node = permit.node.clone();
@@ -186,34 +449,57 @@ impl Blob {
                 writers: vec![node],
                 media_type,
                 hashes: PieceList::new(layout),
+                read: BlockSet::empty(layout),
+                by: BTreeMap::new(),
             });
+            // Its author knows what it says itself; what others add it is told as all are.
+            if let Some(finder) = self.finders.get_mut(&id) {
+                (finder.list, finder.seal) = (self.lists, None);
+            }
+            self.recount(around);
         }
+        self.measure(id, around.now);
+        self.cut_permit(id, around);
         self.changed(around.now);
+        self.review(id, around);
         Ok(())
     }
 
-    /// Under the permit, more hashes. They go to all who follow the list.
+    /// Under a permit, more hashes. They go to all who follow the list.
     pub(super) fn hashes(&mut self, finder: FinderId, first: u32, hashes: &Bytes, around: &mut Around<'_>) {
-        let Some(permit) = self.permit.as_mut().filter(|permit| permit.finder == Some(finder)) else { return };
-        permit.touch(around.now);
+        let Some(node) = self.finders.get(&finder).map(|finder| finder.node.clone()).filter(|_| self.reads(finder))
+        else {
+            return;
+        };
+        let count = (hashes.len() / 32) as u32;
+        for permit in self.permits.iter_mut().filter(|permit| permit.finder == Some(finder)) {
+            if permit.run.start < first.saturating_add(count) && first < permit.run.end {
+                permit.touch(around.now);
+            }
+        }
         let Some(list) = &mut self.list else { return };
         if list.hashes.set_run(first, hashes).is_err() {
-            let (first, later) = (list.author.clone(), permit.node.clone());
+            let (first, later) = (list.author.clone(), node);
             self.list = None;
             if first == later {
                 self.end(finder, Stop::Invalid("list"), around);
-                self.drop_permit(Cause::Distrusted, around);
+                self.drop_permits(|permit| permit.finder == Some(finder), Cause::Distrusted, around);
             } else {
                 around.notice(Notice::ReadersDiffer { first, later });
                 self.start_over(around);
             }
             return;
         }
-        if !list.writers.contains(&permit.node) {
-            list.writers.push(permit.node.clone());
+        if !list.writers.contains(&node) {
+            list.writers.push(node.clone());
         }
-        permit.closing |= list.hashes.is_complete() && list.author == permit.node;
-        let number = list.number;
+        let (number, closing) = (list.number, list.hashes.is_complete() && list.author == node);
+        self.grown = around.now;
+        (first..first + count).for_each(|block| self.was_read(block, &node));
+        for permit in self.permits.iter_mut().filter(|permit| permit.finder == Some(finder)) {
+            permit.closing |= closing;
+        }
+        self.finish(around);
         let listens = |(id, other): &(&FinderId, &Finder)| **id != finder && other.list == number && !other.done;
         for (id, _) in self.finders.iter().filter(listens) {
             for (at, run) in (0u32..).zip(split(hashes)) {
@@ -222,82 +508,34 @@ impl Blob {
         }
     }
 
-    /// The list is gone: its reader has to tell all again, and finds again for that.
+    /// What a finder asks is not there: true for all who would ask the same repository; another may have it.
+    pub(super) fn deny_all_like(&mut self, id: FinderId, around: &Around<'_>) {
+        let Some(Finder { registry, repository, .. }) = self.finders.get(&id) else { return };
+        let same = |other: &Finder| other.registry == *registry && other.repository == *repository;
+        let ids: Vec<FinderId> = self.finders.iter().filter(|(_, other)| same(other)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.change(id, around, |finder| finder.denied = true);
+        }
+    }
+
+    /// The list is gone: its readers have to tell all again, and find again for that.
     pub(super) fn start_over(&mut self, around: &mut Around<'_>) {
-        let Some(permit) = &mut self.permit else { return };
-        permit.lost.get_or_insert(around.now);
-        if let Some(finder) = permit.finder.take() {
+        let mut readers = Vec::new();
+        for permit in &mut self.permits {
+            permit.lost.get_or_insert(around.now);
+            readers.extend(permit.finder.take());
+        }
+        for finder in readers {
             self.end(finder, Stop::Again("what was known of the blob was thrown away"), around);
         }
     }
 
     /// Ends a finder's stream from this side.
     pub(super) fn end(&mut self, finder: FinderId, stop: Stop, around: &mut Around<'_>) {
-        if self.finders.remove(&finder).is_some() {
+        if self.let_go(finder, around).is_some() {
             around.say(finder, Say::Stop(stop));
             self.changed(around.now);
         }
-    }
-
-    /// Brings everything in line after a change or a timer, and answers when to look again.
-    pub(super) fn settle(&mut self, around: &mut Around<'_>) -> Option<At> {
-        self.try_lost_again(around.now);
-        self.take_back(around);
-        self.grant(around);
-        if self.permit.is_none() && self.nobody_may(around) {
-            for finder in self.finders.keys().copied().collect::<Vec<_>>() {
-                self.end(finder, Stop::NotFound, around);
-            }
-        }
-        self.send_away(around);
-        self.relay(around);
-        self.offer(around);
-        self.explain(around);
-        self.next(around)
-    }
-
-    /// What a finder could not use may be named to it again.
-    fn try_lost_again(&mut self, now: At) {
-        let mut again = false;
-        for finder in self.finders.values_mut() {
-            let before = finder.lost.len();
-            finder.lost.retain(|_, until| *until > now);
-            again |= finder.lost.len() < before;
-        }
-        if again {
-            self.flush_now(now);
-        }
-    }
-
-    /// Takes an overdue permit away, when somebody else would use it better or its holder is gone.
-    fn take_back(&mut self, around: &mut Around<'_>) {
-        let Some(permit) = &self.permit else { return };
-        let (due, cause) = permit.overdue();
-        if around.now < due {
-            return;
-        }
-        let holder = permit.finder;
-        let Some(id) = holder else { return self.drop_permit(cause, around) };
-        if self.successor(around, holder).is_none() {
-            return;
-        }
-        self.drop_permit(cause, around);
-        if let Some(finder) = self.finders.get_mut(&id) {
-            finder.failed(around.now);
-            around.say(id, Say::Stop(Stop::Revoked));
-        }
-    }
-
-    /// Who should read the origin now: who failed least, then who has most, then who came first.
-    fn successor(&self, around: &Around<'_>, not: Option<FinderId>) -> Option<FinderId> {
-        let willing = |(id, finder): &(&FinderId, &Finder)| {
-            Some(**id) != not
-                && self.wants(finder, around)
-                && finder.not_before <= around.now
-                && around.busy_until(&finder.registry) <= around.now
-        };
-        let best = |(id, finder): &(&FinderId, &Finder)| (finder.failures, std::cmp::Reverse(finder.blocks), **id);
-        self.finders.iter().filter(willing).min_by_key(best).map(|(id, _)| *id)
     }
 
     /// Would read the origin and has nobody to get all of it from.
@@ -305,181 +543,11 @@ impl Blob {
         finder.may_read && !finder.denied && !finder.done && !self.takes_whole(finder, around)
     }
 
-    fn grant(&mut self, around: &mut Around<'_>) {
-        if self.permit.is_some() || around.now < around.starting {
-            return;
-        }
-        let Some(id) = self.successor(around, None) else { return };
-        let node = self.finders[&id].node.clone();
-        let permit = Permit::new(around.dice.next().max(1), node.clone(), id, around.now);
-        around.say(id, Say::Permit(permit.id));
-        around.notice(Notice::Granted { node });
-        self.permit = Some(permit);
-        if let Some(finder) = self.finders.get_mut(&id) {
-            finder.waiting = None;
-        }
-    }
-
-    /// The origin refused all who would read, and nobody holds it.
-    fn nobody_may(&self, around: &Around<'_>) -> bool {
-        around.now >= around.starting
-            && self.whole.is_empty()
-            && self.finders.values().any(|finder| finder.denied)
-            && self.finders.values().all(|finder| finder.denied || finder.done || !finder.may_read)
-    }
-
-    /// Who could wait only for a node that has lied to it asks the registry itself.
-    fn send_away(&mut self, around: &mut Around<'_>) {
-        let Some(permit) = &self.permit else { return };
-        let waits = |(id, finder): &(&FinderId, &Finder)| {
-            permit.finder != Some(**id)
-                && finder.node != permit.node
-                && !finder.done
-                && !self.takes_whole(finder, around)
-                && !around.may_name(&permit.node, finder)
-        };
-        for finder in self.finders.iter().filter(waits).map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.end(finder, Stop::NotFound, around);
-        }
-    }
-
-    /// Tells every finder of the list or the seal, if it does not know.
-    fn relay(&mut self, around: &mut Around<'_>) {
-        let reader = self.permit.as_ref().and_then(|permit| permit.finder);
-        for (id, finder) in self.finders.iter_mut().filter(|(_, finder)| !finder.done) {
-            if let Some(seal) = &self.seal {
-                // Who vouches for it may be nobody that this finder was lied to by.
-                let vouches =
-                    std::iter::once(&seal.author).chain(&self.whole).find(|node| around.may_name(node, finder));
-                if finder.seal.as_ref() != Some(&seal.meta)
-                    && let Some(author) = vouches.cloned()
-                {
-                    finder.seal = Some(seal.meta.clone());
-                    finder.list = 0;
-                    finder.vouched = Some(author.clone());
-                    around.say(*id, Say::Sealed { author, meta: seal.meta.clone() });
-                }
-            } else if let Some(list) = &self.list {
-                let writes = reader == Some(*id) && list.author == finder.node;
-                if finder.list != list.number && !writes && around.may_name(&list.author, finder) {
-                    finder.list = list.number;
-                    finder.seal = None;
-                    let (author, media_type) = (list.author.clone(), list.media_type.clone());
-                    around.say(*id, Say::Head { author, size: list.hashes.layout().size(), media_type });
-                    for (first, run) in list.hashes.runs(RUN) {
-                        around.say(*id, Say::Hashes { first, hashes: run.into() });
-                    }
-                }
-            }
-        }
-    }
-
     /// Whether a finder's node can serve blocks to others: it has one, or the origin is sending it some.
     fn serves(&self, id: FinderId, finder: &Finder) -> bool {
-        let reading = self.permit.as_ref().is_some_and(|permit| permit.finder == Some(id) && permit.headers);
-        !finder.done && (finder.blocks > 0 || reading)
+        let reading = || self.permits.iter().any(|permit| permit.finder == Some(id) && permit.answered.is_some());
+        !finder.done && (finder.blocks > 0 || reading())
     }
-
-    /// Names candidates: at once to who has none yet, to all when what changed has been gathered.
-    fn offer(&mut self, around: &mut Around<'_>) {
-        let all = self.flush.is_some_and(|at| at <= around.now);
-        if all {
-            self.flush = None;
-        }
-        let lacks = |finder: &Finder| !finder.done && finder.parents.as_ref().is_none_or(Vec::is_empty);
-        if !all && !self.finders.values().any(lacks) {
-            return;
-        }
-        let mut pool = Pool::default();
-        let partial =
-            self.finders.iter().filter(|(id, finder)| self.serves(**id, finder)).map(|(_, finder)| &finder.node);
-        for (node, complete) in self.whole.iter().map(|node| (node, true)).chain(partial.map(|node| (node, false))) {
-            let Some(Node { cluster: Some(cluster), addr, location, uploads, slots, .. }) = around.nodes.get(node)
-            else {
-                continue;
-            };
-            if cluster == around.cluster {
-                let (addr, uploads, slots) = (*addr, *uploads, *slots);
-                pool.push(Candidate { node, addr, complete, uploads, slots, location, named: 0 });
-            }
-        }
-        let mut said = Vec::new();
-        for (id, finder) in self.finders.iter().filter(|(_, finder)| !finder.done && (all || lacks(finder))) {
-            let location = around.nodes.get(&finder.node).map(|node| node.location.as_slice()).unwrap_or_default();
-            let current = finder.parents.as_deref().unwrap_or_default();
-            let mut liars = finder.liars.clone();
-            liars.extend(finder.lost.keys().cloned());
-            liars.extend(around.distrust.shunned_by(&finder.node, around.now).cloned());
-            let chosen = pool.choose(&finder.node, location, &liars, current, around.dice);
-            if !same(&chosen, current) {
-                said.push((*id, chosen));
-            }
-        }
-        for (id, chosen) in said {
-            if let Some(finder) = self.finders.get_mut(&id) {
-                finder.parents = Some(chosen.clone());
-                if !chosen.is_empty() {
-                    finder.waiting = None;
-                }
-            }
-            around.say(id, Say::Parents(chosen));
-        }
-    }
-
-    /// Tells who has neither parents nor the permit what it waits for, when that has changed.
-    fn explain(&mut self, around: &mut Around<'_>) {
-        let waits = |id: &FinderId, finder: &Finder| {
-            !finder.done && finder.parents.as_ref().is_none_or(Vec::is_empty) && !self.reads(*id)
-        };
-        let waiting: Vec<FinderId> = self.finders.iter().filter(|(id, f)| waits(id, f)).map(|(id, _)| *id).collect();
-        if waiting.is_empty() {
-            return;
-        }
-        let reason = match &self.permit {
-            Some(Permit { finder: None, .. }) => Waiting::HolderConnects,
-            Some(Permit { headers: false, .. }) => Waiting::HolderWaits,
-            Some(_) => Waiting::HolderReads,
-            None if around.now < around.starting => Waiting::Starting { left: around.starting - around.now },
-            None => match self.retry(around, None) {
-                Some(at) => Waiting::Busy { left: at.saturating_sub(around.now) },
-                None => Waiting::Nobody,
-            },
-        };
-        for id in waiting {
-            let Some(finder) = self.finders.get_mut(&id) else { continue };
-            // The time that is left is no news by itself.
-            let known = finder.waiting.is_some_and(|w| std::mem::discriminant(&w) == std::mem::discriminant(&reason));
-            if !known {
-                finder.waiting = Some(reason);
-                around.say(id, Say::Waiting(reason));
-            }
-        }
-    }
-
-    /// When the first of those may be asked to read who may not now.
-    fn retry(&self, around: &Around<'_>, not: Option<FinderId>) -> Option<At> {
-        let others = self.finders.iter().filter(|(id, finder)| Some(**id) != not && self.wants(finder, around));
-        let from = others.map(|(_, finder)| finder.not_before.max(around.busy_until(&finder.registry)));
-        from.filter(|at| *at > around.now).min()
-    }
-
-    fn next(&self, around: &Around<'_>) -> Option<At> {
-        let due = match self.permit.as_ref().map(|permit| (permit.finder, permit.overdue().0)) {
-            // Overdue, and nobody is there to take it: looked at again when somebody comes, or may.
-            Some((holder, at)) if at <= around.now => self.retry(around, holder),
-            Some((_, at)) => Some(at),
-            None if self.finders.is_empty() => None,
-            None if around.now < around.starting => Some(around.starting),
-            None => self.retry(around, None),
-        };
-        let flush = self.flush.filter(|_| !self.finders.is_empty());
-        let lost = self.finders.values().flat_map(|finder| finder.lost.values().copied()).min();
-        [due, flush, lost].into_iter().flatten().min()
-    }
-}
-
-fn same(chosen: &[ParentSaid], current: &[ParentSaid]) -> bool {
-    chosen.len() == current.len() && chosen.iter().all(|parent| current.contains(parent))
 }
 
 fn split(hashes: &Bytes) -> impl Iterator<Item = Bytes> + '_ {

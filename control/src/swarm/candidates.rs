@@ -1,15 +1,31 @@
-//! Which parents a finder is told of: a pure choice among everybody who can serve.
+//! Who can serve one blob, and which of them a finder is told of: a pure choice.
+//!
+//! Everybody who can serve stands here once, with the finders that were told of it, so that a change of one node looks only at
+//! those it concerns. What always holds of the sets that are chosen together: they are drawn at random, so that finders
+//! and servers form one well mixed graph; nobody is named much more often than the others; a source of the blob (a seed, a
+//! reader of the origin) is named to a few, and to those who have too few others.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use shoal_proto::NodeId;
 
-use super::event::ParentSaid;
+use super::event::{FinderId, ParentSaid};
+
+#[cfg(test)]
+mod tests;
 
 /// DESIGN section 4: up to sixteen. With eight neighbours the simulated swarm of 1,000 was 4 % slower (SWARM.md).
 pub(super) const MOST: usize = 16;
-/// One differing level of the location weighs as much as this many uploads.
+/// Who can be told of fewer others than this is told of the sources too.
+pub(super) const ENOUGH: usize = 4;
+/// So many finders are told of one source although they have enough others: enough to take all that it can send, a piece to
+/// each, and to keep the swarm connected to it when some of them leave.
+pub(super) const SOURCE_QUOTA: usize = 32;
+/// Somebody named this many times as often as the average is taken out of some sets.
+const SURPLUS: usize = 2;
+/// One differing level of the location weighs as much as a quarter of all that a node can serve.
 const LEVEL: u32 = 4;
 /// A location deeper than this counts as this deep.
 const LEVELS: usize = 4;
@@ -35,113 +51,273 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         // The bias is bound / 2^64: nothing.
         (self.next() % bound as u64) as usize
     }
 }
 
-/// Somebody who can serve.
-#[derive(Debug, Clone)]
-pub(super) struct Candidate<'a> {
-    pub(super) node: &'a NodeId,
+/// What changes of a node while it serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Facts {
     pub(super) addr: SocketAddr,
-    pub(super) complete: bool,
     pub(super) uploads: u32,
     pub(super) slots: u32,
-    pub(super) location: &'a [String],
-    /// To how many finders it was named in this round: heartbeats tell of their uploads a second late.
-    pub(super) named: u32,
+    pub(super) location: Arc<[String]>,
 }
 
-/// Everybody who can serve one blob, looked at once for all of its finders.
+/// Somebody who can serve.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) node: NodeId,
+    pub(super) facts: Facts,
+    pub(super) complete: bool,
+    /// A seed, or a reader of the origin: what it has others should spread.
+    pub(super) source: bool,
+    /// Who was told of it.
+    pub(super) namers: BTreeSet<FinderId>,
+}
+
+type Slot = usize;
+
+/// Everybody who can serve one blob.
 #[derive(Debug, Default)]
-pub(super) struct Pool<'a> {
-    all: Vec<Candidate<'a>>,
-    by_node: HashMap<&'a NodeId, usize>,
-    everybody: Vec<usize>,
-    complete: Vec<usize>,
+pub(super) struct Servers {
+    slots: Vec<Option<Server>>,
+    free: Vec<Slot>,
+    by_node: HashMap<NodeId, Slot>,
+    /// No source.
+    ordinary: Vec<Slot>,
+    sources: Vec<Slot>,
+    /// Those of the ordinary that hold the blob whole.
+    whole: Vec<Slot>,
 }
 
-impl<'a> Pool<'a> {
-    pub(super) fn push(&mut self, candidate: Candidate<'a>) {
-        if let Some(at) = self.by_node.get(candidate.node) {
-            debug_assert!(!candidate.complete || self.all[*at].complete, "whole ones are pushed first");
-            return;
-        }
-        let at = self.all.len();
-        self.by_node.insert(candidate.node, at);
-        self.everybody.push(at);
-        if candidate.complete {
-            self.complete.push(at);
-        }
-        self.all.push(candidate);
+/// What one finder is chosen for.
+pub(super) struct Wish<'a> {
+    pub(super) id: FinderId,
+    pub(super) node: &'a NodeId,
+    pub(super) location: &'a [String],
+    /// Who must not be named to it.
+    pub(super) avoid: &'a dyn Fn(&NodeId) -> bool,
+    /// What it was told before.
+    pub(super) current: &'a [ParentSaid],
+    /// Those that are named too often may be exchanged.
+    pub(super) mix: bool,
+    /// How many finders there are.
+    pub(super) finders: usize,
+}
+
+impl Servers {
+    pub(super) fn get(&self, node: &NodeId) -> Option<&Server> {
+        self.slots[*self.by_node.get(node)?].as_ref()
     }
 
-    fn cost(&self, at: usize, location: &[String]) -> u32 {
-        let candidate = &self.all[at];
-        let shared = candidate.location.iter().zip(location).take_while(|(a, b)| a == b).count();
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Server> {
+        self.slots.iter().flatten()
+    }
+
+    /// Somebody can serve from now on, or as another than before. True: it is new.
+    pub(super) fn put(&mut self, node: &NodeId, facts: Facts, complete: bool, source: bool) -> bool {
+        if let Some(slot) = self.by_node.get(node).copied() {
+            let server = self.slots[slot].as_mut().expect("a slot that is named is taken");
+            let listed = (server.complete, server.source);
+            (server.facts, server.complete, server.source) = (facts, complete, source);
+            if listed != (complete, source) {
+                self.unlist(slot);
+                self.list(slot, complete, source);
+            }
+            return false;
+        }
+        let server = Server { node: node.clone(), facts, complete, source, namers: BTreeSet::new() };
+        let slot = self.free.pop().unwrap_or(self.slots.len());
+        if slot == self.slots.len() {
+            self.slots.push(None);
+        }
+        self.slots[slot] = Some(server);
+        self.by_node.insert(node.clone(), slot);
+        self.list(slot, complete, source);
+        true
+    }
+
+    fn list(&mut self, slot: Slot, complete: bool, source: bool) {
+        if source {
+            self.sources.push(slot);
+            return;
+        }
+        self.ordinary.push(slot);
+        if complete {
+            self.whole.push(slot);
+        }
+    }
+
+    fn unlist(&mut self, slot: Slot) {
+        for list in [&mut self.ordinary, &mut self.sources, &mut self.whole] {
+            if let Some(at) = list.iter().position(|other| *other == slot) {
+                list.swap_remove(at);
+            }
+        }
+    }
+
+    /// Somebody serves no more. Answers who was told of it.
+    pub(super) fn remove(&mut self, node: &NodeId) -> BTreeSet<FinderId> {
+        let Some(slot) = self.by_node.remove(node) else { return BTreeSet::new() };
+        self.unlist(slot);
+        self.free.push(slot);
+        self.slots[slot].take().map(|server| server.namers).unwrap_or_default()
+    }
+
+    /// How busy it is, and where it is now.
+    pub(super) fn refresh(&mut self, facts: impl Fn(&NodeId) -> Option<Facts>) {
+        for server in self.slots.iter_mut().flatten() {
+            if let Some(facts) = facts(&server.node) {
+                server.facts = facts;
+            }
+        }
+    }
+
+    /// A finder was told of these and no others, after those before.
+    pub(super) fn told(&mut self, id: FinderId, before: &[ParentSaid], now: &[ParentSaid]) {
+        for (list, named) in [(before, false), (now, true)] {
+            for parent in list {
+                let Some(slot) = self.by_node.get(&parent.node) else { continue };
+                let Some(server) = &mut self.slots[*slot] else { continue };
+                if named {
+                    server.namers.insert(id);
+                } else {
+                    server.namers.remove(&id);
+                }
+            }
+        }
+    }
+
+    /// How many finders may be told of one node before it counts as named too often.
+    fn bound(&self, source: bool, finders: usize) -> usize {
+        if source { SOURCE_QUOTA } else { (SURPLUS * MOST).max(SURPLUS * MOST * finders / self.ordinary.len().max(1)) }
+    }
+
+    /// Finders whose sets should be chosen anew because somebody in them is named too often. Somewhere in the middle first, so
+    /// that it is not always the same.
+    pub(super) fn surplus(&self, finders: usize, dice: &mut Dice) -> BTreeSet<FinderId> {
+        let mut out = BTreeSet::new();
+        if self.is_small() {
+            return out;
+        }
+        for server in self.iter() {
+            let over = server.namers.len().saturating_sub(self.bound(server.source, finders));
+            if over > 0 {
+                let from = dice.below(server.namers.len());
+                out.extend(server.namers.iter().cycle().skip(from).take(over));
+            }
+        }
+        out
+    }
+
+    /// Everybody can be told of everybody.
+    fn is_small(&self) -> bool {
+        self.ordinary.len() + self.sources.len() <= MOST + 1
+    }
+
+    fn at(&self, slot: Slot) -> &Server {
+        self.slots[slot].as_ref().expect("a listed slot is taken")
+    }
+
+    fn cost(&self, slot: Slot, location: &[String], finders: usize) -> u32 {
+        let server = self.at(slot);
+        let Facts { uploads, slots, location: theirs, .. } = &server.facts;
+        let shared = theirs.iter().zip(location).take_while(|(a, b)| a == b).count();
         let depth = location.len().min(LEVELS);
         let far = (depth - shared.min(depth)) as u32;
-        let full = candidate.slots > 0 && candidate.uploads >= candidate.slots;
-        candidate.uploads.min(1 << 16)
-            + candidate.named
+        // Sixteen for all slots, and sixteen for being named as often as the average.
+        let busy = if *slots > 0 { uploads.saturating_mul(16) / slots } else { *uploads };
+        let average = (MOST * finders / self.ordinary.len().max(1)).max(MOST);
+        let named = (MOST * server.namers.len() / average) as u32;
+        let full = *slots > 0 && uploads >= slots;
+        busy.min(1 << 16)
+            + named
             + LEVEL * far
             + if full { FULL } else { 0 }
-            + if candidate.complete { 0 } else { PARTIAL }
+            + if server.complete { 0 } else { PARTIAL }
     }
 
     /// The candidates of one finder, best first: those it has and that still can serve, then the better of two drawn
-    /// at random, until there are sixteen. Never the finder's own node, nor one that lied to it.
-    pub(super) fn choose(
-        &mut self,
-        me: &NodeId,
-        location: &[String],
-        liars: &HashSet<NodeId>,
-        current: &[ParentSaid],
-        dice: &mut Dice,
-    ) -> Vec<ParentSaid> {
-        let usable = |node: &NodeId| node != me && !liars.contains(node);
-        let mut chosen: Vec<usize> = if self.all.len() <= MOST + 1 {
-            (0..self.all.len()).filter(|at| usable(self.all[*at].node)).collect()
-        } else {
-            current
-                .iter()
-                .filter_map(|p| self.by_node.get(&p.node).copied())
-                .filter(|at| usable(self.all[*at].node))
-                .collect()
+    /// at random, until there are sixteen. Never the finder's own node, nor one to be avoided.
+    pub(super) fn choose(&self, wish: &Wish<'_>, dice: &mut Dice) -> Vec<ParentSaid> {
+        let usable = |slot: &Slot| {
+            let node = &self.at(*slot).node;
+            node != wish.node && !(wish.avoid)(node)
         };
-        if self.all.len() > MOST + 1 {
-            self.fill(&mut chosen, &self.everybody, MOST, location, &usable, dice);
-            if !chosen.iter().any(|at| self.all[*at].complete) {
-                // A set of nodes that all still fetch can starve together: one that has everything belongs in it.
-                chosen.truncate(MOST - 1);
-                let room = chosen.len() + 1;
-                self.fill(&mut chosen, &self.complete, room, location, &usable, dice);
+        let mut chosen: Vec<Slot> = Vec::with_capacity(MOST);
+        let known = || wish.current.iter().filter_map(|p| self.by_node.get(&p.node).copied()).filter(usable);
+        if self.is_small() {
+            chosen.extend(self.ordinary.iter().copied().filter(usable));
+        } else {
+            chosen.extend(known().filter(|slot| !self.at(*slot).source && self.keeps(*slot, wish)));
+            self.fill(&mut chosen, &self.ordinary, MOST, wish, &usable, dice);
+            if !chosen.iter().any(|slot| self.at(*slot).complete) {
+                // A set of nodes that all still fetch can starve together: one that has everything belongs in it, as long as
+                // it is not asked by all.
+                let mut one = Vec::new();
+                self.fill(&mut one, &self.whole, 1, wish, &usable, dice);
+                let bound = self.bound(false, wish.finders);
+                one.retain(|slot| self.at(*slot).namers.len() < bound && !chosen.contains(slot));
+                chosen.truncate(MOST - one.len());
+                chosen.extend(one);
             }
         }
-        // Equals in random order: nodes connect to the first ones, and must not all connect to the same.
-        chosen.sort_by_cached_key(|at| (self.cost(*at, location), dice.next()));
+        self.add_sources(&mut chosen, known(), wish, &usable, dice);
+        chosen.sort_by_cached_key(|slot| (self.cost(*slot, wish.location, wish.finders), *slot));
         chosen.truncate(MOST);
-        for at in &chosen {
-            self.all[*at].named += 1;
+        let said = |slot: Slot| {
+            let server = self.at(slot);
+            ParentSaid { node: server.node.clone(), addr: server.facts.addr, complete: server.complete }
+        };
+        chosen.into_iter().map(said).collect()
+    }
+
+    /// Whether somebody stays in a set.
+    fn keeps(&self, slot: Slot, wish: &Wish<'_>) -> bool {
+        let server = self.at(slot);
+        !wish.mix || server.namers.len() <= self.bound(server.source, wish.finders)
+    }
+
+    fn add_sources(
+        &self,
+        chosen: &mut Vec<Slot>,
+        known: impl Iterator<Item = Slot>,
+        wish: &Wish<'_>,
+        usable: &dyn Fn(&Slot) -> bool,
+        dice: &mut Dice,
+    ) {
+        let mut sources: Vec<Slot> = Vec::new();
+        if chosen.len() < ENOUGH {
+            if self.sources.len() <= MOST {
+                sources.extend(self.sources.iter().copied().filter(usable));
+            } else {
+                sources.extend(known.filter(|slot| self.at(*slot).source));
+                self.fill(&mut sources, &self.sources, MOST - chosen.len(), wish, usable, dice);
+            }
+        } else {
+            let kept = |slot: &Slot| self.at(*slot).source && self.keeps(*slot, wish);
+            sources.extend(known.filter(kept).take(ENOUGH));
+            let kept = sources.len();
+            self.fill(&mut sources, &self.sources, ENOUGH, wish, usable, dice);
+            let more = sources.split_off(kept);
+            sources.extend(more.into_iter().filter(|slot| self.at(*slot).namers.len() < SOURCE_QUOTA));
         }
-        chosen
-            .into_iter()
-            .map(|at| {
-                let candidate = &self.all[at];
-                ParentSaid { node: candidate.node.clone(), addr: candidate.addr, complete: candidate.complete }
-            })
-            .collect()
+        if chosen.len() + sources.len() > MOST {
+            chosen.truncate(MOST - sources.len());
+        }
+        chosen.extend(sources);
     }
 
     fn fill(
         &self,
-        chosen: &mut Vec<usize>,
-        from: &[usize],
+        chosen: &mut Vec<Slot>,
+        from: &[Slot],
         want: usize,
-        location: &[String],
-        usable: &dyn Fn(&NodeId) -> bool,
+        wish: &Wish<'_>,
+        usable: &dyn Fn(&Slot) -> bool,
         dice: &mut Dice,
     ) {
         if from.is_empty() {
@@ -155,95 +331,9 @@ impl<'a> Pool<'a> {
             let draw = [from[dice.below(from.len())], from[dice.below(from.len())]];
             let better = draw
                 .into_iter()
-                .filter(|at| !chosen.contains(at) && usable(self.all[*at].node))
-                .min_by_key(|at| self.cost(*at, location));
+                .filter(|slot| !chosen.contains(slot) && usable(slot))
+                .min_by_key(|slot| self.cost(*slot, wish.location, wish.finders));
             chosen.extend(better);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn node(number: usize) -> NodeId {
-        format!("n{number}").parse().unwrap()
-    }
-
-    fn path(text: &str) -> Vec<String> {
-        text.split('|').map(str::to_owned).collect()
-    }
-
-    fn addr() -> SocketAddr {
-        "10.0.0.1:5081".parse().unwrap()
-    }
-
-    fn candidate<'a>(node: &'a NodeId, complete: bool, uploads: u32, location: &'a [String]) -> Candidate<'a> {
-        Candidate { node, addr: addr(), complete, uploads, slots: 0, location, named: 0 }
-    }
-
-    #[test]
-    fn names_the_near_and_idle_first() {
-        let (here, there) = (path("a|b"), path("a|c"));
-        let nodes: Vec<NodeId> = (0..4).map(node).collect();
-        let mut pool = Pool::default();
-        pool.push(candidate(&nodes[0], true, 0, &there));
-        pool.push(candidate(&nodes[1], true, 3, &here));
-        pool.push(candidate(&nodes[2], false, 0, &here));
-        pool.push(candidate(&nodes[3], true, 0, &here));
-        let chosen = pool.choose(&node(9), &here, &HashSet::new(), &[], &mut Dice::new(1));
-        let order: Vec<&str> = chosen.iter().map(|p| p.node.as_str()).collect();
-        assert_eq!(order, ["n3", "n2", "n1", "n0"]);
-    }
-
-    #[test]
-    fn never_names_the_asker_or_a_liar() {
-        let nodes: Vec<NodeId> = (0..40).map(node).collect();
-        for seed in 0..50 {
-            let mut pool = Pool::default();
-            for node in &nodes {
-                pool.push(candidate(node, false, 0, &[]));
-            }
-            let liars: HashSet<NodeId> = nodes[..20].iter().cloned().collect();
-            let chosen = pool.choose(&nodes[30], &[], &liars, &[], &mut Dice::new(seed));
-            assert!(chosen.len() >= 10 && chosen.len() <= MOST, "{}", chosen.len());
-            assert!(chosen.iter().all(|p| p.node != nodes[30] && !liars.contains(&p.node)));
-            let distinct: HashSet<&NodeId> = chosen.iter().map(|p| &p.node).collect();
-            assert_eq!(distinct.len(), chosen.len());
-        }
-    }
-
-    #[test]
-    fn keeps_who_was_named_and_adds_one_that_has_everything() {
-        let nodes: Vec<NodeId> = (0..100).map(node).collect();
-        let mut pool = Pool::default();
-        pool.push(candidate(&nodes[0], true, 200, &[]));
-        for node in &nodes[1..] {
-            pool.push(candidate(node, false, 0, &[]));
-        }
-        let first = pool.choose(&node(200), &[], &HashSet::new(), &[], &mut Dice::new(1));
-        assert_eq!(first.len(), MOST);
-        assert!(first.iter().any(|p| p.complete));
-        let second = pool.choose(&node(200), &[], &HashSet::new(), &first, &mut Dice::new(2));
-        let set = |list: &[ParentSaid]| list.iter().map(|p| p.node.clone()).collect::<HashSet<_>>();
-        assert_eq!(set(&first), set(&second));
-    }
-
-    #[test]
-    fn spreads_finders_over_the_holders() {
-        let nodes: Vec<NodeId> = (0..100).map(node).collect();
-        let mut pool = Pool::default();
-        for node in &nodes {
-            pool.push(candidate(node, true, 0, &[]));
-        }
-        let mut dice = Dice::new(7);
-        let mut named: HashMap<NodeId, u32> = HashMap::new();
-        for finder in 0..100 {
-            for parent in pool.choose(&node(1000 + finder), &[], &HashSet::new(), &[], &mut dice) {
-                *named.entry(parent.node).or_default() += 1;
-            }
-        }
-        let most = named.values().max().unwrap();
-        assert!(*most <= 24 && named.len() == 100, "16 on average, but one was named {most} times");
     }
 }

@@ -29,6 +29,8 @@ type Times = BTreeMap<NodeId, At>;
 pub(super) struct Distrust {
     /// The accused, and who complained.
     complaints: HashMap<NodeId, Times>,
+    /// The same the other way round: who complained, and of whom.
+    reporters: HashMap<NodeId, Times>,
     /// Blobs, and whose word about them turned out to be false.
     blamed: HashMap<Key, Times>,
 }
@@ -36,15 +38,26 @@ pub(super) struct Distrust {
 impl Distrust {
     /// A node says that another lied to it.
     pub(super) fn complain(&mut self, accused: &NodeId, reporter: &NodeId, now: At) {
-        let by_it = |(other, times): &(&NodeId, &Times)| {
-            *other != accused && times.get(reporter).is_some_and(|at| counts(*at, now))
-        };
-        if self.complaints.iter().filter(by_it).count() >= MOST_BY_ONE {
+        let known = self.reporters.get(reporter);
+        let others = known.into_iter().flatten().filter(|(other, at)| *other != accused && counts(**at, now));
+        if others.count() >= MOST_BY_ONE {
             return;
         }
-        if let Some(times) = slot(&mut self.complaints, accused, now) {
-            times.insert(reporter.clone(), now);
+        if !self.complaints.contains_key(accused) && self.complaints.len() >= MOST {
+            for times in [&mut self.complaints, &mut self.reporters] {
+                forget(times, now);
+            }
+            if self.complaints.len() >= MOST {
+                return;
+            }
         }
+        self.complaints.entry(accused.clone()).or_default().insert(reporter.clone(), now);
+        self.reporters.entry(reporter.clone()).or_default().insert(accused.clone(), now);
+    }
+
+    /// Whether a node has complained of anybody, and it is remembered.
+    pub(super) fn has_complained(&self, reporter: &NodeId) -> bool {
+        self.reporters.contains_key(reporter)
     }
 
     /// What a node said of a blob did not match the blob's digest.
@@ -71,15 +84,18 @@ impl Distrust {
             self.complaints.get(whom).map_or(0, |times| times.values().filter(|at| counts(**at, now)).count());
         complaints >= WITNESSES
     }
-
-    /// All who may not be named to `asker`.
-    pub(super) fn shunned_by<'a>(&'a self, asker: &'a NodeId, now: At) -> impl Iterator<Item = &'a NodeId> {
-        self.complaints.keys().filter(move |whom| self.shuns(asker, whom, now))
-    }
 }
 
 fn counts(at: At, now: At) -> bool {
     now < at + FOR
+}
+
+/// Forgets what counts no more.
+fn forget<K: Eq + std::hash::Hash>(all: &mut HashMap<K, Times>, now: At) {
+    all.retain(|_, times| {
+        times.retain(|_, at| counts(*at, now));
+        !times.is_empty()
+    });
 }
 
 /// Where to note something under a key; `None` when too much is remembered already.
@@ -89,10 +105,7 @@ fn slot<'a, K: Clone + Eq + std::hash::Hash>(
     now: At,
 ) -> Option<&'a mut Times> {
     if !all.contains_key(key) && all.len() >= MOST {
-        all.retain(|_, times| {
-            times.retain(|_, at| counts(*at, now));
-            !times.is_empty()
-        });
+        forget(all, now);
         if all.len() >= MOST {
             return None;
         }
@@ -117,7 +130,7 @@ mod tests {
         assert!(distrust.shuns(&one, &liar, At::from_secs(2)) && !distrust.shuns(&two, &liar, At::from_secs(2)));
         distrust.complain(&liar, &two, At::from_secs(3));
         assert!(distrust.shuns(&three, &liar, At::from_secs(4)));
-        assert_eq!(distrust.shunned_by(&three, At::from_secs(4)).collect::<Vec<_>>(), [&liar]);
+        assert!(distrust.has_complained(&one) && !distrust.has_complained(&three));
         // The first is forgotten ten minutes after it was said last, and then one is left.
         let later = At::from_secs(1) + FOR;
         assert!(!distrust.shuns(&one, &liar, later) && distrust.shuns(&two, &liar, later));

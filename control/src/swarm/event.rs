@@ -25,6 +25,8 @@ pub struct Member {
     pub addr: SocketAddr,
     /// The elements of its location path, outermost first.
     pub location: Vec<String>,
+    /// Its job is to fetch from the origin first: others are named before it.
+    pub seed: bool,
 }
 
 /// What is known of a blob that a node holds whole.
@@ -51,6 +53,17 @@ pub struct Announced {
     pub complete: bool,
 }
 
+/// Leave to read blocks of a blob from the origin.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// Its number; 0 for none.
+    pub id: u64,
+    /// The first block.
+    pub first: BlockIndex,
+    /// How many; 0: all to the end.
+    pub blocks: u32,
+}
+
 /// What one flight asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ask {
@@ -66,8 +79,10 @@ pub struct Ask {
     pub may_read_origin: bool,
     /// Blocks on its disk from an earlier flight.
     pub blocks: u32,
-    /// The permit that it reads under from before a break; 0 for none.
-    pub permit: u64,
+    /// The permit that it reads under from before a break.
+    pub permit: Grant,
+    /// It reads what a permit covers and no more: it may be given a run.
+    pub runs: bool,
 }
 
 /// Why a permit is given back.
@@ -283,8 +298,8 @@ pub enum Say {
         /// What.
         meta: Arc<Meta>,
     },
-    /// Leave to read the origin.
-    Permit(u64),
+    /// Leave to read the origin, or another extent of a permit that is known already.
+    Permit(Grant),
     /// Nothing yet.
     Waiting(Waiting),
     /// The end.
@@ -307,6 +322,8 @@ pub enum Cause {
     Silent,
     /// I6 (b): no headers.
     NoHeaders,
+    /// I6 (c): far slower than another.
+    Slow,
     /// It said that the origin can't be read.
     Failed,
     /// It gave the flight up.
@@ -329,6 +346,11 @@ pub enum Notice {
         node: NodeId,
         /// Why.
         cause: Cause,
+    },
+    /// Blocks went with those who had read them, and are read from the origin once more, at most.
+    ReadAgain {
+        /// How many.
+        blocks: u32,
     },
     /// Two nodes say that they checked the whole and yet differ; the later one is refused.
     RootsDiffer {

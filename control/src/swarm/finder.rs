@@ -6,6 +6,7 @@ use std::sync::Arc;
 use shoal_proto::NodeId;
 
 use super::event::{Ask, At, Meta, ParentSaid, Waiting};
+use super::meter::Meter;
 
 /// A finder whose reading failed may try again after this long, doubled with each failure.
 pub(super) const RETRY: At = At::from_secs(1);
@@ -18,11 +19,18 @@ pub(super) const LOST: At = At::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Finder {
     pub(super) node: NodeId,
-    pub(super) registry: String,
+    pub(super) registry: Arc<str>,
     pub(super) repository: String,
     pub(super) may_read: bool,
     pub(super) blocks: u32,
+    /// It may be given a run.
+    pub(super) runs: bool,
+    /// Bytes that it read from the origin in this flight, and how fast it reads now.
+    pub(super) origin_bytes: u64,
+    pub(super) meter: Meter,
     pub(super) failures: u32,
+    /// Its reading was slow beside another's: others are asked to read before it.
+    pub(super) slow: bool,
     /// No permit before.
     pub(super) not_before: At,
     /// The origin refused it: it is not asked to read again.
@@ -31,7 +39,11 @@ pub(super) struct Finder {
     pub(super) liars: HashSet<NodeId>,
     /// Parents that it can't use, and until when that is believed.
     pub(super) lost: HashMap<NodeId, At>,
+    /// When the first of those is believed no more, as it is noted for the blob's timer.
+    pub(super) lost_until: Option<At>,
     pub(super) parents: Option<Vec<ParentSaid>>,
+    /// Its candidates are not changed for a better mix before this.
+    pub(super) mix_at: At,
     /// Which list it was told of.
     pub(super) list: u64,
     pub(super) seal: Option<Arc<Meta>>,
@@ -44,22 +56,33 @@ impl Finder {
     pub(super) fn new(node: NodeId, ask: &Ask) -> Self {
         Self {
             node,
-            registry: ask.registry.clone(),
+            registry: ask.registry.as_str().into(),
             repository: ask.repository.clone(),
             may_read: ask.may_read_origin,
             blocks: ask.blocks,
+            runs: ask.runs,
+            origin_bytes: 0,
+            meter: Meter::default(),
             failures: 0,
+            slow: false,
             not_before: At::ZERO,
             denied: false,
             done: false,
             liars: HashSet::new(),
             lost: HashMap::new(),
+            lost_until: None,
             parents: None,
+            mix_at: At::ZERO,
             list: 0,
             seal: None,
             vouched: None,
             waiting: None,
         }
+    }
+
+    /// Nobody was named to it, or nobody that is left.
+    pub(super) fn is_bare(&self) -> bool {
+        !self.done && self.parents.as_ref().is_none_or(Vec::is_empty)
     }
 
     pub(super) fn failed(&mut self, now: At) {

@@ -20,6 +20,7 @@ enum CauseLabel {
     lost,
     silent,
     no_headers,
+    slow,
     failed,
     gave_up,
     distrusted,
@@ -48,6 +49,7 @@ pub struct Metrics {
     permits: Gauge,
     granted: Counter,
     moved: Family<MovedLabels, Counter>,
+    again: Counter,
     faults: Family<FaultLabels, Counter>,
     pub(super) slow: Counter,
 }
@@ -62,6 +64,8 @@ impl Metrics {
         registry.register("permits", "Permits that are out", metrics.permits.clone());
         registry.register("permits_granted", "Permits granted", metrics.granted.clone());
         registry.register("permits_moved", "Permits taken back before the blob closed", metrics.moved.clone());
+        let help = "Blocks that are read from the origin once more because who had read them is gone";
+        registry.register("blocks_read_again", help, metrics.again.clone());
         registry.register("faults", "What nodes said that can't be true of all of them", metrics.faults.clone());
         registry.register("finders_cut_off", "Find streams that did not keep up", metrics.slow.clone());
         metrics
@@ -85,11 +89,16 @@ impl Metrics {
                     Cause::Lost => CauseLabel::lost,
                     Cause::Silent => CauseLabel::silent,
                     Cause::NoHeaders => CauseLabel::no_headers,
+                    Cause::Slow => CauseLabel::slow,
                     Cause::Failed => CauseLabel::failed,
                     Cause::GaveUp => CauseLabel::gave_up,
                     Cause::Distrusted => CauseLabel::distrusted,
                 };
                 self.moved.get_or_create(&MovedLabels { cause }).inc();
+                return;
+            }
+            Notice::ReadAgain { blocks } => {
+                self.again.inc_by(u64::from(*blocks));
                 return;
             }
             Notice::RootsDiffer { .. } => FaultLabel::roots_differ,

@@ -1,8 +1,10 @@
 //! The permit: one node's leave to read a digest from the origin, and when it is overdue (DESIGN I6).
 
-use shoal_proto::NodeId;
+use std::ops::Range;
 
-use super::event::{At, Cause, FinderId};
+use shoal_proto::{BlockIndex, NodeId};
+
+use super::event::{At, Cause, FinderId, Grant};
 
 /// I6 (a): without a connection, or without a byte after the headers, for this long.
 pub(super) const SILENT: At = At::from_secs(2);
@@ -11,6 +13,9 @@ pub(super) const NO_HEADERS: At = At::from_secs(20);
 /// Everything is read, and the holder hashes, syncs and renames: as long as a full disk queue may take.
 const CLOSING: At = At::from_secs(20);
 
+/// All of a blob, however long it is.
+pub(super) const WHOLE: Range<BlockIndex> = 0..BlockIndex::MAX;
+
 #[derive(Debug)]
 pub(super) struct Permit {
     pub(super) id: u64,
@@ -18,13 +23,18 @@ pub(super) struct Permit {
     /// `None` while its Find stream is broken.
     pub(super) finder: Option<FinderId>,
     pub(super) granted: At,
-    pub(super) headers: bool,
+    /// Since when the origin's answer is there.
+    pub(super) answered: Option<At>,
     pub(super) last_byte: At,
     pub(super) origin_bytes: u64,
     /// Everything is read.
     pub(super) closing: bool,
     /// Since when the stream is broken.
     pub(super) lost: Option<At>,
+    /// The blocks that it covers.
+    pub(super) run: Range<BlockIndex>,
+    /// How many of them are still to be read.
+    pub(super) left: BlockIndex,
 }
 
 impl Permit {
@@ -34,7 +44,9 @@ impl Permit {
             node,
             finder: Some(finder),
             granted: now,
-            headers: false,
+            answered: None,
+            run: WHOLE,
+            left: BlockIndex::MAX,
             last_byte: now,
             origin_bytes: 0,
             closing: false,
@@ -47,14 +59,29 @@ impl Permit {
         self.last_byte = now;
     }
 
-    /// When the permit moves if nothing else happens, and why. Case (c) of I6, a reader that is slower than others,
-    /// needs the rates of all readers of the cluster and is decided where runs are.
+    /// It covers the blob to its end.
+    pub(super) fn is_whole(&self) -> bool {
+        self.run == WHOLE
+    }
+
+    /// No block is covered by both.
+    pub(super) fn is_apart(&self, other: &Self) -> bool {
+        self.run.end <= other.run.start || other.run.end <= self.run.start
+    }
+
+    /// As its holder is told.
+    pub(super) fn grant(&self) -> Grant {
+        let blocks = if self.is_whole() { 0 } else { self.run.end - self.run.start };
+        Grant { id: self.id, first: self.run.start, blocks }
+    }
+
+    /// When the permit moves if nothing else happens, and why. Case (c) of I6 is decided where speeds are known.
     pub(super) fn overdue(&self) -> (At, Cause) {
-        match (self.lost, self.headers) {
+        match (self.lost, self.answered) {
             (Some(lost), _) => (lost + SILENT, Cause::Lost),
-            (None, false) => (self.granted + NO_HEADERS, Cause::NoHeaders),
-            (None, true) if self.closing => (self.last_byte + CLOSING, Cause::Silent),
-            (None, true) => (self.last_byte + SILENT, Cause::Silent),
+            (None, None) => (self.granted + NO_HEADERS, Cause::NoHeaders),
+            (None, Some(_)) if self.closing => (self.last_byte + CLOSING, Cause::Silent),
+            (None, Some(_)) => (self.last_byte + SILENT, Cause::Silent),
         }
     }
 }

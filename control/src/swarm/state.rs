@@ -17,6 +17,7 @@ use super::event::{
     Announced, Ask, At, Cause, Effect, Event, FinderId, Member, Meta, Notice, Say, Stop, Tell, Trouble,
 };
 use super::finder::{Finder, LOST};
+use super::meter::Rates;
 use super::permit::Permit;
 
 mod doubts;
@@ -52,6 +53,7 @@ pub struct State {
     finders: HashMap<FinderId, (Key, NodeId)>,
     busy: HashMap<(ClusterId, String), At>,
     distrust: Distrust,
+    rates: Rates,
     /// Who says that it holds a blob otherwise than who is believed now.
     contested: BTreeMap<Key, BTreeMap<NodeId, Arc<Meta>>>,
     timers: BTreeMap<At, BTreeSet<Key>>,
@@ -123,7 +125,7 @@ impl State {
     fn touch<T>(&mut self, key: &Key, step: &mut Step<'_>, change: impl FnOnce(&mut Blob, &mut Around<'_>) -> T) -> T {
         let said = step.out.len();
         let blob = self.blobs.entry(key.clone()).or_default();
-        let permits = usize::from(blob.permit.is_some());
+        let permits = blob.permits.len();
         let mut around = Around {
             now: step.now,
             cluster: &key.0,
@@ -131,13 +133,14 @@ impl State {
             nodes: &self.nodes,
             busy: &self.busy,
             distrust: &self.distrust,
+            rates: &self.rates,
             starting: STARTING,
             dice: &mut step.dice,
             out: step.out,
         };
         let answer = change(blob, &mut around);
         let wake = blob.settle(&mut around);
-        self.counts.permits = self.counts.permits + usize::from(blob.permit.is_some()) - permits;
+        self.counts.permits = self.counts.permits + blob.permits.len() - permits;
         if blob.wake != wake {
             if let Some(old) = blob.wake
                 && let Some(keys) = self.timers.get_mut(&old)
@@ -167,13 +170,34 @@ impl State {
         answer
     }
 
+    /// A blob and what it sees, to be looked at.
+    #[cfg(test)]
+    fn look(&self, key: &Key, now: At, look: impl FnOnce(&Blob, &Around<'_>)) {
+        let (mut dice, mut out) = (Dice::new(0), Vec::new());
+        let around = Around {
+            now,
+            cluster: &key.0,
+            digest: key.1,
+            nodes: &self.nodes,
+            busy: &self.busy,
+            distrust: &self.distrust,
+            rates: &self.rates,
+            starting: STARTING,
+            dice: &mut dice,
+            out: &mut out,
+        };
+        look(&self.blobs[key], &around);
+    }
+
     fn registered(&mut self, member: Member, restarted: bool, step: &mut Step<'_>) {
-        let Member { node: id, cluster, addr, location } = member;
+        let Member { node: id, cluster, addr, location, seed } = member;
+        let location: Arc<[String]> = location.into();
         if let Entry::Vacant(slot) = self.nodes.entry(id.clone()) {
             slot.insert(Node {
                 cluster,
                 addr,
                 location,
+                seed,
                 uploads: 0,
                 slots: 0,
                 held: HashMap::new(),
@@ -187,10 +211,10 @@ impl State {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.stale = None;
         let elsewhere = node.addr != addr;
-        (node.addr, node.location) = (addr, location);
+        (node.addr, node.location, node.seed) = (addr, location, seed);
         if let Some(cluster) = node.cluster.clone().filter(|_| elsewhere) {
             for digest in node.held.keys().copied().collect::<Vec<_>>() {
-                self.touch(&(cluster.clone(), digest), step, |blob, around| blob.changed(around.now));
+                self.touch(&(cluster.clone(), digest), step, |blob, around| blob.seat(&id, around));
             }
         }
     }
@@ -225,7 +249,7 @@ impl State {
         let Some(node) = self.nodes.get_mut(id) else { return };
         let Some(cluster) = node.cluster.take() else { return };
         for digest in node.held.keys().copied().collect::<Vec<_>>() {
-            self.touch(&(cluster.clone(), digest), step, |blob, around| blob.remove_whole(id, around.now));
+            self.touch(&(cluster.clone(), digest), step, |blob, around| blob.remove_whole(id, around));
         }
     }
 
@@ -281,7 +305,7 @@ impl State {
         }
         self.counts.holdings -= 1;
         if let Some(cluster) = node.cluster.clone() {
-            self.touch(&(cluster, digest), step, |blob, around| blob.remove_whole(id, around.now));
+            self.touch(&(cluster, digest), step, |blob, around| blob.remove_whole(id, around));
         }
     }
 
@@ -333,8 +357,7 @@ impl State {
         let blamed = self.distrust.is_blamed(&key, &id, step.now);
         let outcast = self.distrust.is_outcast(&id, step.now);
         self.touch(&key, step, |blob, around| {
-            let older = blob.finders.iter().find(|(_, other)| other.node == id).map(|(older, _)| *older);
-            if let Some(older) = older {
+            if let Some(older) = blob.finder_of(&id) {
                 blob.end(older, Stop::Invalid("a newer Find of this node took its place"), around);
                 detach(blob, older, true, around);
             }
@@ -342,10 +365,11 @@ impl State {
             // What it would say of the origin's bytes is not believed: it goes to the registry by itself.
             entry.denied |= blamed;
             entry.may_read &= !outcast;
-            if entry.blocks > 0 {
-                blob.changed(around.now);
-            }
-            blob.finders.insert(finder, entry);
+            let known = around.rates.of(around.cluster, &ask.registry, &id, around.now);
+            let best = around.rates.best_other(around.cluster, &ask.registry, &id, around.now);
+            entry.slow = known.zip(best).is_some_and(|(known, best)| known * 4 < best);
+            blob.hint = blob.hint.or(ask.size);
+            blob.take_in(finder, entry, around);
             if !blamed && !outcast {
                 claim(blob, finder, &id, ask, around);
             }
@@ -358,7 +382,7 @@ impl State {
             node.finders.remove(&finder);
         }
         self.touch(&key, step, |blob, around| {
-            blob.finders.remove(&finder);
+            blob.let_go(finder, around);
             blob.changed(around.now);
             detach(blob, finder, !clean, around);
         });
@@ -373,42 +397,48 @@ impl State {
                 self.touch(&key, step, |blob, around| blob.hashes(finder, first, &hashes, around));
             }
             Tell::Headers { permit, size, media_type } => self.touch(&key, step, |blob, around| {
-                let named = blob.permit.as_ref().is_some_and(|p| p.id == permit);
-                if named && blob.reads(finder) && blob.headers(size, media_type, around).is_err() {
+                if blob.headers(finder, permit, size, media_type, around).is_err() {
                     blob.end(finder, Stop::Invalid("size: a blob above 256 GiB can't be cut into blocks"), around);
-                    blob.drop_permit(Cause::GaveUp, around);
+                    blob.drop_permits(|permit| permit.finder == Some(finder), Cause::GaveUp, around);
                 }
             }),
             Tell::Failed { permit, why } => self.failed(finder, &key, permit, why, step),
             Tell::Done(meta) => {
-                if let Some(finder) = self.blobs.get_mut(&key).and_then(|blob| blob.finders.get_mut(&finder)) {
-                    finder.done = true;
-                }
-                if let Some(blob) = self.blobs.get_mut(&key).filter(|blob| blob.reads(finder)) {
-                    // Not moved: used up.
-                    blob.permit = None;
-                    self.counts.permits -= 1;
-                }
+                let permits = self.blobs.get(&key).map_or(0, |blob| blob.permits.len());
+                self.quietly(&key, step, |blob, around| {
+                    // Not moved: used up. Nobody is granted another before it is known who holds the blob.
+                    blob.permits.retain(|permit| permit.finder != Some(finder));
+                    blob.change(finder, around, |finder| finder.done = true);
+                });
+                let left = self.blobs.get(&key).map_or(0, |blob| blob.permits.len());
+                self.counts.permits -= permits - left;
                 self.hold(&id, key.1, Arc::new(meta), step);
                 self.touch(&key, step, |blob, around| blob.changed(around.now));
             }
             Tell::Lied { node, block: _ } => {
                 if self.nodes.contains_key(&node) {
-                    self.distrust.complain(&node, &id, step.now);
+                    self.complain(&node, &id, &key, step);
                 }
                 self.touch(&key, step, |blob, around| {
+                    let outcast = around.distrust.is_outcast(&node, around.now);
+                    blob.shun(&node, Some(finder).filter(|_| !outcast), around);
                     let Some(entry) = blob.finders.get_mut(&finder) else { return };
                     if entry.liars.insert(node.clone()) {
                         around.notice(Notice::ParentLied { parent: node, reporter: id });
-                        blob.flush_now(around.now);
+                        blob.review(finder, around);
+                        blob.name_again(finder);
                     }
                 });
             }
             Tell::Lost { node } => self.touch(&key, step, |blob, around| {
-                if let Some(entry) = blob.finders.get_mut(&finder).filter(|_| around.nodes.contains_key(&node)) {
-                    entry.lost.insert(node, around.now + LOST);
-                    blob.flush_now(around.now);
+                if !around.nodes.contains_key(&node) {
+                    return;
                 }
+                let until = around.now + LOST;
+                blob.change(finder, around, |entry| {
+                    entry.lost.insert(node, until);
+                });
+                blob.name_again(finder);
             }),
             Tell::Mismatch { author } => self.mismatch(finder, &key, &id, author, step),
         }
@@ -417,44 +447,95 @@ impl State {
     fn progress(&mut self, finder: FinderId, key: &Key, blocks: u32, origin_bytes: u64, step: &mut Step<'_>) {
         let Some(blob) = self.blobs.get_mut(key) else { return };
         let total = blob.blocks();
-        let Some(entry) = blob.finders.get_mut(&finder) else { return };
-        let first = entry.blocks == 0 && blocks > 0;
-        entry.blocks = blocks;
-        if let Some(permit) = blob.permit.as_mut().filter(|permit| permit.finder == Some(finder)) {
+        let Some(entry) = blob.finders.get(&finder) else { return };
+        let matters = (entry.blocks == 0) != (blocks == 0);
+        let reads = blob.permits.iter().any(|permit| permit.finder == Some(finder) && permit.answered.is_some());
+        for permit in blob.permits.iter_mut().filter(|permit| permit.finder == Some(finder)) {
             if origin_bytes > permit.origin_bytes {
                 permit.origin_bytes = origin_bytes;
                 permit.touch(step.now);
             }
             permit.closing |= total.is_some_and(|total| blocks >= total);
         }
-        if first {
-            self.touch(key, step, |blob, around| blob.changed(around.now));
+        if let Some(entry) = blob.finders.get_mut(&finder) {
+            entry.origin_bytes = origin_bytes;
+            if reads {
+                entry.meter.note(step.now, origin_bytes);
+                if let Some(rate) = entry.meter.rate(step.now) {
+                    self.rates.note(&key.0, &entry.registry, &entry.node, rate, step.now);
+                }
+            }
+        }
+        if matters {
+            self.touch(key, step, |blob, around| blob.grew(finder, blocks, around));
+        } else {
+            self.quietly(key, step, |blob, around| blob.grew(finder, blocks, around));
         }
     }
 
     fn failed(&mut self, finder: FinderId, key: &Key, permit: u64, why: Trouble, step: &mut Step<'_>) {
-        let Some(blob) = self.blobs.get_mut(key).filter(|blob| blob.reads(finder)) else { return };
-        if blob.permit.as_ref().is_none_or(|p| p.id != permit) {
+        let Some(blob) = self.blobs.get(key) else { return };
+        if !blob.permits.iter().any(|p| p.id == permit && p.finder == Some(finder)) {
             return;
         }
-        let Some(entry) = blob.finders.get_mut(&finder) else { return };
-        let (registry, repository) = (entry.registry.clone(), entry.repository.clone());
-        match why {
-            Trouble::Unreachable => entry.failed(step.now),
-            Trouble::Denied => entry.denied = true,
-            Trouble::Abandoned => entry.may_read = false,
-            Trouble::NotFound => {
-                // True for all who would ask the same repository; another may have it.
-                let same = |other: &&mut Finder| other.registry == registry && other.repository == repository;
-                blob.finders.values_mut().filter(same).for_each(|other| other.denied = true);
+        let Some(entry) = blob.finders.get(&finder) else { return };
+        let registry = Arc::clone(&entry.registry);
+        if let Trouble::Busy(asked) = why {
+            self.busy.retain(|_, until| *until > step.now);
+            self.busy.insert((key.0.clone(), registry.to_string()), step.now + pause(asked));
+        }
+        self.touch(key, step, |blob, around| {
+            let now = around.now;
+            let cause = if why == Trouble::Abandoned { Cause::GaveUp } else { Cause::Failed };
+            blob.drop_permits(|p| p.id == permit, cause, around);
+            match why {
+                Trouble::Unreachable => blob.change(finder, around, |entry| entry.failed(now)),
+                Trouble::Denied => blob.change(finder, around, |entry| entry.denied = true),
+                Trouble::Abandoned => blob.change(finder, around, |entry| entry.may_read = false),
+                Trouble::NotFound => blob.deny_all_like(finder, around),
+                Trouble::Busy(_) => {}
             }
-            Trouble::Busy(asked) => {
-                self.busy.retain(|_, until| *until > step.now);
-                self.busy.insert((key.0.clone(), registry), step.now + pause(asked));
+        });
+    }
+
+    /// A node says that another lied to it: what may be named to the one, or to anybody, changes in every other blob too. `here` is
+    /// the blob that it is about, which the caller brings in line.
+    fn complain(&mut self, accused: &NodeId, reporter: &NodeId, here: &Key, step: &mut Step<'_>) {
+        let outcast = self.distrust.is_outcast(accused, step.now);
+        self.distrust.complain(accused, reporter, step.now);
+        let finders = self.nodes.get(reporter).map(|node| node.finders.clone()).unwrap_or_default();
+        for finder in finders {
+            let Some((key, _)) = self.finders.get(&finder).filter(|(key, _)| key != here).cloned() else { continue };
+            self.touch(&key, step, |blob, around| blob.shun(accused, Some(finder), around));
+        }
+        if !outcast && self.distrust.is_outcast(accused, step.now) {
+            let Some(node) = self.nodes.get(accused) else { return };
+            let Some(cluster) = node.cluster.clone() else { return };
+            let sought = node.finders.iter().filter_map(|finder| Some(self.finders.get(finder)?.0.1));
+            let keys: BTreeSet<Key> =
+                node.held.keys().copied().chain(sought).map(|digest| (cluster.clone(), digest)).collect();
+            for key in keys.iter().filter(|key| *key != here) {
+                self.touch(key, step, |blob, around| blob.shun(accused, None, around));
             }
         }
-        let cause = if why == Trouble::Abandoned { Cause::GaveUp } else { Cause::Failed };
-        self.touch(key, step, |blob, around| blob.drop_permit(cause, around));
+    }
+
+    /// Changes what a blob notes, when nothing follows from it that anybody waits for.
+    fn quietly(&mut self, key: &Key, step: &mut Step<'_>, change: impl FnOnce(&mut Blob, &mut Around<'_>)) {
+        let Some(blob) = self.blobs.get_mut(key) else { return };
+        let mut around = Around {
+            now: step.now,
+            cluster: &key.0,
+            digest: key.1,
+            nodes: &self.nodes,
+            busy: &self.busy,
+            distrust: &self.distrust,
+            rates: &self.rates,
+            starting: STARTING,
+            dice: &mut step.dice,
+            out: step.out,
+        };
+        change(blob, &mut around);
     }
 }
 
@@ -464,34 +545,40 @@ struct Step<'a> {
     out: &'a mut Vec<Effect>,
 }
 
-/// A finder's stream is over: its permit is free, or, with `grace`, waits for it to come back.
+/// A finder's stream is over: its permits are free, or, with `grace`, wait for it to come back.
 fn detach(blob: &mut Blob, finder: FinderId, grace: bool, around: &mut Around<'_>) {
-    let Some(permit) = blob.permit.as_mut().filter(|permit| permit.finder == Some(finder)) else { return };
-    if grace {
+    if !grace {
+        blob.drop_permits(|permit| permit.finder == Some(finder), Cause::GaveUp, around);
+    }
+    for permit in blob.permits.iter_mut().filter(|permit| permit.finder == Some(finder)) {
         (permit.finder, permit.lost) = (None, Some(around.now));
-    } else {
-        blob.drop_permit(Cause::GaveUp, around);
     }
 }
 
 /// A node that finds again may keep the permit that it reads under, and learns what became of it.
 fn claim(blob: &mut Blob, finder: FinderId, node: &NodeId, ask: &Ask, around: &mut Around<'_>) {
-    match &mut blob.permit {
-        Some(permit) if permit.node == *node && permit.finder.is_none() => {
-            if permit.id == ask.permit {
-                (permit.finder, permit.lost) = (Some(finder), None);
-                permit.touch(around.now);
-                around.say(finder, Say::Permit(ask.permit));
-            } else {
-                // It knows nothing of the permit: that flight is over.
-                blob.drop_permit(Cause::GaveUp, around);
-            }
-        }
-        None if ask.permit != 0 && ask.may_read_origin && blob.whole.is_empty() => {
-            blob.permit = Some(Permit::new(ask.permit, node.clone(), finder, around.now));
-            around.say(finder, Say::Permit(ask.permit));
-        }
-        _ if ask.permit != 0 => around.say(finder, Say::Stop(Stop::Revoked)),
-        _ => {}
+    let waits = |permit: &Permit| permit.node == *node && permit.finder.is_none();
+    // It knows nothing of the permit: that flight is over.
+    blob.drop_permits(|permit| waits(permit) && permit.id != ask.permit.id, Cause::GaveUp, around);
+    if ask.permit.id == 0 {
+        return;
     }
+    if let Some(permit) = blob.permits.iter_mut().find(|permit| waits(permit)) {
+        (permit.finder, permit.lost) = (Some(finder), None);
+        permit.touch(around.now);
+        around.say(finder, Say::Permit(permit.grant()));
+    } else {
+        let mut permit = Permit::new(ask.permit.id, node.clone(), finder, around.now);
+        if ask.permit.blocks > 0 {
+            permit.run = ask.permit.first..ask.permit.first.saturating_add(ask.permit.blocks);
+        }
+        let clear = blob.permits.iter().all(|other| permit.is_apart(other));
+        if !(clear && ask.may_read_origin && blob.whole.is_empty()) {
+            return around.say(finder, Say::Stop(Stop::Revoked));
+        }
+        around.say(finder, Say::Permit(permit.grant()));
+        blob.permits.push(permit);
+        blob.recount(around);
+    }
+    blob.review(finder, around);
 }

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use super::Want;
 use crate::origin::OriginError;
 use crate::origin::{As, ByteRange, Origin};
-use crate::swarm::{Event, Ground, ListError, Located, Parent, Swarm};
+use crate::swarm::{Event, Ground, ListError, Parent, Sighting, Swarm};
 
 /// What a registry may answer a manifest's digest with. Without them some answer with a converted schema 1.
 const MANIFESTS: [&str; 4] = [
@@ -68,7 +68,7 @@ pub trait Peers: Send + Sync + 'static {
     ) -> Result<PieceList, ListError>;
 
     /// Asks parents that may know nothing of the blob; what the first says that holds it whole.
-    async fn locate(&self, digest: Digest, parents: Vec<Parent>) -> Option<Located>;
+    async fn locate(&self, digest: Digest, parents: Vec<Parent>) -> Sighting;
 }
 
 #[async_trait::async_trait]
@@ -112,7 +112,7 @@ impl Peers for Arc<Swarm> {
         Swarm::fetch_list(self, digest, layout, root, &parents, events).await
     }
 
-    async fn locate(&self, digest: Digest, parents: Vec<Parent>) -> Option<Located> {
+    async fn locate(&self, digest: Digest, parents: Vec<Parent>) -> Sighting {
         Swarm::locate(self, digest, &parents).await
     }
 }

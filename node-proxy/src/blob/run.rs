@@ -1,5 +1,6 @@
 //! What runs a flight: asks control, takes what comes first from parents or the origin, closes the whole.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +12,12 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use super::flight::{End, Flight};
-use super::look_ahead::{Awaited, Ticket};
+use super::look_ahead::Ticket;
 use super::metrics::{Leave, Outcome};
-use super::upstream::Heard;
+use super::upstream::{Heard, Words};
 use super::{Inner, ReadError};
 use crate::store::StoreError;
-use crate::swarm::{Ask, Event, FindError, Finding, ListError, Located, News, OriginTrouble, Parent, Tell};
+use crate::swarm::{Ask, Event, FindError, Finding, Grant, ListError, Located, News, Parent, Tell};
 
 mod doubt;
 mod end;
@@ -29,6 +30,9 @@ const TICK: Duration = Duration::from_millis(250);
 const STALL: Duration = Duration::from_secs(2);
 /// Parents that are known may take this long to say whether they hold a blob, while control is away.
 const KNOWN_PATIENCE: Duration = Duration::from_secs(2);
+/// As long as one of them has it in part it is waited for: it may soon vouch for all of it. With what the origin takes then, the
+/// first byte still comes within I8's 5 s.
+const PART_PATIENCE: Duration = Duration::from_secs(3);
 /// Control is asked again this long after it went away.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Failed reads of the origin, in this flight, after which it is given up.
@@ -42,7 +46,8 @@ pub(super) fn spawn(inner: Arc<Inner>, flight: Arc<Flight>) {
     inner.remember_trace(flight.digest(), &span);
     tokio::spawn(
         async move {
-            let mut runner = Runner::new(Arc::clone(&inner), Arc::clone(&flight));
+            let chance = rand::random::<f64>();
+            let mut runner = Runner::new(Arc::clone(&inner), Arc::clone(&flight), chance);
             runner.run().await;
             runner.end().await;
             inner.forget(&flight);
@@ -67,10 +72,12 @@ struct Runner {
     asked_for_permit: bool,
     ask_at: Option<Instant>,
     parents: watch::Sender<Arc<[Parent]>>,
-    heard: (mpsc::Sender<Heard>, mpsc::Receiver<Heard>),
+    heard: (Words, mpsc::Receiver<(u64, Heard)>),
     events: (mpsc::Sender<Event>, mpsc::Receiver<Event>),
-    origin: Option<(Aborting<()>, Option<Awaited>)>,
-    permit: Option<u64>,
+    /// Reads of the origin, by their permit; 0 for the one without.
+    reads: BTreeMap<u64, origin::Reading>,
+    /// The permits, by their number. One to the end stays when everything is read: the blob has to close under it.
+    permits: BTreeMap<u64, Grant>,
     /// Leave to read the origin without a permit, not used yet because nobody waits.
     leave: Option<Leave>,
     ticket: Option<Ticket>,
@@ -81,6 +88,7 @@ struct Runner {
     list_body: Option<Aborting<Result<PieceList, ListError>>>,
     /// Whether the known parents were asked, once a flight, and their answer while it is awaited.
     asked_known: bool,
+    chance: f64,
     locating: Option<Aborting<Option<Located>>>,
     checkpoint: Option<Aborting<Result<(), StoreError>>>,
     checkpointed: u64,
@@ -91,7 +99,8 @@ struct Runner {
 }
 
 impl Runner {
-    fn new(inner: Arc<Inner>, flight: Arc<Flight>) -> Self {
+    /// `chance`: random, from 0 to 1; tells apart nodes that start at the same moment.
+    fn new(inner: Arc<Inner>, flight: Arc<Flight>, chance: f64) -> Self {
         Self {
             inner,
             flight,
@@ -101,8 +110,8 @@ impl Runner {
             parents: watch::Sender::new(Arc::from([])),
             heard: mpsc::channel(64),
             events: mpsc::channel(64),
-            origin: None,
-            permit: None,
+            reads: BTreeMap::new(),
+            permits: BTreeMap::new(),
             leave: None,
             ticket: None,
             swarm: None,
@@ -111,6 +120,7 @@ impl Runner {
             sealed: None,
             list_body: None,
             asked_known: false,
+            chance,
             locating: None,
             checkpoint: None,
             checkpointed: 0,
@@ -137,7 +147,7 @@ impl Runner {
             }
             tokio::select! {
                 news = next_news(&mut self.finding) => self.on_news(news).await,
-                Some(heard) = self.heard.1.recv() => self.on_heard(heard).await,
+                Some((permit, heard)) = self.heard.1.recv() => self.on_heard(permit, heard).await,
                 Some(event) = self.events.1.recv() => self.on_event(event).await,
                 closed = joined(&mut self.closing) => self.on_closed(closed).await,
                 list = joined(&mut self.list_body) => self.on_list(list).await,
@@ -166,7 +176,7 @@ impl Runner {
             kind: want.kind,
             may_read_origin,
             blocks_held: self.flight.body(|body| body.have.len()).unwrap_or(0),
-            permit: self.permit,
+            permit: self.keep_one_permit(),
         };
         self.asked_for_permit = may_read_origin;
         match self.inner.source.find(ask).await {
@@ -191,7 +201,7 @@ impl Runner {
 
     /// After control came back in the middle of a read of the origin: it must learn the list so far.
     fn retell(&mut self) {
-        let (Some(permit), Some(finding)) = (self.permit, &self.finding) else { return };
+        let (Some(permit), Some(finding)) = (self.permits.keys().next().copied(), &self.finding) else { return };
         let tell = finding.tell.clone();
         let known = self.flight.body(|body| (body.layout.size(), body.media_type.to_string(), body.list.runs(1024)));
         if let Some((size, media_type, runs)) = known {
@@ -262,14 +272,12 @@ impl Runner {
             let _ = finding.tell.try_send(Tell::Progress { blocks, origin_bytes: self.flight.origin_bytes() });
         }
         self.want_list_body();
-        if self.finding.is_none() && self.origin.is_none() && self.leave.is_none() && self.grown.1.elapsed() >= STALL {
+        if self.finding.is_none() && self.reads.is_empty() && self.leave.is_none() && self.grown.1.elapsed() >= STALL {
             self.without_control(Leave::NoControl);
         }
         if self.flight.idle() >= self.inner.config.linger {
             self.outcome = Outcome::Abandoned;
-            if let Some(permit) = self.permit.take() {
-                self.tell(Tell::Trouble { permit, why: OriginTrouble::Abandoned }).await;
-            }
+            self.give_back_all().await;
             self.fail(ReadError::Failed(self.flight.digest(), "nobody waits for it any more".into()));
         }
         self.start_checkpoint(blocks);

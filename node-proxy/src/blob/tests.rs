@@ -17,7 +17,8 @@ use super::*;
 use crate::origin::{OriginError, Target};
 use crate::store::Memory;
 use crate::swarm::{
-    Ask, Event, FindError, Finding, Ground, ListError, Located, News, OriginTrouble, Parent, ParentAddr, Tell,
+    Ask, Event, FindError, Finding, Grant, Ground, ListError, Located, News, OriginTrouble, Parent, ParentAddr,
+    Sighting, Tell,
 };
 
 mod liars;
@@ -51,6 +52,8 @@ struct Registry {
     stuck: AtomicBool,
     /// Every read fails.
     failing: AtomicBool,
+    /// Between two parts of a body.
+    slow: Mutex<Option<Duration>>,
 }
 
 #[async_trait::async_trait]
@@ -80,9 +83,13 @@ impl Upstream for Registry {
             parts.push(Err(OriginError::Unreachable { registry: registry(), why: "cut".into() }));
         }
         let counter = Arc::clone(&self.bytes);
+        let slow = *self.slow.lock();
         let stream = futures::stream::iter(parts)
-            .then(|part| async {
-                tokio::task::yield_now().await;
+            .then(move |part| async move {
+                match slow {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => tokio::task::yield_now().await,
+                }
                 part
             })
             .inspect(move |part| {
@@ -161,7 +168,7 @@ impl Swarm {
             && let Some((id, node, _)) = self.finders.first()
         {
             self.permit = Some(node.clone());
-            self.say(*id, News::Permit { id: 1 });
+            self.say(*id, News::Permit(Grant { id: 1, first: 0, blocks: 0 }));
         }
     }
 
@@ -335,14 +342,21 @@ impl Peers for Wire {
         if list.root() == Some(root) { Ok(list) } else { Err(ListError::Lied { node }) }
     }
 
-    async fn locate(&self, digest: Digest, parents: Vec<Parent>) -> Option<Located> {
+    async fn locate(&self, digest: Digest, parents: Vec<Parent>) -> Sighting {
+        let mut seen = Sighting::Nowhere;
         for parent in parents {
             let engine = self.cluster.engines.lock().get(&parent.node).cloned();
-            let Some(offer) = engine?.offer(&digest).await.filter(Offer::is_whole) else { continue };
+            let Some(engine) = engine else { continue };
+            let Some(offer) = engine.offer(&digest).await else { continue };
+            if !offer.is_whole() {
+                seen = Sighting::Part;
+                continue;
+            }
             let (size, media_type) = (offer.layout().size(), offer.media_type().to_owned());
-            return Some(Located { parent, size, media_type, list: offer.list().await.ok()? });
+            let Ok(list) = offer.list().await else { continue };
+            return Sighting::Whole(Located { parent, size, media_type, list });
         }
-        None
+        seen
     }
 }
 
@@ -471,6 +485,26 @@ async fn i4_with_control_away_a_known_peer_gives_what_it_holds_and_the_origin_th
     let (got, sources) = read(&two, other_digest).await.unwrap();
     assert_eq!((got, sources.origin), (other.clone(), other.len() as u64));
     assert_eq!(lab.reads(), 2);
+}
+
+#[tokio::test]
+async fn i4_with_control_away_a_known_peer_that_still_reads_is_waited_for() {
+    let lab = Lab::new();
+    let (one, two) = (lab.node("one"), lab.node("two"));
+    let bytes = content(5 * BLOCK + 9, 7);
+    let digest = lab.publish(&bytes);
+    lab.cluster.away.store(true, Ordering::SeqCst);
+    let addr = ParentAddr(([127, 0, 0, 1], 1).into());
+    *lab.registry.slow.lock() = Some(Duration::from_millis(30));
+    let first = tokio::spawn(async move { read(&one, digest).await });
+    while lab.registry.bytes.load(Ordering::SeqCst) < BLOCK {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    *lab.cluster.known.lock() = vec![Parent { node: "one".parse().unwrap(), addr, complete: true }];
+    let (got, sources) = read(&two, digest).await.unwrap();
+    assert_eq!((got, sources.peers, sources.origin), (bytes.clone(), bytes.len() as u64, 0));
+    assert_eq!(first.await.unwrap().unwrap().0, bytes);
+    assert_eq!(lab.reads(), 1);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use wire::find_request::Message as Say;
 use wire::find_response::Message as Hear;
 
 use super::{CALL_TIMEOUT, Client, Outbox};
-use crate::swarm::{Ask, FindError, Finding, News, OriginTrouble, Parent, ParentAddr, ParentSource, Tell};
+use crate::swarm::{Ask, FindError, Finding, Grant, News, OriginTrouble, Parent, ParentAddr, ParentSource, Tell};
 
 /// News that wait for the flight: parts of a list come fast while a flight opens its partial blob.
 const QUEUE: usize = 256;
@@ -121,7 +121,10 @@ fn start(ask: Ask, session: &[u8]) -> wire::FindStart {
         kind: kind.into(),
         may_read_origin: ask.may_read_origin,
         blocks_held: ask.blocks_held,
-        permit_id: ask.permit.unwrap_or(0),
+        permit_id: ask.permit.map_or(0, |permit| permit.id),
+        permit_first_block: ask.permit.map_or(0, |permit| permit.first),
+        permit_blocks: ask.permit.map_or(0, |permit| permit.blocks),
+        takes_runs: true,
     }
 }
 
@@ -151,7 +154,7 @@ fn news_of(message: Hear, span: &tracing::Span) -> Option<News> {
         },
         Hear::Permit(permit) => {
             span.record("permit", permit.permit_id);
-            News::Permit { id: permit.permit_id }
+            News::Permit(Grant { id: permit.permit_id, first: permit.first_block, blocks: permit.blocks })
         }
         Hear::Waiting(waiting) => {
             use wire::waiting::Reason;

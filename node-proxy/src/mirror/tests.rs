@@ -20,7 +20,7 @@ use crate::blob::{self, Peers};
 use crate::origin::test_registry::{Content, Reply, Seen, TestServer, digest_of, ranged};
 use crate::origin::{self, RegistryConfig, Target, Witness};
 use crate::store::{Memory, Store};
-use crate::swarm::{Ask, Event, FindError, Finding, Ground, ListError, Located, Parent, ParentSource};
+use crate::swarm::{Ask, Event, FindError, Finding, Ground, ListError, Parent, ParentSource, Sighting};
 
 mod bounds;
 mod ends;
@@ -49,8 +49,8 @@ impl Peers for Nobody {
         Err(ListError::NoParent)
     }
 
-    async fn locate(&self, _: Digest, _: Vec<Parent>) -> Option<Located> {
-        None
+    async fn locate(&self, _: Digest, _: Vec<Parent>) -> Sighting {
+        Sighting::Nowhere
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::{SinkExt, StreamExt};
-use node_proxy::swarm::{self, Event, Halt, ListError, Parent, ParentAddr};
+use node_proxy::swarm::{self, Event, Halt, ListError, Parent, ParentAddr, Sighting};
 use prometheus_client::registry::Registry;
 use shoal_proto::PieceList;
 use shoal_proto::frame::Frame;
@@ -435,9 +435,10 @@ async fn i4_a_blob_is_located_at_the_parent_that_holds_it_whole() {
     let gone = Parent { addr: ParentAddr(([127, 0, 0, 1], 1).into()), ..none.parent.clone() };
     let (swarm, _me) = child();
     let useless = [&part.parent, &none.parent, &stranger.parent, &gone].map(Parent::clone);
-    assert_eq!(swarm.locate(blob.digest, &useless).await, None);
-    let located =
-        swarm.locate(blob.digest, &[&useless[..], std::slice::from_ref(&good.parent)].concat()).await.unwrap();
+    assert_eq!(swarm.locate(blob.digest, &useless).await, Sighting::Part);
+    assert_eq!(swarm.locate(blob.digest, &useless[1..]).await, Sighting::Nowhere);
+    let all = [&useless[..], std::slice::from_ref(&good.parent)].concat();
+    let Sighting::Whole(located) = swarm.locate(blob.digest, &all).await else { panic!("one holds it whole") };
     assert_eq!(
         (located.parent, located.size, located.list),
         (good.parent.clone(), blob.layout.size(), blob.list.clone())

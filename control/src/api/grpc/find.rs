@@ -14,7 +14,7 @@ use tonic::{Status, Streaming};
 use tracing::Instrument as _;
 
 use super::parse;
-use crate::swarm::{Ask, FinderId, Say, Stop, Swarm, Waiting};
+use crate::swarm::{Ask, FinderId, Grant, Say, Stop, Swarm, Waiting};
 
 type Answer = Result<wire::FindResponse, Status>;
 
@@ -116,7 +116,9 @@ fn say(word: Say) -> wire::FindResponse {
             size: meta.size,
             media_type: meta.media_type.clone(),
         }),
-        Say::Permit(permit_id) => Message::Permit(wire::Permit { permit_id }),
+        Say::Permit(Grant { id, first, blocks }) => {
+            Message::Permit(wire::Permit { permit_id: id, first_block: first, blocks })
+        }
         Say::Waiting(why) => Message::Waiting(waiting(why)),
         Say::Stop(why) => Message::Stop(stop(why)),
     };

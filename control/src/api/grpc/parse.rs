@@ -9,7 +9,7 @@ use tonic::Status;
 
 use crate::clusters::Facts;
 use crate::nodes::{Load, Registration, Role};
-use crate::swarm::{Announced, Ask, Meta, Repository, Tell, Trouble};
+use crate::swarm::{Announced, Ask, Grant, Meta, Repository, Tell, Trouble};
 
 /// Names, versions, repositories: longer ones are mistakes.
 const LONGEST_TEXT: usize = 1024;
@@ -129,8 +129,8 @@ pub(super) fn repository(repository: wire::Repository) -> Result<Repository, Sta
 
 /// The session that the stream names, and what it asks for.
 pub(super) fn start(start: wire::FindStart) -> Result<(Vec<u8>, Ask), Status> {
-    let wire::FindStart { digest, session, size, registry, repository, kind, may_read_origin, blocks_held, permit_id } =
-        start;
+    let wire::FindStart { digest, session, size, registry, repository, kind, may_read_origin, .. } = start;
+    let wire::FindStart { blocks_held, permit_id, permit_first_block, permit_blocks, takes_runs, .. } = start;
     let mut faults = Faults::default();
     let digest = Digest::try_from(digest.as_slice()).map_err(|_| faults.add("digest", "a digest has 32 bytes"));
     faults.text("registry", &registry);
@@ -144,9 +144,16 @@ pub(super) fn start(start: wire::FindStart) -> Result<(Vec<u8>, Ask), Status> {
     if blocks_held > MOST_BLOCKS {
         faults.add("blocks_held", format_args!("a blob has at most {MOST_BLOCKS} blocks"));
     }
+    for (field, blocks) in [("permit_first_block", permit_first_block), ("permit_blocks", permit_blocks)] {
+        if blocks > MOST_BLOCKS {
+            faults.add(field, format_args!("a blob has at most {MOST_BLOCKS} blocks"));
+        }
+    }
     let digest = faults.or(digest.ok())?;
     let size = (size > 0).then_some(size);
-    Ok((session, Ask { digest, size, registry, repository, may_read_origin, blocks: blocks_held, permit: permit_id }))
+    let permit = Grant { id: permit_id, first: permit_first_block, blocks: permit_blocks };
+    let (blocks, runs) = (blocks_held, takes_runs);
+    Ok((session, Ask { digest, size, registry, repository, may_read_origin, blocks, permit, runs }))
 }
 
 /// What a stream for the digest `asked` may say after its start.

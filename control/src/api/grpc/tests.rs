@@ -135,6 +135,9 @@ impl Fake {
             may_read_origin: true,
             blocks_held: 0,
             permit_id,
+            permit_first_block: 0,
+            permit_blocks: 0,
+            takes_runs: true,
         };
         tell.send(wire::FindRequest { message: Some(Tell::Start(start)) }).await.unwrap();
         let said = within(self.grpc.clone().find(ReceiverStream::new(stream))).await.unwrap().into_inner();

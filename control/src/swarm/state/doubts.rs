@@ -10,6 +10,9 @@ use super::{Key, State, Step};
 impl State {
     /// Takes those as holders whose word nothing contradicts any more.
     pub(super) fn reconsider(&mut self, step: &mut Step<'_>) {
+        if self.contested.is_empty() {
+            return;
+        }
         let agreed: Vec<(NodeId, Digest, Arc<Meta>)> = self
             .contested
             .iter()
@@ -42,22 +45,24 @@ impl State {
         author: NodeId,
         step: &mut Step<'_>,
     ) {
-        let Some(blob) = self.blobs.get_mut(key) else { return };
+        let Some(blob) = self.blobs.get(key) else { return };
         let told = blob.finders.get(&finder).and_then(|finder| finder.vouched.as_ref()) == Some(&author);
         let sealed = blob.seal.as_ref().is_some_and(|seal| seal.author == author || told);
         let listed = blob.list.as_ref().is_some_and(|list| list.author == author || list.writers.contains(&author));
         if author != *reporter && (sealed || listed || self.distrust.is_blamed(key, &author, step.now)) {
-            self.distrust.complain(&author, reporter, step.now);
+            self.complain(&author, reporter, key, step);
         }
         if !sealed && !listed {
             return;
         }
+        let Some(blob) = self.blobs.get_mut(key) else { return };
         let writers = blob.list.as_ref().map(|list| list.writers.clone()).unwrap_or_default();
         for liar in writers.iter().chain([&author]) {
             self.distrust.blame(key, liar, step.now);
         }
-        for holder in std::mem::take(&mut blob.whole) {
-            if let Some(node) = self.nodes.get_mut(&holder)
+        let holders = std::mem::take(&mut blob.whole);
+        for holder in &holders {
+            if let Some(node) = self.nodes.get_mut(holder)
                 && node.held.remove(&key.1).is_some()
             {
                 self.counts.holdings -= 1;
@@ -66,28 +71,29 @@ impl State {
         self.touch(key, step, |blob, around| {
             (blob.seal, blob.list) = (None, None);
             blob.forget_seal();
-            for finder in
-                blob.finders.values_mut().filter(|other| other.node == author || writers.contains(&other.node))
-            {
-                finder.denied = true;
+            for holder in &holders {
+                blob.seat(holder, around);
+            }
+            let wrote = |node: &NodeId| *node == author || writers.contains(node);
+            for other in blob.finders.values_mut().filter(|other| wrote(&other.node)) {
+                other.denied = true;
             }
             if let Some(entry) = blob.finders.get_mut(&finder) {
                 // It throws the blob away, and sends its reader to the registry (I1).
                 (entry.may_read, entry.blocks) = (false, 0);
             }
-            let suspect = blob.permit.as_ref().filter(|permit| permit.node == author || writers.contains(&permit.node));
-            match suspect.map(|permit| permit.finder) {
-                None => blob.start_over(around),
-                Some(holder) => {
-                    blob.drop_permit(Cause::Distrusted, around);
-                    if let Some((id, entry)) = holder.and_then(|id| Some((id, blob.finders.get_mut(&id)?))) {
-                        entry.failed(around.now);
-                        around.say(id, Say::Stop(Stop::Revoked));
-                    }
-                }
+            blob.review_all(around);
+            let suspects: Vec<_> = blob.permits.iter().filter(|p| wrote(&p.node)).map(|p| p.finder).collect();
+            let now = around.now;
+            blob.drop_permits(|permit| wrote(&permit.node), Cause::Distrusted, around);
+            for id in suspects.into_iter().flatten().filter(|id| blob.finders.contains_key(id)).collect::<Vec<_>>() {
+                blob.change(id, around, |entry| entry.failed(now));
+                around.say(id, Say::Stop(Stop::Revoked));
             }
+            blob.start_over(around);
             around.notice(Notice::AuthorLied { author, writers, reporter: reporter.clone() });
-            blob.flush_now(around.now);
+            blob.changed(around.now);
+            blob.flush_all(around.now);
         });
     }
 }

@@ -3,11 +3,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use shoal_proto::{Layout, PieceList};
 
-use super::super::event::{Notice, ParentSaid, Waiting};
+use super::super::event::{Grant, Notice, ParentSaid, Waiting};
 use super::*;
 
 mod liars;
 mod random;
+mod runs;
+mod scale;
 
 const BLOCK: u64 = 256 << 10;
 
@@ -37,6 +39,7 @@ struct Bench {
     state: State,
     now: At,
     last: u64,
+    seed: u64,
     said: HashMap<FinderId, Vec<Say>>,
     notices: Vec<Notice>,
 }
@@ -50,7 +53,8 @@ impl Bench {
     }
 
     fn apply(&mut self, event: Event) {
-        for effect in self.state.apply(self.now, self.last, event) {
+        self.seed += 1;
+        for effect in self.state.apply(self.now, self.seed, event) {
             match effect {
                 Effect::Say(finder, say) => self.said.entry(finder).or_default().push(say),
                 Effect::Notice { notice, .. } => self.notices.push(notice),
@@ -60,7 +64,7 @@ impl Bench {
 
     fn join(&mut self, name: &str, to: Option<&str>) {
         let addr = "10.0.0.1:5081".parse().unwrap();
-        let member = Member { node: node(name), cluster: to.map(cluster), addr, location: Vec::new() };
+        let member = Member { node: node(name), cluster: to.map(cluster), addr, location: Vec::new(), seed: false };
         self.apply(Event::Registered { member, restarted: false });
     }
 
@@ -94,7 +98,7 @@ impl Bench {
     }
 
     fn permit(&mut self, finder: FinderId) -> Option<u64> {
-        self.take(finder).into_iter().find_map(|say| if let Say::Permit(id) = say { Some(id) } else { None })
+        self.take(finder).into_iter().find_map(|say| if let Say::Permit(grant) = say { Some(grant.id) } else { None })
     }
 
     fn headers(&mut self, finder: FinderId, permit: u64) {
@@ -127,8 +131,14 @@ fn want(number: u8) -> Ask {
         repository: "library/debian".into(),
         may_read_origin: true,
         blocks: 0,
-        permit: 0,
+        permit: Grant::default(),
+        runs: true,
     }
+}
+
+/// A permit to the end.
+fn whole(id: u64) -> Grant {
+    Grant { id, first: 0, blocks: 0 }
 }
 
 fn names(parents: &[ParentSaid]) -> Vec<&str> {
@@ -185,7 +195,7 @@ fn i4_nothing_is_granted_in_the_first_two_seconds_but_a_permit_from_before_is_ke
     let a = bench.find("a");
     assert_eq!(bench.take(a), [Say::Waiting(Waiting::Starting { left: STARTING })]);
     bench.wait(ms(500));
-    let b = bench.ask("b", Ask { permit: 77, blocks: 3, ..want(1) });
+    let b = bench.ask("b", Ask { permit: whole(77), blocks: 3, ..want(1) });
     assert_eq!(bench.permit(b), Some(77));
     assert_eq!(names(&last_parents(&bench.take(a)).unwrap()), ["b"]);
     bench.wait(ms(1600));
@@ -222,14 +232,14 @@ fn a_node_that_comes_back_in_time_keeps_its_permit_and_one_that_comes_late_loses
     let permit = bench.permit(a).unwrap();
     bench.apply(Event::Ended { finder: a, clean: false });
     bench.wait(ms(1500));
-    let a = bench.ask("a", Ask { permit, ..want(1) });
+    let a = bench.ask("a", Ask { permit: whole(permit), ..want(1) });
     assert_eq!(bench.permit(a), Some(permit));
     bench.wait(ms(3000));
     assert_eq!(bench.permit(b), None);
     bench.apply(Event::Ended { finder: a, clean: false });
     bench.wait(ms(2000));
     assert!(bench.permit(b).is_some());
-    let a = bench.ask("a", Ask { permit, ..want(1) });
+    let a = bench.ask("a", Ask { permit: whole(permit), ..want(1) });
     assert!(bench.take(a).contains(&Say::Stop(Stop::Revoked)));
 }
 
@@ -328,7 +338,7 @@ fn readers_that_contradict_each_other_start_a_new_list() {
     assert!(bench.notices.contains(&Notice::ReadersDiffer { first: node("a"), later: node("b") }));
     assert!(matches!(bench.take(b).last(), Some(Say::Stop(Stop::Again(_)))));
     bench.take(c);
-    let b = bench.ask("b", Ask { permit, ..want(1) });
+    let b = bench.ask("b", Ask { permit: whole(permit), ..want(1) });
     assert_eq!(bench.permit(b), Some(permit));
     bench.headers(b, permit);
     bench.hashes(b, 0, &[8, 9]);

@@ -71,7 +71,7 @@ impl Runner {
     /// Ends the flight and leaves nothing of it; for a while this node answers 404 for the digest.
     pub(super) async fn throw_away(&mut self) {
         let digest = self.flight.digest();
-        self.origin = None;
+        self.reads.clear();
         self.swarm = None;
         self.closing = None;
         self.doubt = None;
@@ -87,7 +87,7 @@ impl Runner {
 
     /// Leaves the disk in order: what is verified may be resumed, and the next flight may begin.
     pub(super) async fn end(&mut self) {
-        self.origin = None;
+        self.reads.clear();
         self.swarm = None;
         self.closing = None;
         self.checkpoint = None;

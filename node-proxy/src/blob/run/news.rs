@@ -9,7 +9,7 @@ use super::super::flight::Field;
 use super::super::metrics::Leave;
 use super::super::{ReadError, close, store_failed};
 use super::{Runner, TICK, start};
-use crate::swarm::{ListError, Located, News, OriginTrouble, Parent, Tell};
+use crate::swarm::{ListError, Located, News, Parent};
 
 impl Runner {
     pub(super) async fn on_news(&mut self, news: Option<News>) {
@@ -17,7 +17,7 @@ impl Runner {
             None | Some(News::Again) => {
                 self.finding = None;
                 self.ask_at = Some(Instant::now() + TICK);
-                if self.permit.is_none() && self.parents.borrow().is_empty() {
+                if self.permits.is_empty() && self.parents.borrow().is_empty() {
                     self.ask_at = Some(Instant::now());
                 }
             }
@@ -49,23 +49,17 @@ impl Runner {
                     self.want_list_body();
                 }
             }
-            Some(News::Permit { id }) => {
-                self.permit = Some(id);
-                if self.origin.is_some() {
-                    return;
-                }
-                self.start_origin(Leave::Permit);
-            }
+            Some(News::Permit(grant)) => self.on_permit(grant).await,
             Some(News::Revoked) => {
-                self.permit = None;
-                self.origin = None;
+                self.permits.clear();
+                self.reads.clear();
                 self.flight.set_at_origin(false);
             }
             Some(News::Waiting { at_origin, reason }) => {
                 tracing::debug!(reason, "wait for another node");
                 self.flight.set_at_origin(at_origin);
             }
-            Some(News::NotFound) if self.origin.is_none() => self.fail(ReadError::NotFound(self.flight.digest())),
+            Some(News::NotFound) if self.reads.is_empty() => self.fail(ReadError::NotFound(self.flight.digest())),
             Some(News::NotFound) => {}
             Some(News::Alone) => {
                 self.finding = None;
@@ -129,9 +123,7 @@ impl Runner {
         let partial = match self.inner.store.partial(&digest, layout).await {
             Ok(partial) => partial,
             Err(error) => {
-                if let Some(permit) = self.permit.take() {
-                    self.tell(Tell::Trouble { permit, why: OriginTrouble::Abandoned }).await;
-                }
+                self.give_back_all().await;
                 self.fail(store_failed(digest, &error));
                 return false;
             }
@@ -179,7 +171,7 @@ impl Runner {
     /// A known parent holds the blob whole and vouches for its list, or none does.
     pub(super) async fn on_located(&mut self, located: Option<Located>) {
         // Control is back and named others, or the origin is read already.
-        if self.finding.is_some() || self.origin.is_some() {
+        if self.finding.is_some() || !self.reads.is_empty() {
             return;
         }
         let Some(Located { parent, size, media_type, list }) = located else {

@@ -1,15 +1,27 @@
 //! The flight's own read of the origin: when it may, with whose leave, and what comes of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use shoal_proto::{Digest, PieceList};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::super::ReadError;
+use super::super::look_ahead::Awaited;
 use super::super::metrics::{Failure, Leave};
-use super::super::upstream::{self, Heard, Trouble};
-use super::{KNOWN_PATIENCE, ORIGIN_TRIES, Runner, STALL, TICK, start};
+use super::super::outside::Peers;
+use super::super::upstream::{self, Extent, Heard, Trouble};
+use super::{Aborting, KNOWN_PATIENCE, ORIGIN_TRIES, PART_PATIENCE, Runner, STALL, TICK, start};
 use crate::origin::OriginError;
-use crate::swarm::{OriginTrouble, Tell};
+use crate::swarm::{Grant, Located, OriginTrouble, Parent, Sighting, Tell};
+
+/// One read of the origin that is under way.
+pub(super) struct Reading {
+    _task: Aborting<()>,
+    _awaited: Option<Awaited>,
+    extent: watch::Sender<Extent>,
+}
 
 impl Runner {
     /// Whether this flight may read the origin: somebody waits for it, or it is its turn ahead of the readers.
@@ -23,8 +35,8 @@ impl Runner {
             return;
         }
         if let Some(leave) = self.leave.take() {
-            self.start_origin(leave);
-        } else if !self.asked_for_permit && self.finding.is_some() && self.origin.is_none() {
+            self.start_origin(leave, 0, upstream::WHOLE);
+        } else if !self.asked_for_permit && self.finding.is_some() && self.reads.is_empty() {
             // Control must know before it can give a permit: ask again.
             self.finding = None;
             self.ask_at = Some(Instant::now());
@@ -33,7 +45,7 @@ impl Runner {
 
     /// Parents that serve go on serving. Without any, those that control named before are asked (I4), then the origin.
     pub(super) fn without_control(&mut self, leave: Leave) {
-        if self.origin.is_some() || self.locating.is_some() {
+        if !self.reads.is_empty() || self.locating.is_some() {
             return;
         }
         if !self.parents.borrow().is_empty() && self.grown.1.elapsed() < STALL {
@@ -44,32 +56,104 @@ impl Runner {
             known.retain(|parent| !self.inner.liars.is_parent(&parent.node, self.inner.config.shun));
             if !known.is_empty() {
                 let (peers, digest) = (Arc::clone(&self.inner.peers), self.flight.digest());
-                let locating =
-                    async move { tokio::time::timeout(KNOWN_PATIENCE, peers.locate(digest, known)).await.ok()? };
-                self.locating = Some(start(locating));
+                let patience = KNOWN_PATIENCE.mul_f64(self.chance);
+                self.locating = Some(start(locate(peers, digest, known, patience)));
                 return;
             }
         }
         if self.may_read_origin() {
-            self.start_origin(leave);
+            self.start_origin(leave, 0, upstream::WHOLE);
         } else {
             self.leave = Some(leave);
         }
     }
 
-    pub(super) fn start_origin(&mut self, leave: Leave) {
-        if self.origin.is_some() || self.flight.body(|body| body.have.is_full()) == Some(true) {
+    /// Leave came, or another extent of one that is there.
+    pub(super) async fn on_permit(&mut self, grant: Grant) {
+        self.permits.insert(grant.id, grant);
+        if let Some(reading) = self.reads.get(&grant.id) {
+            reading.extent.send_replace(grant.covers());
+            return;
+        }
+        // A flight that reads with another leave already is in good hands; control hears of its blocks all the same.
+        if !self.reads.contains_key(&0) {
+            self.start_origin(Leave::Permit, grant.id, grant.covers());
+        }
+        if !self.reads.contains_key(&grant.id) {
+            self.tell_held(grant, true).await;
+        }
+    }
+
+    /// Tells of the blocks that a permit covers and that are here already: the origin is not asked for them again.
+    async fn tell_held(&mut self, grant: Grant, with_size: bool) {
+        let permit = grant.id;
+        let held = self.flight.body(|body| {
+            let mut held = PieceList::new(body.layout);
+            let covered = grant.covers();
+            let blocks = body.have.runs();
+            for block in blocks.iter().flat_map(shoal_proto::frame::Run::blocks).filter(|block| covered.contains(block))
+            {
+                if let Some(hash) = body.list.get(block) {
+                    held.set(block, *hash).expect("the list is empty and the block exists");
+                }
+            }
+            (body.layout.size(), body.media_type.to_string(), held.runs(1024))
+        });
+        let Some((size, media_type, runs)) = held else { return };
+        if with_size {
+            self.tell(Tell::Headers { permit, size, media_type }).await;
+        }
+        for (first, hashes) in runs {
+            self.tell(Tell::Hashes { first, hashes: hashes.into() }).await;
+        }
+    }
+
+    /// Control is asked anew: one permit at most can be named, the one for what readers want first. What else is read stops.
+    pub(super) fn keep_one_permit(&mut self) -> Option<Grant> {
+        let first = self.permits.values().min_by_key(|grant| grant.first).copied();
+        let kept = first.map(|grant| grant.id);
+        self.permits.retain(|id, _| Some(*id) == kept);
+        self.reads.retain(|id, _| *id == 0 || Some(*id) == kept);
+        first
+    }
+
+    /// Gives all permits back: this node won't read any more.
+    pub(super) async fn give_back_all(&mut self) {
+        for permit in std::mem::take(&mut self.permits).into_keys() {
+            self.tell(Tell::Trouble { permit, why: OriginTrouble::Abandoned }).await;
+        }
+    }
+
+    pub(super) fn start_origin(&mut self, leave: Leave, permit: u64, extent: Extent) {
+        let lacks = |body: &super::super::flight::Body| {
+            let end = extent.end.min(body.layout.blocks());
+            body.layout.blocks() == 0 || body.have.first_missing(extent.start) < end
+        };
+        if self.reads.contains_key(&permit) || self.flight.body(lacks) == Some(false) {
             return;
         }
         self.inner.metrics.origin_read(leave);
         self.flight.set_at_origin(true);
         let awaited = self.flight.is_awaited().then(|| self.inner.gate.awaited());
-        let read = upstream::read(Arc::clone(&self.inner), Arc::clone(&self.flight), self.heard.0.clone());
-        self.origin = Some((start(read), awaited));
+        let (extent, receiver) = watch::channel(extent);
+        let read = upstream::Read {
+            inner: Arc::clone(&self.inner),
+            flight: Arc::clone(&self.flight),
+            permit,
+            extent: receiver,
+            heard: self.heard.0.clone(),
+        };
+        self.reads.insert(permit, Reading { _task: start(read.run()), _awaited: awaited, extent });
     }
 
-    pub(super) async fn on_heard(&mut self, heard: Heard) {
-        if let Some(tell) = self.permit.and_then(|permit| heard.tell(permit)) {
+    pub(super) async fn on_heard(&mut self, permit: u64, heard: Heard) {
+        // Of a read that was given up meanwhile. What it wrote stays; control has no use for its word.
+        if !self.reads.contains_key(&permit) {
+            return;
+        }
+        // Under a permit that came later than a read with another leave, that read speaks for it.
+        let named = if permit == 0 { self.permits.keys().next().copied() } else { Some(permit) };
+        if let Some(tell) = named.and_then(|permit| heard.tell(permit)) {
             self.tell(tell).await;
         }
         match heard {
@@ -77,29 +161,36 @@ impl Runner {
                 self.flight.set_at_origin(false);
                 let me = self.inner.me.clone();
                 self.begin(size, &media_type, &me).await;
+                if let Some(grant) = self.permits.get(&permit).copied() {
+                    self.tell_held(grant, false).await;
+                }
             }
             Heard::Block { .. } => self.progress().await,
             Heard::Ended(Ok(())) => {
-                self.origin = None;
+                self.reads.remove(&permit);
+                if self.permits.get(&permit).is_some_and(|grant| grant.blocks > 0) {
+                    self.permits.remove(&permit);
+                }
                 self.inner.failing.clear(&self.flight.want.target.registry);
             }
             Heard::Ended(Err(trouble)) => {
-                self.origin = None;
+                self.reads.remove(&permit);
                 self.flight.set_at_origin(false);
-                self.on_trouble(trouble).await;
+                self.on_trouble(named, trouble).await;
             }
         }
     }
 
-    pub(super) async fn on_trouble(&mut self, trouble: Trouble) {
+    pub(super) async fn on_trouble(&mut self, permit: Option<u64>, trouble: Trouble) {
         let digest = self.flight.digest();
-        let permit = self.permit.take();
+        let permit = permit.filter(|permit| self.permits.remove(permit).is_some());
         self.inner.metrics.origin_failed(Failure::of(&trouble));
         match trouble {
             Trouble::Here(error) => {
                 if let Some(permit) = permit {
                     self.tell(Tell::Trouble { permit, why: OriginTrouble::Abandoned }).await;
                 }
+                self.give_back_all().await;
                 self.fail(error);
             }
             Trouble::Contradicted => {
@@ -138,5 +229,24 @@ impl Runner {
                 }
             }
         }
+    }
+}
+
+/// Asks known parents for the blob until one holds it whole. Nodes that start at the same moment without control each wait a
+/// random part of 2 s: the first of them reads the origin, and the others see that it does.
+async fn locate(peers: Arc<dyn Peers>, digest: Digest, known: Vec<Parent>, patience: Duration) -> Option<Located> {
+    let begin = Instant::now();
+    loop {
+        let seen = tokio::time::timeout(KNOWN_PATIENCE, peers.locate(digest, known.clone())).await;
+        let patience = match seen {
+            Ok(Sighting::Whole(located)) => return Some(located),
+            Ok(Sighting::Part) => PART_PATIENCE,
+            Ok(Sighting::Nowhere) | Err(_) => patience,
+        };
+        let left = patience.saturating_sub(begin.elapsed());
+        if left.is_zero() {
+            return None;
+        }
+        tokio::time::sleep(left.min(TICK)).await;
     }
 }

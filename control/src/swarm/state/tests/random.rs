@@ -107,7 +107,7 @@ impl World {
                 let (node, cluster) = (node(&name(number)), place(cluster));
                 self.home.insert(node.clone(), cluster.clone());
                 let addr = ([10, 0, 0, number], 5081).into();
-                let member = Member { node, cluster, addr, location: Vec::new() };
+                let member = Member { node, cluster, addr, location: Vec::new(), seed: false };
                 self.bench.apply(Event::Registered { member, restarted });
             }
             Step::Move { node: number, cluster } => {
@@ -133,7 +133,8 @@ impl World {
             Step::Find { node: number, digest: wanted, may_read, blocks, old_permit } => {
                 let (node, digest) = (node(&name(number)), digest(wanted));
                 let old = self.old.get(&(node.clone(), digest)).copied().filter(|_| old_permit);
-                let ask = Ask { may_read_origin: may_read, blocks, permit: old.unwrap_or(0), ..want(wanted) };
+                let permit = whole(old.unwrap_or(0));
+                let ask = Ask { may_read_origin: may_read, blocks, permit, ..want(wanted) };
                 // One flight per node and digest: an older stream of it is not listened to any more.
                 self.streams.retain(|stream| stream.node != node || stream.digest != digest);
                 let id = self.bench.ask(node.as_str(), ask);
@@ -219,9 +220,9 @@ impl World {
                         }
                         stream.parents = parents;
                     }
-                    Say::Permit(id) => {
-                        stream.permit = Some(id);
-                        self.old.insert((stream.node.clone(), stream.digest), id);
+                    Say::Permit(grant) => {
+                        stream.permit = Some(grant.id);
+                        self.old.insert((stream.node.clone(), stream.digest), grant.id);
                     }
                     Say::Waiting(_) => stream.waits = true,
                     Say::Stop(Stop::Revoked) => stream.permit = None,
@@ -246,10 +247,11 @@ impl World {
         let finders: usize = state.blobs.values().map(|blob| blob.finders.len()).sum();
         assert_eq!(finders, state.finders.len());
         assert_eq!(state.nodes.values().map(|node| node.finders.len()).sum::<usize>(), finders);
-        assert_eq!(state.blobs.values().filter(|blob| blob.permit.is_some()).count(), state.counts().permits);
+        assert_eq!(state.blobs.values().map(|blob| blob.permits.len()).sum::<usize>(), state.counts().permits);
         assert_eq!(state.nodes.values().map(|node| node.held.len()).sum::<usize>(), state.counts().holdings);
         for ((cluster, digest), blob) in &state.blobs {
             assert!(!blob.is_over());
+            state.look(&(cluster.clone(), *digest), self.bench.now, |blob, around| blob.check(around));
             for holder in &blob.whole {
                 assert_eq!(state.nodes[holder].cluster.as_ref(), Some(cluster));
                 assert!(state.nodes[holder].held.contains_key(digest));
@@ -266,8 +268,10 @@ impl World {
         self.hear();
         self.check();
         for blob in self.bench.state.blobs.values() {
-            if let Some(permit) = &blob.permit {
+            for permit in &blob.permits {
                 assert!(permit.finder.is_some_and(|finder| blob.finders.contains_key(&finder)), "{blob:?}");
+            }
+            if !blob.permits.is_empty() {
                 continue;
             }
             let stuck = |finder: &&Finder| {

@@ -1,0 +1,427 @@
+//! Which blocks are read next from the origin and by whom: runs of a large blob, how many read at once, and case (c) of I6, a
+//! reader that is slow.
+//!
+//! What always holds: no block is covered by two permits; runs are handed out from the lowest unread block on, because that is
+//! what readers wait for; what a reader took along when it went is read again, and counted.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use shoal_proto::{BlockIndex, Layout, NodeId};
+
+use super::super::around::Around;
+use super::super::event::{At, Cause, FinderId, Notice, Say};
+use super::super::finder::Finder;
+use super::super::permit::{Permit, SILENT, WHOLE};
+use super::Blob;
+
+/// Above this size a permit covers a run (DESIGN I6).
+const CUT_ABOVE: u64 = 64 << 20;
+/// Pieces of a run while one node reads.
+const LONG: u32 = 32;
+/// Pieces of a run while several read, or it is found out whether they should: all that is read at a time then lies in the
+/// 32 pieces from which nodes fetch first.
+const SHORT: u32 = 8;
+/// So many read one blob at once at most.
+const MOST_READERS: usize = 4;
+/// Speeds are looked at this often.
+const LOOK: At = At::from_millis(250);
+/// A speed counts when the reader has had the origin's answer for this long: connections start slowly.
+const SETTLED: At = At::from_millis(750);
+/// One more reader stays if it makes the whole faster by at least this many percent.
+const GAIN: u64 = 20;
+/// One more reader must have shown something by then.
+const TRIAL: At = At::from_secs(5);
+/// After one that did not help.
+const TRY_AGAIN: At = At::from_secs(30);
+/// After one that helped, and after a reader was found to be slow.
+const TRY_SOON: At = At::from_secs(1);
+/// A slow reader is replaced at most this often; doubled each time, because a whole cluster may have become slow.
+const BETWEEN_MOVES: At = At::from_secs(5);
+/// Everything was read, nobody has it all, and nobody got a block for this long: what was read is gone.
+const STUCK: At = At::from_secs(5);
+
+/// How many should read, and what is being tried.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// Beside the first.
+    more: usize,
+    trial: Option<Trial>,
+    next_trial: At,
+    /// One more reader did not help.
+    settled: bool,
+    next_move: At,
+    moves: u32,
+    /// When speeds are looked at next.
+    pub(super) look: At,
+}
+
+#[derive(Debug)]
+struct Trial {
+    since: At,
+    /// Bytes a second, of all before.
+    before: u64,
+}
+
+/// A node that reads now.
+#[derive(Debug)]
+struct Reader {
+    id: FinderId,
+    node: NodeId,
+    /// Bytes a second; `None`: too early to tell.
+    rate: Option<u64>,
+    /// Where the first of its runs starts.
+    first: BlockIndex,
+    permits: usize,
+    /// Everything that its permits cover is read.
+    closing: bool,
+}
+
+impl Blob {
+    /// How the blob is cut, when it is read in runs.
+    fn cut(&self) -> Option<Layout> {
+        let known = self.list.as_ref().map(|list| list.hashes.layout());
+        known.or_else(|| Layout::of(self.hint?).ok()).filter(|layout| layout.size() > CUT_ABOVE)
+    }
+
+    /// The first block that nobody has read and nobody is to read.
+    fn next_unread(&self, layout: Layout) -> Option<BlockIndex> {
+        let mut at = 0;
+        loop {
+            let block = self.list.as_ref().map_or(at, |list| list.read.first_missing(at));
+            if block >= layout.blocks() {
+                return None;
+            }
+            match self.permits.iter().find(|permit| permit.run.contains(&block)) {
+                Some(permit) => at = permit.run.end,
+                None => return Some(block),
+            }
+        }
+    }
+
+    /// A run from a block on: to the end of some piece, and not into what is read or covered.
+    fn run_from(&self, start: BlockIndex, pieces: u32, layout: Layout) -> Range<BlockIndex> {
+        let last = layout.piece_blocks(layout.piece_of(start).saturating_add(pieces - 1)).end;
+        let last = if last == 0 { layout.blocks() } else { last.max(start + 1) };
+        let taken = |block: &BlockIndex| {
+            self.list.as_ref().is_some_and(|list| list.read.contains(*block))
+                || self.permits.iter().any(|permit| permit.run.contains(block))
+        };
+        start..(start + 1..last).find(taken).unwrap_or(last)
+    }
+
+    /// How many blocks of a run are still to be read.
+    fn left(&self, run: &Range<BlockIndex>, layout: Layout) -> u32 {
+        let inside = run.start..run.end.min(layout.blocks());
+        let read = |block: &BlockIndex| self.list.as_ref().is_some_and(|list| list.read.contains(*block));
+        inside.filter(|block| !read(block)).count() as u32
+    }
+
+    /// The list is another: counts again what permits still cover, and drops those that cover nothing more.
+    pub(in super::super) fn recount(&mut self, around: &Around<'_>) {
+        let Some(layout) = self.list.as_ref().map(|list| list.hashes.layout()) else { return };
+        let left: Vec<u32> = self.permits.iter().map(|permit| self.left(&permit.run, layout)).collect();
+        for (permit, left) in self.permits.iter_mut().zip(left) {
+            permit.left = left;
+        }
+        self.finish(around);
+    }
+
+    /// A block was read from the origin by a node, and its hash is known.
+    pub(super) fn was_read(&mut self, block: BlockIndex, by: &NodeId) {
+        let Some(list) = &mut self.list else { return };
+        let layout = list.hashes.layout();
+        list.by.entry(by.clone()).or_insert_with(|| shoal_proto::BlockSet::empty(layout)).insert(block);
+        if list.read.insert(block) {
+            for permit in self.permits.iter_mut().filter(|permit| permit.run.contains(&block)) {
+                permit.left = permit.left.saturating_sub(1);
+            }
+        }
+    }
+
+    /// Permits end that cover nothing more. One to the end stays until the blob closes under it.
+    pub(super) fn finish(&mut self, around: &Around<'_>) {
+        let (over, kept): (Vec<_>, _) =
+            std::mem::take(&mut self.permits).into_iter().partition(|permit| !permit.is_whole() && permit.left == 0);
+        self.permits = kept;
+        for permit in over {
+            self.stopped(&permit, around);
+        }
+    }
+
+    /// A reader has the origin's answer. Those that read beside it share the way with it from now on.
+    pub(super) fn measure(&mut self, id: FinderId, now: At) {
+        let Some(finder) = self.finders.get_mut(&id) else { return };
+        let begins = finder.meter.is_empty();
+        finder.meter.note(now, finder.origin_bytes);
+        let others = self.permits.iter().filter_map(|permit| permit.finder).filter(|other| begins && *other != id);
+        for other in others.collect::<BTreeSet<_>>() {
+            if let Some(finder) = self.finders.get_mut(&other) {
+                finder.meter.restart();
+            }
+        }
+    }
+
+    /// A permit is no more: its holder may read nothing now.
+    pub(super) fn stopped(&mut self, permit: &Permit, around: &Around<'_>) {
+        if let Some(id) = permit.finder.filter(|id| !self.reads(*id)) {
+            if let Some(finder) = self.finders.get_mut(&id) {
+                finder.meter.pause();
+            }
+            self.review(id, around);
+        }
+        self.seat(&permit.node, around);
+    }
+
+    /// A permit to the end of a blob that turned out to be large covers a run from now on.
+    pub(super) fn cut_permit(&mut self, id: FinderId, around: &mut Around<'_>) {
+        let Some(layout) = self.cut().filter(|_| self.finders.get(&id).is_some_and(|finder| finder.runs)) else {
+            return;
+        };
+        let Some(at) = self.permits.iter().position(|permit| permit.finder == Some(id) && permit.is_whole()) else {
+            return;
+        };
+        let mut permit = self.permits.swap_remove(at);
+        match self.next_unread(layout) {
+            Some(start) => permit.run = self.run_from(start, self.pieces(), layout),
+            // Everything is read: it stays as it is until the blob closes.
+            None => return self.permits.push(permit),
+        }
+        permit.left = self.left(&permit.run, layout);
+        around.say(id, Say::Permit(permit.grant()));
+        self.permits.push(permit);
+    }
+
+    fn pieces(&self) -> u32 {
+        if self.pace.more == 0 && self.pace.settled && self.pace.trial.is_none() { LONG } else { SHORT }
+    }
+
+    fn readers(&self, around: &Around<'_>) -> Vec<Reader> {
+        let ids: BTreeSet<FinderId> = self.permits.iter().filter_map(|permit| permit.finder).collect();
+        let reader = |id: FinderId| {
+            let finder = self.finders.get(&id)?;
+            let mine = || self.permits.iter().filter(|permit| permit.finder == Some(id));
+            let since = mine().filter_map(|permit| permit.answered).min();
+            let settled = since.is_some_and(|since| since + SETTLED <= around.now);
+            Some(Reader {
+                id,
+                node: finder.node.clone(),
+                rate: finder.meter.rate(around.now).filter(|_| settled),
+                first: mine().map(|permit| permit.run.start).min()?,
+                permits: mine().count(),
+                closing: mine().all(|permit| permit.closing),
+            })
+        };
+        ids.into_iter().filter_map(reader).collect()
+    }
+
+    /// Whether a finder may be given one more run now.
+    fn may_read_more(&self, id: FinderId, around: &Around<'_>) -> bool {
+        let fine = |finder: &Finder| {
+            finder.runs && self.wants(finder, around) && around.busy_until(&finder.registry) <= around.now
+        };
+        self.finders.get(&id).is_some_and(fine)
+    }
+
+    /// Who is granted what next; `None`: nothing more for now.
+    pub(super) fn next_grant(&self, around: &Around<'_>) -> Option<(FinderId, Range<BlockIndex>)> {
+        if self.permits.iter().any(Permit::is_whole) {
+            return None;
+        }
+        let Some(layout) = self.cut() else {
+            return self.successor(around).filter(|_| self.permits.is_empty()).map(|id| (id, WHOLE));
+        };
+        let start = self.next_unread(layout)?;
+        let readers = self.readers(around);
+        let nodes = self.permits.iter().map(|permit| &permit.node).collect::<BTreeSet<_>>().len();
+        let best = readers.iter().filter_map(|reader| reader.rate).max();
+        // Who came first of those that are about as fast as the fastest: equal ones must not take turns because of small differences.
+        let about_best = |reader: &&Reader| reader.rate.zip(best).is_none_or(|(rate, best)| rate * 5 >= best * 4);
+        let fastest = readers.iter().find(about_best);
+        let wanted = 1 + self.pace.more + usize::from(self.pace.trial.is_some());
+        let has_room = |reader: &&Reader| reader.permits == 1 && self.may_read_more(reader.id, around);
+        let id = if nodes == 0 {
+            let id = self.successor(around)?;
+            if !self.finders[&id].runs {
+                return Some((id, WHOLE));
+            }
+            id
+        } else if self.permits.iter().all(|permit| start < permit.run.start) {
+            // What everybody waits for was taken from a reader: the fastest goes on with it at once.
+            fastest.filter(has_room).map(|reader| reader.id).or_else(|| self.idle(around, best))?
+        } else if nodes < wanted {
+            self.idle(around, best)?
+        } else {
+            // Ahead of the end of its run, so that the next one's answer comes before it has nothing to read.
+            let few = |reader: &&Reader| {
+                let mine = self.permits.iter().find(|permit| permit.finder == Some(reader.id));
+                mine.is_some_and(|permit| permit.left * 4 <= (permit.run.end - permit.run.start))
+            };
+            let stays = |reader: &&Reader| nodes <= wanted || fastest.is_some_and(|best| best.id == reader.id);
+            // One that is not half as fast holds up who waits for its run.
+            let keeps_up = |reader: &&Reader| reader.rate.zip(best).is_none_or(|(rate, best)| rate * 2 > best);
+            let next = readers.iter().filter(has_room).filter(few).filter(stays).filter(keeps_up);
+            next.max_by_key(|reader| (reader.rate, std::cmp::Reverse(reader.id)))?.id
+        };
+        Some((id, self.run_from(start, self.pieces(), layout)))
+    }
+
+    /// Somebody who reads nothing now and was not found to be slow, nor half as fast as the best who reads.
+    fn idle(&self, around: &Around<'_>, best: Option<u64>) -> Option<FinderId> {
+        let rate = |finder: &Finder| around.rates.of(around.cluster, &finder.registry, &finder.node, around.now);
+        let good = |finder: &Finder| rate(finder).zip(best).is_none_or(|(rate, best)| rate * 2 > best);
+        self.heir(around, |finder| finder.runs && !finder.slow && good(finder))
+    }
+
+    pub(super) fn grant(&mut self, around: &mut Around<'_>) {
+        if around.now < around.starting {
+            return;
+        }
+        while let Some((id, run)) = self.next_grant(around) {
+            let node = self.finders[&id].node.clone();
+            let mut permit = Permit::new(around.dice.next().max(1), node.clone(), id, around.now);
+            permit.run = run;
+            if let Some(layout) = self.cut() {
+                permit.left = self.left(&permit.run, layout);
+            }
+            around.say(id, Say::Permit(permit.grant()));
+            around.notice(Notice::Granted { node });
+            self.permits.push(permit);
+            self.change(id, around, |finder| finder.waiting = None);
+        }
+    }
+
+    /// Looks at how fast the readers are: takes from one that is slow, and finds out whether one more would help.
+    pub(super) fn pace(&mut self, around: &mut Around<'_>) {
+        if around.now < self.pace.look || !self.permits.iter().any(|permit| permit.answered.is_some()) {
+            return;
+        }
+        self.pace.look = around.now + LOOK;
+        let readers = self.readers(around);
+        if let Some(slow) = self.slow(&readers, around) {
+            self.pace.next_move = around.now + BETWEEN_MOVES * (1 << self.pace.moves.min(6));
+            self.pace.moves += 1;
+            self.pace.more = self.pace.more.min(readers.len().saturating_sub(2));
+            (self.pace.trial, self.pace.next_trial) = (None, around.now + TRY_SOON);
+            self.revoke(slow, Cause::Slow, around);
+            return;
+        }
+        self.try_one_more(&readers, around);
+    }
+
+    /// I6 (c): a reader slower than a quarter of what another node measures; with several at once, one that everybody waits for
+    /// and that is slower than two fifths of another: they share the origin's link, so that the other shows less than it could.
+    fn slow(&self, readers: &[Reader], around: &Around<'_>) -> Option<FinderId> {
+        if around.now < self.pace.next_move {
+            return None;
+        }
+        let lowest = readers.iter().map(|reader| reader.first).min()?;
+        let judged = readers.iter().filter(|reader| !reader.closing).filter_map(|reader| Some((reader, reader.rate?)));
+        let (reader, rate) = judged
+            .filter(|(reader, rate)| {
+                let here = readers.iter().filter(|other| other.id != reader.id).filter_map(|other| other.rate).max();
+                let registry = &self.finders[&reader.id].registry;
+                let known = around.rates.best_other(around.cluster, registry, &reader.node, around.now);
+                let quarter = here.max(known).is_some_and(|best| rate * 4 < best);
+                quarter || (reader.first == lowest && here.is_some_and(|best| rate * 5 < best * 2))
+            })
+            .min_by_key(|(_, rate)| *rate)?;
+        // Somebody must be there who is likely to do better.
+        let faster = |other: &Reader| other.id != reader.id && other.rate.is_some_and(|other| other > rate * 2);
+        let takes_over = |other: &Reader| faster(other) && self.may_read_more(other.id, around);
+        let better = |node: &NodeId, registry: &str| {
+            around.rates.of(around.cluster, registry, node, around.now).is_none_or(|other| other > rate * 2)
+        };
+        let fresh = || self.heir(around, |finder| !finder.slow && better(&finder.node, &finder.registry));
+        (readers.iter().any(takes_over) || fresh().is_some()).then_some(reader.id)
+    }
+
+    fn try_one_more(&mut self, readers: &[Reader], around: &Around<'_>) {
+        let rates: Option<Vec<u64>> = readers.iter().map(|reader| reader.rate).collect();
+        let all = rates.map(|rates| rates.iter().sum::<u64>());
+        let wanted = 1 + self.pace.more;
+        if let Some(Trial { since, before }) = self.pace.trial {
+            let over = around.now >= since + TRIAL;
+            match all.filter(|_| readers.len() > wanted) {
+                Some(after) if after * 100 >= before * (100 + GAIN) => {
+                    self.pace.more += 1;
+                    (self.pace.trial, self.pace.next_trial) = (None, around.now + TRY_SOON);
+                }
+                Some(_) => {
+                    self.pace.settled = true;
+                    (self.pace.trial, self.pace.next_trial) = (None, around.now + TRY_AGAIN);
+                }
+                // It found no reader, or lost it, or its run was over before it could be measured.
+                None if over => (self.pace.trial, self.pace.next_trial) = (None, around.now + TRY_AGAIN),
+                None => {}
+            }
+            return;
+        }
+        let Some(before) = all.filter(|_| readers.len() == wanted && around.now >= self.pace.next_trial) else {
+            return;
+        };
+        let Some(layout) = self.cut().filter(|_| readers.len() < MOST_READERS) else { return };
+        let first = readers.iter().map(|reader| reader.first).min().unwrap_or(0);
+        let unread = layout.pieces().saturating_sub(layout.piece_of(first));
+        if unread > 3 * SHORT && self.idle(around, readers.iter().filter_map(|reader| reader.rate).max()).is_some() {
+            self.pace.trial = Some(Trial { since: around.now, before });
+        }
+    }
+
+    /// When speeds are looked at next, if anything could follow from it.
+    pub(super) fn next_look(&self, around: &Around<'_>) -> Option<At> {
+        let reads = self.permits.iter().any(|permit| permit.answered.is_some() && !permit.closing);
+        let others = self.permits.len() > 1 || self.finders.len() > 1;
+        (reads && others).then(|| self.pace.look.max(around.now + At::from_millis(1)))
+    }
+
+    /// A node that read the origin has no finder any more. It may come back; if not, what it read may be nowhere.
+    pub(super) fn may_be_gone(&mut self, node: &NodeId, now: At) {
+        if self.cut().is_some() && self.list.as_ref().is_some_and(|list| list.by.contains_key(node)) {
+            self.gone.insert(node.clone(), now + SILENT);
+        }
+    }
+
+    /// Blocks that went with their readers are read again, unless somebody has everything that was read.
+    pub(super) fn read_again(&mut self, around: &mut Around<'_>) {
+        let due: Vec<NodeId> =
+            self.gone.iter().filter(|(_, at)| **at <= around.now).map(|(node, _)| node.clone()).collect();
+        for node in due {
+            self.gone.remove(&node);
+            let Some(list) = &mut self.list else { continue };
+            let known = list.hashes.known();
+            if self.finders.values().any(|finder| !finder.done && finder.blocks >= known) {
+                continue;
+            }
+            let Some(blocks) = list.by.remove(&node) else { continue };
+            let elsewhere = |block: &BlockIndex| list.by.values().any(|others| others.contains(*block));
+            let runs = blocks.runs();
+            let own = runs.iter().flat_map(shoal_proto::frame::Run::blocks);
+            let again: Vec<BlockIndex> = own.filter(|block| !elsewhere(block)).collect();
+            for block in &again {
+                list.read.remove(*block);
+            }
+            around.notice(Notice::ReadAgain { blocks: again.len() as u32 });
+        }
+        if self.stuck_at(around).is_some_and(|at| at <= around.now)
+            && let Some(list) = &mut self.list
+        {
+            list.read = shoal_proto::BlockSet::empty(list.hashes.layout());
+            list.by.clear();
+            self.grown = around.now;
+            around.notice(Notice::ReadAgain { blocks: list.hashes.layout().blocks() });
+        }
+    }
+
+    /// When it is time to believe that what was read is gone.
+    fn stuck_at(&self, around: &Around<'_>) -> Option<At> {
+        let list = self.list.as_ref().filter(|_| self.permits.is_empty() && self.whole.is_empty())?;
+        let all_read = self.cut().is_some() && list.read.is_full() && !self.index.willing.is_empty();
+        (all_read && around.now >= around.starting).then_some(self.grown + STUCK)
+    }
+
+    /// When to look again at readers that went.
+    pub(super) fn next_loss(&self, around: &Around<'_>) -> Option<At> {
+        self.gone.values().copied().chain(self.stuck_at(around)).min()
+    }
+}

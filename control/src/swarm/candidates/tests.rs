@@ -1,0 +1,153 @@
+use super::*;
+
+fn node(number: usize) -> NodeId {
+    format!("n{number}").parse().unwrap()
+}
+
+fn path(text: &str) -> Arc<[String]> {
+    text.split('|').map(str::to_owned).collect()
+}
+
+fn facts(uploads: u32, location: &Arc<[String]>) -> Facts {
+    Facts { addr: "10.0.0.1:5081".parse().unwrap(), uploads, slots: 0, location: Arc::clone(location) }
+}
+
+fn nowhere() -> Arc<[String]> {
+    Arc::from([])
+}
+
+/// A finder that is nowhere in particular and would take anybody.
+fn wish<'a>(id: u64, node: &'a NodeId, current: &'a [ParentSaid], finders: usize) -> Wish<'a> {
+    Wish { id: FinderId(id), node, location: &[], avoid: &|_| false, current, mix: true, finders }
+}
+
+/// Chooses for one finder, and notes what it was told.
+fn choose(servers: &mut Servers, wish: &Wish<'_>, dice: &mut Dice) -> Vec<ParentSaid> {
+    let chosen = servers.choose(wish, dice);
+    servers.told(wish.id, wish.current, &chosen);
+    chosen
+}
+
+#[test]
+fn names_the_near_and_idle_first() {
+    let (here, there) = (path("a|b"), path("a|c"));
+    let mut servers = Servers::default();
+    servers.put(&node(0), facts(0, &there), true, false);
+    servers.put(&node(1), facts(3, &here), true, false);
+    servers.put(&node(2), facts(0, &here), false, false);
+    servers.put(&node(3), facts(0, &here), true, false);
+    let chosen = choose(&mut servers, &Wish { location: &here, ..wish(1, &node(9), &[], 1) }, &mut Dice::new(1));
+    let order: Vec<&str> = chosen.iter().map(|p| p.node.as_str()).collect();
+    assert_eq!(order, ["n3", "n2", "n1", "n0"]);
+}
+
+#[test]
+fn never_names_the_asker_or_a_liar() {
+    for seed in 0..50 {
+        let mut servers = Servers::default();
+        for number in 0..40 {
+            servers.put(&node(number), facts(0, &nowhere()), false, false);
+        }
+        let liars: Vec<NodeId> = (0..20).map(node).collect();
+        let avoid = |node: &NodeId| liars.contains(node);
+        let chosen = choose(&mut servers, &Wish { avoid: &avoid, ..wish(1, &node(30), &[], 1) }, &mut Dice::new(seed));
+        assert!(chosen.len() >= 10 && chosen.len() <= MOST, "{}", chosen.len());
+        assert!(chosen.iter().all(|p| p.node != node(30) && !liars.contains(&p.node)));
+        let distinct: BTreeSet<&NodeId> = chosen.iter().map(|p| &p.node).collect();
+        assert_eq!(distinct.len(), chosen.len());
+    }
+}
+
+#[test]
+fn keeps_who_was_named_and_adds_one_that_has_everything() {
+    let mut servers = Servers::default();
+    servers.put(&node(0), facts(200, &nowhere()), true, false);
+    for number in 1..100 {
+        servers.put(&node(number), facts(0, &nowhere()), false, false);
+    }
+    let first = choose(&mut servers, &wish(1, &node(200), &[], 1), &mut Dice::new(1));
+    assert_eq!(first.len(), MOST);
+    assert!(first.iter().any(|p| p.complete));
+    let second = choose(&mut servers, &wish(1, &node(200), &first, 1), &mut Dice::new(2));
+    let set = |list: &[ParentSaid]| list.iter().map(|p| p.node.clone()).collect::<BTreeSet<_>>();
+    assert_eq!(set(&first), set(&second));
+}
+
+#[test]
+fn spreads_finders_over_the_holders() {
+    let mut servers = Servers::default();
+    for number in 0..100 {
+        servers.put(&node(number), facts(0, &nowhere()), true, false);
+    }
+    let mut dice = Dice::new(7);
+    for finder in 0..100 {
+        choose(&mut servers, &wish(finder, &node(1000 + finder as usize), &[], 100), &mut dice);
+    }
+    let named: Vec<usize> = servers.iter().map(|server| server.namers.len()).collect();
+    let most = named.iter().max().unwrap();
+    assert!(*most <= 24 && named.iter().all(|n| *n > 0), "16 on average, but one was named {most} times");
+}
+
+#[test]
+fn a_source_is_named_to_all_while_others_are_few_and_to_a_few_later() {
+    let mut servers = Servers::default();
+    servers.put(&node(0), facts(0, &nowhere()), false, true);
+    let mut dice = Dice::new(3);
+    let mut sets: Vec<Vec<ParentSaid>> = Vec::new();
+    for finder in 0..200 {
+        sets.push(choose(&mut servers, &wish(finder, &node(1000 + finder as usize), &[], 200), &mut dice));
+    }
+    assert!(sets.iter().all(|set| set.len() == 1 && set[0].node == node(0)));
+    for number in 1..200 {
+        servers.put(&node(number), facts(0, &nowhere()), false, false);
+    }
+    for (finder, set) in sets.iter_mut().enumerate() {
+        *set = choose(&mut servers, &wish(finder as u64, &node(1000 + finder), &set.clone(), 200), &mut dice);
+    }
+    let told = sets.iter().filter(|set| set.iter().any(|p| p.node == node(0))).count();
+    assert_eq!(told, SOURCE_QUOTA);
+    assert!(sets.iter().all(|set| set.len() == MOST));
+}
+
+#[test]
+fn who_came_early_is_not_in_everybodys_set_for_long() {
+    let mut servers = Servers::default();
+    let mut dice = Dice::new(5);
+    let finders = 500;
+    let mut sets: Vec<Vec<ParentSaid>> = vec![Vec::new(); finders];
+    for (from, to) in [(0, 20), (20, 100), (100, 500)] {
+        for number in from..to {
+            servers.put(&node(number), facts(0, &nowhere()), false, false);
+        }
+        // A finder that has sixteen is looked at again only when somebody in its set is named too often.
+        for _ in 0..2 {
+            let again = servers.surplus(finders, &mut dice);
+            for finder in 0..finders {
+                if sets[finder].len() < MOST || again.contains(&FinderId(finder as u64)) {
+                    let before = sets[finder].clone();
+                    let me = node(finder);
+                    let wish = wish(finder as u64, &me, &before, finders);
+                    sets[finder] = choose(&mut servers, &wish, &mut dice);
+                }
+            }
+        }
+    }
+    let most = servers.iter().map(|server| server.namers.len()).max().unwrap();
+    assert!(most <= SURPLUS * MOST + MOST / 4, "one is named {most} times");
+    let reached = reach(&sets, 0);
+    assert!(reached > finders * 9 / 10, "{reached} of {finders} can be reached from the first");
+}
+
+/// How many nodes are reached along the sets, backwards: whom a block of this node can come to.
+fn reach(sets: &[Vec<ParentSaid>], from: usize) -> usize {
+    let mut seen = BTreeSet::from([node(from)]);
+    let mut edge = vec![node(from)];
+    while let Some(next) = edge.pop() {
+        for (child, set) in sets.iter().enumerate() {
+            if set.iter().any(|p| p.node == next) && seen.insert(node(child)) {
+                edge.push(node(child));
+            }
+        }
+    }
+    seen.len()
+}
