@@ -3,7 +3,8 @@
 //! Each node is a network namespace with its own containerd and its own `shoal-node`; one more holds the control service, one
 //! the origin (`docker-registry` behind a token server, on a shaped link), one the switch between them. Nothing is mocked.
 //! The lab judges the daemons from outside: by the origin's access log, by counters in the kernel, by containerd's own log and
-//! content store, by exported traces. It imports neither daemon, only their wire contracts.
+//! content store, by exported traces. It imports neither daemon, only their wire contracts; the one exception is the
+//! simulator ([`sim`]), which drives their pure decisions in simulated time.
 //!
 //! Everything is named after the run ([`run`]), and taken down when the run ends; what a crashed run left is found by that
 //! name and removed by the next ([`sweep`]).
@@ -39,6 +40,7 @@ pub mod registry;
 pub mod report;
 pub mod resets;
 pub mod run;
+pub mod sim;
 pub mod sweep;
 pub mod tls;
 pub mod token;

@@ -4,8 +4,8 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use lab::{
-    bench, chaos::cli::ChaosArgs, check, demo, facts::Facts, faults, image::Plan,
-    progress::Progress, report, sweep, tools, world::WorldPlan,
+    bench, chaos::cli::ChaosArgs, check, demo, facts::Facts, faults, image::Plan, progress::Progress, report, sim, sweep,
+    tools, world::WorldPlan,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -41,6 +41,8 @@ enum Command {
     },
     /// Break everything for minutes while images are pulled, and look whether it mattered. Needs root.
     Chaos(ChaosArgs),
+    /// Simulate one blob to many nodes with the daemons' own decisions, in simulated time.
+    Sim(Box<sim::Options>),
     /// The table of faults, which the lab's tests fill.
     Faults {
         #[command(subcommand)]
@@ -126,6 +128,10 @@ async fn run(command: Command) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Chaos(chaos) => chaos.run().await.map(|()| ExitCode::SUCCESS),
+        Command::Sim(options) => {
+            tokio::task::spawn_blocking(move || sim::simulate(&options)).await??;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Faults { what } => table_of_faults(&what),
         Command::Sweep => {
             sweep::sweep()?.iter().for_each(|line| println!("removed {line}"));

@@ -95,6 +95,32 @@ fn crates_depend_only_on_what_the_house_allows() {
     assert_none(&faults);
 }
 
+#[test]
+fn of_the_lab_only_the_simulator_sees_the_daemons() {
+    // `control` is also the name of a module of the lab: only a room of the crate behind it tells the two apart.
+    let rooms = CONTROL.rooms.iter().map(|(room, _)| *room).chain(["app", "config"]).collect::<Vec<_>>();
+    let src = workspace().join("integration/src");
+    let (mut faults, mut inside) = (Vec::new(), 0);
+    for path in files(&src).into_iter().filter(|path| has_extension(path, &["rs"])) {
+        let tokens = lexer::tokens(&fs::read_to_string(&path).unwrap());
+        let text = |at: usize| tokens.get(at).map_or("", |token| token.text.as_str());
+        let sees = (0..tokens.len()).filter(|at| {
+            let starts = text(at.wrapping_sub(1)) != "::";
+            let node = text(*at) == "node_proxy";
+            node || (starts && text(*at) == "control" && text(at + 1) == "::" && rooms.contains(&text(at + 2)))
+        });
+        let within = path.strip_prefix(&src).unwrap();
+        if within.starts_with("sim") || within == Path::new("sim.rs") {
+            inside += sees.count();
+        } else {
+            faults
+                .extend(sees.map(|at| format!("{}:{}: only `sim` may see a daemon", path.display(), tokens[at].line)));
+        }
+    }
+    assert_none(&faults);
+    assert!(inside > 0, "the simulator sees both, and that was not found");
+}
+
 /// Names of packages in all tables of dependencies, those for one target included.
 fn dependencies(manifest: &toml::Table) -> impl Iterator<Item = String> {
     let mut names = Vec::new();

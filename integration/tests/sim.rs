@@ -1,0 +1,64 @@
+//! The simulator on the daemons' own decisions: every run ends, the same seed gives the same run, and the factors over the
+//! fluid bound stay within what was measured.
+
+use lab::sim::{Outcome, Plan, run};
+
+const MIB: u64 = 1 << 20;
+
+fn outcome(plan: &Plan) -> Outcome {
+    run(plan).unwrap_or_else(|error| panic!("{plan:?}: {error:#}"))
+}
+
+/// Everything that can go wrong, at once.
+fn rough(seed: u64) -> Plan {
+    Plan {
+        slow: 0.2,
+        crash: 0.02,
+        join: 10,
+        liars: 3,
+        control_restart_s: Some(0.7),
+        seed,
+        ..Plan::equal(40, 32 * MIB).expect("32 MiB can be cut")
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_events_byte_for_byte() {
+    let (first, again) = (outcome(&rough(5)), outcome(&rough(5)));
+    assert_eq!(first.fingerprint, again.fingerprint);
+    assert_eq!(first.events, again.events);
+    assert_eq!(Outcome { wall_s: 0.0, ..first.clone() }, Outcome { wall_s: 0.0, ..again });
+    assert_ne!(first.fingerprint, outcome(&rough(6)).fingerprint);
+}
+
+#[test]
+fn no_node_is_stuck_whatever_goes_wrong() {
+    for seed in 1..=10 {
+        let outcome = outcome(&rough(seed));
+        assert!(outcome.last_s >= outcome.bound_s, "{outcome:?}: faster than light");
+    }
+}
+
+#[test]
+fn a_lying_parent_costs_its_blocks_and_no_more() {
+    let outcome = outcome(&Plan { liars: 5, ..Plan::equal(40, 32 * MIB).expect("32 MiB can be cut") });
+    assert!(outcome.lies > 0, "nobody lied: {outcome:?}");
+    assert!(outcome.origin_ratio < 1.01, "{outcome:?}");
+}
+
+#[test]
+fn a_node_alone_is_as_fast_as_its_link() {
+    let outcome = outcome(&Plan::equal(1, 64 * MIB).expect("64 MiB can be cut"));
+    assert!(outcome.factor < 1.05, "{outcome:?}");
+    assert!((outcome.origin_ratio - 1.0).abs() < 1e-9, "{outcome:?}");
+}
+
+#[test]
+fn one_copy_leaves_the_origin_while_nothing_goes_wrong() {
+    for slow in [0.0, 0.1, 0.3] {
+        let plan = Plan { slow, ..Plan::equal(100, 64 * MIB).expect("64 MiB can be cut") };
+        let outcome = outcome(&plan);
+        assert!((outcome.origin_ratio - 1.0).abs() < 1e-9, "{outcome:?}");
+        assert_eq!(outcome.outside_reads, 0, "{outcome:?}");
+    }
+}
