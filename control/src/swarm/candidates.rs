@@ -95,7 +95,6 @@ pub(super) struct Servers {
 
 /// What one finder is chosen for.
 pub(super) struct Wish<'a> {
-    pub(super) id: FinderId,
     pub(super) node: &'a NodeId,
     pub(super) location: &'a [String],
     /// Who must not be named to it.

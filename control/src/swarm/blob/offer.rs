@@ -61,7 +61,7 @@ impl Blob {
         let avoid = |node: &NodeId| finder.lost.contains_key(node) || !around.may_name(node, finder);
         let current = finder.parents.as_deref().unwrap_or_default();
         let finders = self.finders.len();
-        let wish = Wish { id, node: &finder.node, location: &location, avoid: &avoid, current, mix, finders };
+        let wish = Wish { node: &finder.node, location: &location, avoid: &avoid, current, mix, finders };
         let mut dice = around.dice.clone();
         let chosen = self.servers.choose(&wish, &mut dice);
         let news = !same(&chosen, current);

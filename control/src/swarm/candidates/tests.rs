@@ -17,14 +17,14 @@ fn nowhere() -> Arc<[String]> {
 }
 
 /// A finder that is nowhere in particular and would take anybody.
-fn wish<'a>(id: u64, node: &'a NodeId, current: &'a [ParentSaid], finders: usize) -> Wish<'a> {
-    Wish { id: FinderId(id), node, location: &[], avoid: &|_| false, current, mix: true, finders }
+fn wish<'a>(node: &'a NodeId, current: &'a [ParentSaid], finders: usize) -> Wish<'a> {
+    Wish { node, location: &[], avoid: &|_| false, current, mix: true, finders }
 }
 
 /// Chooses for one finder, and notes what it was told.
-fn choose(servers: &mut Servers, wish: &Wish<'_>, dice: &mut Dice) -> Vec<ParentSaid> {
+fn choose(servers: &mut Servers, id: u64, wish: &Wish<'_>, dice: &mut Dice) -> Vec<ParentSaid> {
     let chosen = servers.choose(wish, dice);
-    servers.told(wish.id, wish.current, &chosen);
+    servers.told(FinderId(id), wish.current, &chosen);
     chosen
 }
 
@@ -36,7 +36,7 @@ fn names_the_near_and_idle_first() {
     servers.put(&node(1), facts(3, &here), true, false);
     servers.put(&node(2), facts(0, &here), false, false);
     servers.put(&node(3), facts(0, &here), true, false);
-    let chosen = choose(&mut servers, &Wish { location: &here, ..wish(1, &node(9), &[], 1) }, &mut Dice::new(1));
+    let chosen = choose(&mut servers, 1, &Wish { location: &here, ..wish(&node(9), &[], 1) }, &mut Dice::new(1));
     let order: Vec<&str> = chosen.iter().map(|p| p.node.as_str()).collect();
     assert_eq!(order, ["n3", "n2", "n1", "n0"]);
 }
@@ -50,7 +50,7 @@ fn never_names_the_asker_or_a_liar() {
         }
         let liars: Vec<NodeId> = (0..20).map(node).collect();
         let avoid = |node: &NodeId| liars.contains(node);
-        let chosen = choose(&mut servers, &Wish { avoid: &avoid, ..wish(1, &node(30), &[], 1) }, &mut Dice::new(seed));
+        let chosen = choose(&mut servers, 1, &Wish { avoid: &avoid, ..wish(&node(30), &[], 1) }, &mut Dice::new(seed));
         assert!(chosen.len() >= 10 && chosen.len() <= MOST, "{}", chosen.len());
         assert!(chosen.iter().all(|p| p.node != node(30) && !liars.contains(&p.node)));
         let distinct: BTreeSet<&NodeId> = chosen.iter().map(|p| &p.node).collect();
@@ -65,10 +65,10 @@ fn keeps_who_was_named_and_adds_one_that_has_everything() {
     for number in 1..100 {
         servers.put(&node(number), facts(0, &nowhere()), false, false);
     }
-    let first = choose(&mut servers, &wish(1, &node(200), &[], 1), &mut Dice::new(1));
+    let first = choose(&mut servers, 1, &wish(&node(200), &[], 1), &mut Dice::new(1));
     assert_eq!(first.len(), MOST);
     assert!(first.iter().any(|p| p.complete));
-    let second = choose(&mut servers, &wish(1, &node(200), &first, 1), &mut Dice::new(2));
+    let second = choose(&mut servers, 1, &wish(&node(200), &first, 1), &mut Dice::new(2));
     let set = |list: &[ParentSaid]| list.iter().map(|p| p.node.clone()).collect::<BTreeSet<_>>();
     assert_eq!(set(&first), set(&second));
 }
@@ -81,7 +81,7 @@ fn spreads_finders_over_the_holders() {
     }
     let mut dice = Dice::new(7);
     for finder in 0..100 {
-        choose(&mut servers, &wish(finder, &node(1000 + finder as usize), &[], 100), &mut dice);
+        choose(&mut servers, finder, &wish(&node(1000 + finder as usize), &[], 100), &mut dice);
     }
     let named: Vec<usize> = servers.iter().map(|server| server.namers.len()).collect();
     let most = named.iter().max().unwrap();
@@ -95,14 +95,14 @@ fn a_source_is_named_to_all_while_others_are_few_and_to_a_few_later() {
     let mut dice = Dice::new(3);
     let mut sets: Vec<Vec<ParentSaid>> = Vec::new();
     for finder in 0..200 {
-        sets.push(choose(&mut servers, &wish(finder, &node(1000 + finder as usize), &[], 200), &mut dice));
+        sets.push(choose(&mut servers, finder, &wish(&node(1000 + finder as usize), &[], 200), &mut dice));
     }
     assert!(sets.iter().all(|set| set.len() == 1 && set[0].node == node(0)));
     for number in 1..200 {
         servers.put(&node(number), facts(0, &nowhere()), false, false);
     }
     for (finder, set) in sets.iter_mut().enumerate() {
-        *set = choose(&mut servers, &wish(finder as u64, &node(1000 + finder), &set.clone(), 200), &mut dice);
+        *set = choose(&mut servers, finder as u64, &wish(&node(1000 + finder), &set.clone(), 200), &mut dice);
     }
     let told = sets.iter().filter(|set| set.iter().any(|p| p.node == node(0))).count();
     assert_eq!(told, SOURCE_QUOTA);
@@ -126,8 +126,8 @@ fn who_came_early_is_not_in_everybodys_set_for_long() {
                 if sets[finder].len() < MOST || again.contains(&FinderId(finder as u64)) {
                     let before = sets[finder].clone();
                     let me = node(finder);
-                    let wish = wish(finder as u64, &me, &before, finders);
-                    sets[finder] = choose(&mut servers, &wish, &mut dice);
+                    let wish = wish(&me, &before, finders);
+                    sets[finder] = choose(&mut servers, finder as u64, &wish, &mut dice);
                 }
             }
         }

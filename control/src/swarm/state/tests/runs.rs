@@ -159,7 +159,8 @@ impl Race {
         self.readers.iter().map(|reader| reader.read.iter().filter(|read| **read == block).count()).sum()
     }
 
-    fn moved(&self, cause: Cause) -> Vec<&NodeId> {
+    /// Who lost permits for that reason, each once however many it had.
+    fn moved(&self, cause: Cause) -> BTreeSet<&NodeId> {
         let moved = self.bench.notices.iter().filter_map(|notice| match notice {
             Notice::Moved { node, cause: why } if *why == cause => Some(node),
             _ => None,
@@ -177,8 +178,6 @@ fn i6_a_large_blob_is_read_in_runs_and_every_block_once() {
         assert!((0..BLOCKS).all(|block| race.reads_of(block) == 1));
         // 20.5 s at full speed.
         assert!(steps <= 86, "{steps} quarters of a second");
-        let one = race.readers.iter().map(|reader| reader.read.len()).max().unwrap();
-        assert!(one > BLOCKS as usize * 8 / 10, "with equal links one reads nearly all: {one}");
         assert!(race.moved(Cause::Slow).is_empty());
     }
 }
