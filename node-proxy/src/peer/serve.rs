@@ -11,7 +11,7 @@ use shoal_base::drain::Drain;
 use shoal_base::limit::LARGEST_PART;
 use shoal_base::telemetry::set_parent;
 use shoal_proto::frame::{Frame, Hello, Refusal, Run, block_head};
-use shoal_proto::{BlockIndex, Digest, Layout};
+use shoal_proto::{BlockIndex, BlockSet, Digest, Layout};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 use tracing::Instrument;
