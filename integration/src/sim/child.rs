@@ -89,7 +89,7 @@ impl World {
         found.joined = true;
         let seat = found.seat;
         if from == origin {
-            return self.headers(to);
+            return self.headers(to, flow);
         }
         if let Some(flight) = self.flight(to) {
             flight.board.join(seat);

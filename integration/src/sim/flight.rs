@@ -1,7 +1,9 @@
 //! A flight around its streams: asking control, reading the origin, counting blocks, closing. What stands here is what the
 //! node's `blob::run` does, as far as it matters for time.
 
-use control::swarm::{Ask, Event as Said, ParentSaid, Say, Stop, Tell};
+use std::collections::BTreeMap;
+
+use control::swarm::{Ask, Event as Said, Grant, ParentSaid, Say, Stop, Tell};
 use node_proxy::swarm::crew::{Crew, How};
 use node_proxy::swarm::pick::Board;
 use node_proxy::swarm::{Parent, ParentAddr};
@@ -51,8 +53,8 @@ impl World {
             sealed: false,
             fetching_list: false,
             known: node.have.len(),
-            permit: None,
-            origin: None,
+            permits: BTreeMap::new(),
+            reads: BTreeMap::new(),
             headers: false,
             origin_bytes: 0,
             told: 0,
@@ -74,7 +76,13 @@ impl World {
             self.ask_later(at, ASK_AGAIN);
             return self.without_control(at);
         }
-        let permit = flight.permit.unwrap_or(0);
+        // One permit at most can be named, the one for what readers want first; what else is read stops.
+        let permit = flight.permits.values().min_by_key(|grant| grant.first).copied().unwrap_or_default();
+        flight.permits.retain(|id, _| *id == permit.id);
+        let stopped: Vec<u64> = flight.reads.keys().copied().filter(|id| *id != 0 && *id != permit.id).collect();
+        for id in stopped {
+            self.leave_read(at, id);
+        }
         let finder = self.hub.finder(at);
         let ask = Ask {
             digest: self.hub.digest,
@@ -84,6 +92,7 @@ impl World {
             may_read_origin: true,
             blocks,
             permit,
+            runs: true,
         };
         if let Some(flight) = self.flight(at) {
             flight.finder = Some(finder);
@@ -91,8 +100,8 @@ impl World {
         }
         let node = self.nodes[at as usize].id.clone();
         self.to_control(Said::Find { finder, node, ask });
-        if permit != 0 {
-            self.retell(at, permit);
+        if permit.id != 0 {
+            self.retell(at, permit.id);
         }
     }
 
@@ -143,15 +152,10 @@ impl World {
                 self.begin(at);
                 self.want_list(at);
             }
-            Say::Permit(id) => {
-                if let Some(flight) = self.flight(at) {
-                    flight.permit = Some(id);
-                }
-                self.read_origin(at);
-            }
+            Say::Permit(grant) => self.granted(at, grant),
             Say::Stop(Stop::Revoked) => {
                 if let Some(flight) = self.flight(at) {
-                    flight.permit = None;
+                    flight.permits.clear();
                 }
                 self.leave_origin(at);
             }
@@ -168,6 +172,49 @@ impl World {
                 self.without_control(at);
             }
             Say::Waiting(_) => {}
+        }
+    }
+
+    /// Leave to read; of a permit that is known, another extent.
+    fn granted(&mut self, at: NodeIx, grant: Grant) {
+        let end = self.end_of(grant);
+        let Some(flight) = self.flight(at) else { return };
+        flight.permits.insert(grant.id, grant);
+        let (read, without) = (flight.reads.get(&grant.id).copied(), flight.reads.contains_key(&0));
+        let Some(flow) = read else {
+            if !without {
+                self.read_origin(at, grant.id);
+            }
+            if self.flight(at).is_some_and(|flight| !flight.reads.contains_key(&grant.id)) {
+                let headers = self.hub.headers(grant.id);
+                self.tell(at, headers);
+                self.tell_held(at, grant.first, end);
+            }
+            return;
+        };
+        let Some(found) = self.flows.get_mut(flow) else { return };
+        found.wants.clear();
+        let from = found.next.max(grant.first);
+        self.request(flow, from, end);
+        self.take_turn(flow);
+    }
+
+    /// Tells of the blocks between that are here, whoever brought them.
+    fn tell_held(&mut self, at: NodeIx, first: BlockIndex, end: BlockIndex) {
+        for run in self.nodes[at as usize].have.runs() {
+            let (from, to) = (run.first.max(first), run.blocks().end.min(end));
+            if from < to {
+                let hashes = self.hub.hashes(from, to - from);
+                self.tell(at, hashes);
+            }
+        }
+    }
+
+    /// Where a permit's run ends.
+    fn end_of(&self, grant: Grant) -> BlockIndex {
+        match grant.blocks {
+            0 => self.layout.blocks(),
+            blocks => grant.first + blocks,
         }
     }
 
@@ -237,36 +284,51 @@ impl World {
         let now = self.queue.now();
         let Some(flight) = self.flight(at) else { return };
         let serves = !flight.named.is_empty() && now < flight.grown.1 + STALL;
-        if flight.origin.is_none() && !serves {
+        if flight.reads.is_empty() && !serves {
             self.sums.outside_reads += 1;
-            self.read_origin(at);
+            self.read_origin(at, 0);
         }
     }
 
-    /// Reads what is missing of the origin: a connection, TLS, the request.
-    fn read_origin(&mut self, at: NodeIx) {
+    /// Reads what is missing of what a permit covers, or of all: a connection, TLS, the request.
+    fn read_origin(&mut self, at: NodeIx, permit: u64) {
         let (origin, blocks, delay) = (self.origin_ix(), self.layout.blocks(), self.delay);
-        if self.nodes[at as usize].have.is_full() || self.flight(at).is_none_or(|flight| flight.origin.is_some()) {
+        let Some(flight) = self.flight(at).filter(|flight| !flight.reads.contains_key(&permit)) else { return };
+        let grant = flight.permits.get(&permit).copied();
+        let (first, end) = grant.map_or((0, blocks), |grant| (grant.first, self.end_of(grant)));
+        if self.nodes[at as usize].have.first_missing(first) >= end {
             return;
         }
         let flow = self.flows.open(origin, at);
-        self.request(flow, 0, blocks);
-        if let Some(flight) = self.flight(at) {
-            flight.origin = Some(flow);
+        if let Some(found) = self.flows.get_mut(flow) {
+            (found.permit, found.next) = (permit, first);
         }
-        self.queue.after(5 * delay, Event::Opened(flow));
+        self.request(flow, first, end);
+        if let Some(flight) = self.flight(at) {
+            flight.reads.insert(permit, flow);
+        }
+        // The connection of an earlier read is used again.
+        let warm = self.flight(at).is_some_and(|flight| flight.headers);
+        self.queue.after(if warm { delay } else { 5 * delay }, Event::Opened(flow));
     }
 
-    pub(super) fn leave_origin(&mut self, at: NodeIx) {
-        let Some(flow) = self.flight(at).and_then(|flight| flight.origin.take()) else { return };
+    fn leave_read(&mut self, at: NodeIx, permit: u64) {
+        let Some(flow) = self.flight(at).and_then(|flight| flight.reads.remove(&permit)) else { return };
         self.drop_parents(at, vec![flow], self.delay);
     }
 
+    pub(super) fn leave_origin(&mut self, at: NodeIx) {
+        let Some(flight) = self.flight(at) else { return };
+        let flows: Vec<FlowRef> = std::mem::take(&mut flight.reads).into_values().collect();
+        self.drop_parents(at, flows, self.delay);
+    }
+
     /// The origin answers.
-    pub(super) fn headers(&mut self, at: NodeIx) {
+    pub(super) fn headers(&mut self, at: NodeIx, flow: FlowRef) {
+        let permit = self.flows.get(flow).map_or(0, |flow| flow.permit);
         let Some(flight) = self.flight(at) else { return };
         flight.headers = true;
-        if let Some(permit) = flight.permit {
+        if flight.permits.contains_key(&permit) {
             let headers = self.hub.headers(permit);
             self.tell(at, headers);
         }
@@ -276,7 +338,7 @@ impl World {
     /// A block of the origin: this node says what it is.
     pub(super) fn from_origin(&mut self, flow: FlowRef, block: BlockIndex) {
         let Some(found) = self.flows.get(flow) else { return };
-        let (at, over) = (found.to, found.wants.is_empty() && found.flying == 0);
+        let (at, permit, over) = (found.to, found.permit, found.wants.is_empty() && found.flying == 0);
         let len = self.layout.block_len(block) as u64;
         self.sums.origin_bytes += len;
         let hashes = self.hub.hashes(block, 1);
@@ -285,7 +347,7 @@ impl World {
         flight.board.set_known(block, true);
         flight.board.set_done(block);
         flight.known += 1;
-        if flight.permit.is_some() {
+        if !flight.permits.is_empty() {
             self.tell(at, hashes);
         }
         let node = &mut self.nodes[at as usize];
@@ -296,7 +358,14 @@ impl World {
             self.got(at, block);
         }
         if over {
-            self.leave_origin(at);
+            let grant = self.flight(at).and_then(|flight| flight.permits.get(&permit).copied());
+            if let Some(grant) = grant {
+                self.tell_held(at, grant.first, self.end_of(grant));
+            }
+            self.leave_read(at, permit);
+            if let Some(flight) = self.flight(at).filter(|_| grant.is_some_and(|grant| grant.blocks > 0)) {
+                flight.permits.remove(&permit);
+            }
         }
     }
 

@@ -91,10 +91,7 @@ impl Hub {
             Notice::Granted { .. } => self.granted += 1,
             Notice::Moved { cause, .. } => {
                 self.moved += 1;
-                self.moved_slow += u64::from(!matches!(
-                    cause,
-                    Cause::Lost | Cause::Silent | Cause::NoHeaders | Cause::Failed | Cause::GaveUp | Cause::Distrusted
-                ));
+                self.moved_slow += u64::from(*cause == Cause::Slow);
             }
             _ => {}
         }
@@ -160,6 +157,7 @@ impl World {
             cluster: Some(self.hub.cluster.clone()),
             addr: addr_of(at),
             location: Vec::new(),
+            seed: false,
         };
         let held = if node.stage == Stage::Held { vec![(self.hub.digest, self.hub.meta())] } else { Vec::new() };
         let what = Announced { reset: true, held, dropped: Vec::new(), complete: true };

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use node_proxy::peer::show::Child;
 use node_proxy::swarm::pick::Seat;
 use node_proxy::swarm::score::Score;
+use shoal_proto::BlockIndex;
 use shoal_proto::frame::Run;
 
 use super::event::{FlowRef, NodeIx};
@@ -33,6 +34,10 @@ pub(super) struct Flow {
     pub(super) served: bool,
     pub(super) child: Child,
     pub(super) wants: VecDeque<Run>,
+    /// The permit under which the origin is read.
+    pub(super) permit: u64,
+    /// The block after the last that was sent.
+    pub(super) next: BlockIndex,
     /// Waits for its turn at the uplink.
     pub(super) queued: bool,
     /// Blocks on their way.

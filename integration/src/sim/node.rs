@@ -1,6 +1,8 @@
 //! One simulated node: what it has, whom it serves and whom it asks.
 
-use control::swarm::FinderId;
+use std::collections::BTreeMap;
+
+use control::swarm::{FinderId, Grant};
 use node_proxy::peer::show::Show;
 use node_proxy::swarm::Parent;
 use node_proxy::swarm::crew::Crew;
@@ -52,9 +54,10 @@ pub(super) struct Flight {
     pub(super) fetching_list: bool,
     /// How many hashes are known.
     pub(super) known: u32,
-    pub(super) permit: Option<u64>,
-    /// The read of the origin.
-    pub(super) origin: Option<FlowRef>,
+    /// Permits by their number.
+    pub(super) permits: BTreeMap<u64, Grant>,
+    /// Reads of the origin by their permit; 0: without one.
+    pub(super) reads: BTreeMap<u64, FlowRef>,
     /// The origin's headers came.
     pub(super) headers: bool,
     pub(super) origin_bytes: u64,
@@ -120,12 +123,12 @@ impl Node {
         if let Some(flight) = &self.flight {
             let missing: Vec<BlockIndex> = flight.board.missing().take(8).collect();
             text += &format!(
-                ", knows {} hashes, lacks {missing:?}, has {} streams and {} named parents, permit: {}, reads the origin: {}",
+                ", knows {} hashes, lacks {missing:?}, has {} streams and {} named parents, permits: {}, reads of the origin: {}",
                 flight.known,
                 flight.parents.len(),
                 flight.named.len(),
-                flight.permit.is_some(),
-                flight.origin.is_some(),
+                flight.permits.len(),
+                flight.reads.len(),
             );
         }
         text

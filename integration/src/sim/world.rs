@@ -288,6 +288,7 @@ impl World {
                 found.wants.pop_front();
             }
             found.flying += 1;
+            found.next = block + 1;
             let child = found.child;
             let takes = self.uplink(sender).rate.takes(self.layout.block_len(block) as u64);
             self.uplink(sender).busy = true;
