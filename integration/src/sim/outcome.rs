@@ -143,7 +143,6 @@ pub(super) fn line(outcome: &Outcome) -> String {
 
 /// The head of the table.
 pub(super) fn head() -> String {
-    let blob = format!("{}MiB", plan.blob_bytes >> 20);
     format!(
         "{:>6} {:>8} {:<22} {:>5} {:>7} {:>8} {:>8} {:>8} {:>7} {:>7} {:>9} {:>7} {}",
         "nodes",
