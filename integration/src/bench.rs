@@ -15,7 +15,7 @@ mod drain;
 mod floors;
 mod memory;
 mod nginx;
-mod one;
+pub mod one;
 mod serve;
 mod spread;
 

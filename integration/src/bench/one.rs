@@ -17,24 +17,24 @@ use crate::{
 
 /// One read.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Read {
+pub struct Read {
     /// Which node read.
-    node: String,
+    pub node: String,
     /// Where the bytes were.
-    from: &'static str,
+    pub from: &'static str,
     /// Bytes.
-    size: u64,
+    pub size: u64,
     /// How long.
-    seconds: f64,
+    pub seconds: f64,
     /// The most memory that the node's daemon had so far, file pages left out. Bytes.
-    peak: u64,
+    pub peak: u64,
 }
 
 /// Two nodes read a blob of `size` one after the other, each twice, over links that nothing shapes.
 ///
 /// # Errors
 /// When a part can't be started or a read fails.
-pub(super) async fn one_blob(size: u64) -> Result<Vec<Read>> {
+pub async fn one_blob(size: u64) -> Result<Vec<Read>> {
     let mut world = World::start(WorldPlan { origin_rate: None, ..WorldPlan::two_clusters().only(2) }).await?;
     let image = tokio::task::spawn_blocking(move || Image::obtain(&Plan::random(1, vec![size]))).await??;
     world.registry.push(&image, "lab/one", "1").await?;
@@ -53,7 +53,7 @@ pub(super) async fn one_blob(size: u64) -> Result<Vec<Read>> {
 }
 
 /// The reads as a table.
-pub(super) fn table(reads: &[Read]) -> String {
+pub fn table(reads: &[Read]) -> String {
     let mib = |bytes: u64| bytes as f64 / MIB;
     let mut out = String::from("node  from    MiB      seconds  MiB/s    peak memory, MiB\n");
     for read in reads {

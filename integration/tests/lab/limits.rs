@@ -137,8 +137,8 @@ fn an_idle_node_with_a_thousand_blobs_takes_less_than_32_mib() {
 #[test]
 fn a_blob_of_a_gibibyte_passes_with_less_than_96_mib() {
     alone(async {
-        let reads = bench::one_blob(1 << 30).await?;
-        println!("{}", bench::table(&reads));
+        let reads = bench::one::one_blob(1 << 30).await?;
+        println!("{}", bench::one::table(&reads));
         for read in reads {
             ensure!(read.peak < 96 * MIB, "{} from {}: {} bytes of memory", read.node, read.from, read.peak);
         }
