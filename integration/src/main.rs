@@ -4,8 +4,8 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use lab::{
-    bench, chaos::cli::ChaosArgs, check, demo, facts::Facts, faults, image::Plan, progress::Progress, report, sim, sweep,
-    tools, world::WorldPlan,
+    bench, chaos::cli::ChaosArgs, check, demo, facts::Facts, faults, image::Plan, progress::Progress, report, sim,
+    sweep, tools, world::WorldPlan,
 };
 use tokio::signal::unix::{SignalKind, signal};
 

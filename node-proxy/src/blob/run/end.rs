@@ -31,6 +31,10 @@ impl Runner {
         let Some((partial, notes)) = self.flight.body(|body| (Arc::clone(&body.partial), body.notes())) else { return };
         match partial.commit(&notes).await {
             Ok(held) => {
+                if self.flight.origin_bytes() > 0 {
+                    // The last block may close the blob before its read is heard to have ended.
+                    self.inner.failing.clear(&self.flight.want.target.registry);
+                }
                 let info = held.info().clone();
                 self.flight.finish(End::Held(held));
                 self.outcome = Outcome::Held;
