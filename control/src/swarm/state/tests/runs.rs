@@ -178,6 +178,8 @@ fn i6_a_large_blob_is_read_in_runs_and_every_block_once() {
         assert!((0..BLOCKS).all(|block| race.reads_of(block) == 1));
         // 20.5 s at full speed.
         assert!(steps <= 86, "{steps} quarters of a second");
+        let one = race.readers.iter().map(|reader| reader.read.len()).max().unwrap();
+        assert!(one > BLOCKS as usize * 8 / 10, "with equal links one reads nearly all: {one}");
         assert!(race.moved(Cause::Slow).is_empty());
     }
 }
