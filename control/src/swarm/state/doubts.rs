@@ -62,7 +62,7 @@ impl Contested {
     }
 
     /// Those whose word nothing contradicts any more, of the blobs that have changed.
-    fn take_agreed(&mut self, agrees: impl Fn(&Key, &Meta) -> bool) -> Vec<(NodeId, Digest, Arc<Meta>)> {
+    pub(super) fn take_agreed(&mut self, agrees: impl Fn(&Key, &Meta) -> bool) -> Vec<(NodeId, Digest, Arc<Meta>)> {
         let mut agreed = Vec::new();
         for key in std::mem::take(&mut self.changed) {
             let Some(claims) = self.claims.get_mut(&key) else { continue };
