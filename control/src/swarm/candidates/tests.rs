@@ -138,12 +138,12 @@ fn who_came_early_is_not_in_everybodys_set_for_long() {
         // A finder that has sixteen is looked at again only when somebody in its set is named too often.
         for _ in 0..2 {
             let again = servers.surplus(finders, &mut dice);
-            for finder in 0..finders {
-                if sets[finder].len() < MOST || again.contains(&FinderId(finder as u64)) {
-                    let before = sets[finder].clone();
+            for (finder, set) in sets.iter_mut().enumerate() {
+                if set.len() < MOST || again.contains(&FinderId(finder as u64)) {
+                    let before = set.clone();
                     let me = node(finder);
                     let wish = wish(&me, &before, finders);
-                    sets[finder] = choose(&mut servers, finder as u64, &wish, &mut dice);
+                    *set = choose(&mut servers, finder as u64, &wish, &mut dice);
                 }
             }
         }
