@@ -87,10 +87,32 @@ pub(super) struct Servers {
     free: Vec<Slot>,
     by_node: HashMap<NodeId, Slot>,
     /// No source.
-    ordinary: Vec<Slot>,
-    sources: Vec<Slot>,
+    ordinary: Listed,
+    sources: Listed,
     /// Those of the ordinary that hold the blob whole.
-    whole: Vec<Slot>,
+    whole: Listed,
+}
+
+/// Slots to draw from at random. One goes as fast as it comes.
+#[derive(Debug, Default)]
+struct Listed {
+    slots: Vec<Slot>,
+    places: HashMap<Slot, usize>,
+}
+
+impl Listed {
+    fn add(&mut self, slot: Slot) {
+        self.places.insert(slot, self.slots.len());
+        self.slots.push(slot);
+    }
+
+    fn remove(&mut self, slot: Slot) {
+        let Some(place) = self.places.remove(&slot) else { return };
+        self.slots.swap_remove(place);
+        if let Some(moved) = self.slots.get(place) {
+            self.places.insert(*moved, place);
+        }
+    }
 }
 
 /// What one finder is chosen for.
@@ -141,20 +163,18 @@ impl Servers {
 
     fn list(&mut self, slot: Slot, complete: bool, source: bool) {
         if source {
-            self.sources.push(slot);
+            self.sources.add(slot);
             return;
         }
-        self.ordinary.push(slot);
+        self.ordinary.add(slot);
         if complete {
-            self.whole.push(slot);
+            self.whole.add(slot);
         }
     }
 
     fn unlist(&mut self, slot: Slot) {
         for list in [&mut self.ordinary, &mut self.sources, &mut self.whole] {
-            if let Some(at) = list.iter().position(|other| *other == slot) {
-                list.swap_remove(at);
-            }
+            list.remove(slot);
         }
     }
 
@@ -192,7 +212,11 @@ impl Servers {
 
     /// How many finders may be told of one node before it counts as named too often.
     fn bound(&self, source: bool, finders: usize) -> usize {
-        if source { SOURCE_QUOTA } else { (SURPLUS * MOST).max(SURPLUS * MOST * finders / self.ordinary.len().max(1)) }
+        if source {
+            SOURCE_QUOTA
+        } else {
+            (SURPLUS * MOST).max(SURPLUS * MOST * finders / self.ordinary.slots.len().max(1))
+        }
     }
 
     /// Finders whose sets should be chosen anew because somebody in them is named too often. Somewhere in the middle first, so
@@ -214,7 +238,7 @@ impl Servers {
 
     /// Everybody can be told of everybody.
     fn is_small(&self) -> bool {
-        self.ordinary.len() + self.sources.len() <= MOST + 1
+        self.ordinary.slots.len() + self.sources.slots.len() <= MOST + 1
     }
 
     fn at(&self, slot: Slot) -> &Server {
@@ -229,7 +253,7 @@ impl Servers {
         let far = (depth - shared.min(depth)) as u32;
         // Sixteen for all slots, and sixteen for being named as often as the average.
         let busy = if *slots > 0 { uploads.saturating_mul(16) / slots } else { *uploads };
-        let average = (MOST * finders / self.ordinary.len().max(1)).max(MOST);
+        let average = (MOST * finders / self.ordinary.slots.len().max(1)).max(MOST);
         let named = (MOST * server.namers.len() / average) as u32;
         let full = *slots > 0 && uploads >= slots;
         busy.min(1 << 16)
@@ -249,15 +273,15 @@ impl Servers {
         let mut chosen: Vec<Slot> = Vec::with_capacity(MOST);
         let known = || wish.current.iter().filter_map(|p| self.by_node.get(&p.node).copied()).filter(usable);
         if self.is_small() {
-            chosen.extend(self.ordinary.iter().copied().filter(usable));
+            chosen.extend(self.ordinary.slots.iter().copied().filter(usable));
         } else {
             chosen.extend(known().filter(|slot| !self.at(*slot).source && self.keeps(*slot, wish)));
-            self.fill(&mut chosen, &self.ordinary, MOST, wish, &usable, dice);
+            self.fill(&mut chosen, &self.ordinary.slots, MOST, wish, &usable, dice);
             if !chosen.iter().any(|slot| self.at(*slot).complete) {
                 // A set of nodes that all still fetch can starve together: one that has everything belongs in it, as long as
                 // it is not asked by all.
                 let mut one = Vec::new();
-                self.fill(&mut one, &self.whole, 1, wish, &usable, dice);
+                self.fill(&mut one, &self.whole.slots, 1, wish, &usable, dice);
                 let bound = self.bound(false, wish.finders);
                 one.retain(|slot| self.at(*slot).namers.len() < bound && !chosen.contains(slot));
                 chosen.truncate(MOST - one.len());
@@ -265,7 +289,8 @@ impl Servers {
             }
         }
         self.add_sources(&mut chosen, known(), wish, &usable, dice);
-        chosen.sort_by_cached_key(|slot| (self.cost(*slot, wish.location, wish.finders), *slot));
+        // Equals in random order: finders open streams to the first of their sets first, and those must not be the same for all.
+        chosen.sort_by_cached_key(|slot| (self.cost(*slot, wish.location, wish.finders), dice.next()));
         chosen.truncate(MOST);
         let said = |slot: Slot| {
             let server = self.at(slot);
@@ -290,17 +315,17 @@ impl Servers {
     ) {
         let mut sources: Vec<Slot> = Vec::new();
         if chosen.len() < ENOUGH {
-            if self.sources.len() <= MOST {
-                sources.extend(self.sources.iter().copied().filter(usable));
+            if self.sources.slots.len() <= MOST {
+                sources.extend(self.sources.slots.iter().copied().filter(usable));
             } else {
                 sources.extend(known.filter(|slot| self.at(*slot).source));
-                self.fill(&mut sources, &self.sources, MOST - chosen.len(), wish, usable, dice);
+                self.fill(&mut sources, &self.sources.slots, MOST - chosen.len(), wish, usable, dice);
             }
         } else {
             let kept = |slot: &Slot| self.at(*slot).source && self.keeps(*slot, wish);
             sources.extend(known.filter(kept).take(ENOUGH));
             let kept = sources.len();
-            self.fill(&mut sources, &self.sources, ENOUGH, wish, usable, dice);
+            self.fill(&mut sources, &self.sources.slots, ENOUGH, wish, usable, dice);
             let more = sources.split_off(kept);
             sources.extend(more.into_iter().filter(|slot| self.at(*slot).namers.len() < SOURCE_QUOTA));
         }

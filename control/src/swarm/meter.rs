@@ -10,6 +10,10 @@ use super::event::At;
 const WINDOW: At = At::from_secs(2);
 /// A rate of less time than this is none.
 pub(super) const LEAST: At = At::from_millis(500);
+/// Readers are compared over this time at least.
+const COMPARED: At = At::from_millis(750);
+/// Who says nothing for longer than this is silent: that time counts. Shorter ones are words that are on their way.
+const UNHEARD: At = At::from_millis(500);
 /// Words that come closer together than this are one sample.
 const STEP: At = At::from_millis(50);
 /// Rates that are older than this say nothing of the network now.
@@ -40,6 +44,33 @@ impl Meter {
         let ((from, first), (_, last)) = (self.samples.front()?, self.samples.back()?);
         let span = now.checked_sub(*from).filter(|span| *span >= LEAST)?;
         Some(((last - first) as f64 / span.as_secs_f64()) as u64)
+    }
+
+    /// What several measured over one and the same span, bytes a second: words of one come earlier than those of another, and what
+    /// each shows alone over a short time must not be compared. `None`: they have not been read side by side for long enough.
+    pub(super) fn together(meters: &[&Self], now: At) -> Option<Vec<u64>> {
+        let mut from = now.saturating_sub(WINDOW);
+        let mut until = now;
+        for meter in meters {
+            from = from.max(meter.samples.front()?.0);
+            until = until.min(meter.samples.back()?.0);
+        }
+        until = until.max(now.saturating_sub(UNHEARD));
+        let span = until.checked_sub(from).filter(|span| *span >= COMPARED)?;
+        Some(meters.iter().map(|meter| ((meter.at(until) - meter.at(from)) / span.as_secs_f64()) as u64).collect())
+    }
+
+    /// Its bytes at a moment, as if they came evenly between two words.
+    fn at(&self, moment: At) -> f64 {
+        let after = self.samples.partition_point(|(at, _)| *at <= moment);
+        let (Some((from, first)), next) =
+            (after.checked_sub(1).and_then(|at| self.samples.get(at)), self.samples.get(after))
+        else {
+            return self.samples.front().map_or(0.0, |(_, total)| *total as f64);
+        };
+        let Some((until, last)) = next else { return *first as f64 };
+        let part = (moment - *from).as_secs_f64() / (*until - *from).as_secs_f64();
+        (*last - *first) as f64 * part + *first as f64
     }
 
     /// Others read beside it from now on, or no more: what was before says nothing of what comes.
@@ -125,6 +156,29 @@ mod tests {
         meter.pause();
         meter.note(ms(60_000), 9_000_000);
         assert_eq!(meter.rate(ms(60_100)), None, "the pause is no part of it");
+    }
+
+    #[test]
+    fn readers_are_compared_over_one_span_whoever_speaks_first() {
+        let (mut early, mut late) = (Meter::default(), Meter::default());
+        // The one was alone before, and faster.
+        (0..4).for_each(|at| early.note(ms(at * 250), at * 500_000));
+        early.restart();
+        for at in 0..3 {
+            late.note(ms(800 + at * 250), at * 250_000);
+            early.note(ms(1000 + at * 250), 1_750_000 + at * 250_000);
+            let now = ms(1000 + at * 250);
+            assert_eq!(Meter::together(&[&early, &late], now), None, "too short");
+        }
+        late.note(ms(1550), 750_000);
+        late.note(ms(1800), 1_000_000);
+        early.note(ms(1750), 2_500_000);
+        let rates = Meter::together(&[&early, &late], ms(1800)).unwrap();
+        assert!(rates.iter().all(|rate| (950_000..=1_050_000).contains(rate)), "{rates:?}");
+        // A silence counts when it is long.
+        (8..12).for_each(|at| early.note(ms(at * 250), 2_250_000 + (at - 6) * 250_000));
+        let rates = Meter::together(&[&early, &late], ms(2800)).unwrap();
+        assert!(rates[1] * 10 < rates[0] * 8, "{rates:?}");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::event::{
 use super::finder::{Finder, LOST};
 use super::meter::Rates;
 use super::permit::Permit;
+use doubts::Contested;
 
 mod doubts;
 #[cfg(test)]
@@ -28,9 +29,6 @@ mod tests;
 pub const STARTING: At = At::from_secs(2);
 
 pub(super) type Key = (ClusterId, Digest);
-
-/// Holdings that contradict others' words and wait for those to be proven wrong; more are not remembered.
-const MOST_CONTESTED: usize = 256;
 
 /// How much the machine knows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -55,7 +53,7 @@ pub struct State {
     distrust: Distrust,
     rates: Rates,
     /// Who says that it holds a blob otherwise than who is believed now.
-    contested: BTreeMap<Key, BTreeMap<NodeId, Arc<Meta>>>,
+    contested: Contested,
     timers: BTreeMap<At, BTreeSet<Key>>,
     counts: Counts,
 }
@@ -124,6 +122,7 @@ impl State {
     /// Changes one blob, and brings all that follows from it in line.
     fn touch<T>(&mut self, key: &Key, step: &mut Step<'_>, change: impl FnOnce(&mut Blob, &mut Around<'_>) -> T) -> T {
         let said = step.out.len();
+        self.contested.touch(key);
         let blob = self.blobs.entry(key.clone()).or_default();
         let permits = blob.permits.len();
         let mut around = Around {
@@ -245,7 +244,7 @@ impl State {
 
     /// Takes a node out of the blobs of its cluster; what it holds stays noted at the node, and counted.
     fn drop_all(&mut self, id: &NodeId, step: &mut Step<'_>) {
-        self.forget_contested(id, None);
+        self.contested.forget(id, None);
         let Some(node) = self.nodes.get_mut(id) else { return };
         let Some(cluster) = node.cluster.take() else { return };
         for digest in node.held.keys().copied().collect::<Vec<_>>() {
@@ -285,8 +284,8 @@ impl State {
                     let meta = known.unwrap_or(&meta).clone();
                     blob.add_whole(id, &meta, around).then_some(meta)
                 });
-                if taken.is_none() && (self.contested.len() < MOST_CONTESTED || self.contested.contains_key(&key)) {
-                    self.contested.entry(key).or_default().insert(id.clone(), meta);
+                if taken.is_none() {
+                    self.contested.insert(key, id.clone(), meta);
                 }
                 taken
             }
@@ -298,7 +297,7 @@ impl State {
     }
 
     fn release(&mut self, id: &NodeId, digest: Digest, step: &mut Step<'_>) {
-        self.forget_contested(id, Some(digest));
+        self.contested.forget(id, Some(digest));
         let Some(node) = self.nodes.get_mut(id) else { return };
         if node.held.remove(&digest).is_none() {
             return;
@@ -311,7 +310,7 @@ impl State {
 
     fn announced(&mut self, id: &NodeId, what: Announced, step: &mut Step<'_>) {
         if what.reset {
-            self.forget_contested(id, None);
+            self.contested.forget(id, None);
         }
         let Some(node) = self.nodes.get_mut(id) else { return };
         if what.reset {

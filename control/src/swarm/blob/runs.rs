@@ -4,7 +4,7 @@
 //! What always holds: no block is covered by two permits; runs are handed out from the lowest unread block on, because that is
 //! what readers wait for; what a reader took along when it went is read again, and counted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use shoal_proto::{BlockIndex, Layout, NodeId};
@@ -12,6 +12,7 @@ use shoal_proto::{BlockIndex, Layout, NodeId};
 use super::super::around::Around;
 use super::super::event::{At, Cause, FinderId, Notice, Say};
 use super::super::finder::Finder;
+use super::super::meter::Meter;
 use super::super::permit::{Permit, SILENT, WHOLE};
 use super::Blob;
 
@@ -52,6 +53,8 @@ pub(super) struct Pace {
     settled: bool,
     next_move: At,
     moves: u32,
+    /// Who was slow when speeds were looked at last, and since when.
+    suspect: Option<(FinderId, At)>,
     /// When speeds are looked at next.
     pub(super) look: At,
 }
@@ -68,7 +71,7 @@ struct Trial {
 struct Reader {
     id: FinderId,
     node: NodeId,
-    /// Bytes a second; `None`: too early to tell.
+    /// Bytes a second, of all readers over the same span; `None`: too early to tell.
     rate: Option<u64>,
     /// Where the first of its runs starts.
     first: BlockIndex,
@@ -198,18 +201,23 @@ impl Blob {
 
     fn readers(&self, around: &Around<'_>) -> Vec<Reader> {
         let ids: BTreeSet<FinderId> = self.permits.iter().filter_map(|permit| permit.finder).collect();
+        let mine = |id: FinderId| self.permits.iter().filter(move |permit| permit.finder == Some(id));
+        let settled = |id: FinderId| {
+            let since = mine(id).filter_map(|permit| permit.answered).min();
+            since.is_some_and(|since| since + SETTLED <= around.now)
+        };
+        let known = ids.iter().filter_map(|id| Some((*id, &self.finders.get(id)?.meter)));
+        let (measured, meters): (Vec<FinderId>, Vec<&Meter>) = known.filter(|(id, _)| settled(*id)).unzip();
+        let rates = Meter::together(&meters, around.now).unwrap_or_default();
+        let rates: BTreeMap<FinderId, u64> = measured.into_iter().zip(rates).collect();
         let reader = |id: FinderId| {
-            let finder = self.finders.get(&id)?;
-            let mine = || self.permits.iter().filter(|permit| permit.finder == Some(id));
-            let since = mine().filter_map(|permit| permit.answered).min();
-            let settled = since.is_some_and(|since| since + SETTLED <= around.now);
             Some(Reader {
                 id,
-                node: finder.node.clone(),
-                rate: finder.meter.rate(around.now).filter(|_| settled),
-                first: mine().map(|permit| permit.run.start).min()?,
-                permits: mine().count(),
-                closing: mine().all(|permit| permit.closing),
+                node: self.finders.get(&id)?.node.clone(),
+                rate: rates.get(&id).copied(),
+                first: mine(id).map(|permit| permit.run.start).min()?,
+                permits: mine(id).count(),
+                closing: mine(id).all(|permit| permit.closing),
             })
         };
         ids.into_iter().filter_map(reader).collect()
@@ -298,7 +306,12 @@ impl Blob {
         }
         self.pace.look = around.now + LOOK;
         let readers = self.readers(around);
-        if let Some(slow) = self.slow(&readers, around) {
+        let slow = self.slow(&readers, around);
+        let before = self.pace.suspect.filter(|(id, _)| slow == Some(*id));
+        self.pace.suspect = before.or(slow.map(|id| (id, around.now)));
+        // One look alone may have caught it at a bad moment.
+        if let Some((slow, _)) = before.filter(|(_, since)| *since + LOOK <= around.now) {
+            self.pace.suspect = None;
             self.pace.next_move = around.now + BETWEEN_MOVES * (1 << self.pace.moves.min(6));
             self.pace.moves += 1;
             self.pace.more = self.pace.more.min(readers.len().saturating_sub(2));
@@ -321,7 +334,10 @@ impl Blob {
             .filter(|(reader, rate)| {
                 let here = readers.iter().filter(|other| other.id != reader.id).filter_map(|other| other.rate).max();
                 let registry = &self.finders[&reader.id].registry;
-                let known = around.rates.best_other(around.cluster, registry, &reader.node, around.now);
+                // What others measured earlier, each alone, says nothing of one that shares the way with others now.
+                let alone = readers.len() == 1;
+                let known =
+                    around.rates.best_other(around.cluster, registry, &reader.node, around.now).filter(|_| alone);
                 let quarter = here.max(known).is_some_and(|best| rate * 4 < best);
                 quarter || (reader.first == lowest && here.is_some_and(|best| rate * 5 < best * 2))
             })

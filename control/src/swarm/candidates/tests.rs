@@ -89,6 +89,22 @@ fn spreads_finders_over_the_holders() {
 }
 
 #[test]
+fn equals_come_first_in_the_sets_of_different_finders() {
+    let mut servers = Servers::default();
+    for number in 0..16 {
+        servers.put(&node(number), facts(0, &nowhere()), true, false);
+    }
+    let mut dice = Dice::new(11);
+    let mut first: HashMap<NodeId, usize> = HashMap::new();
+    for finder in 0..320 {
+        let set = choose(&mut servers, finder, &wish(&node(1000 + finder as usize), &[], 320), &mut dice);
+        *first.entry(set[0].node.clone()).or_default() += 1;
+    }
+    assert_eq!(first.len(), 16);
+    assert!(first.values().all(|count| *count <= 40), "20 on average: {first:?}");
+}
+
+#[test]
 fn a_source_is_named_to_all_while_others_are_few_and_to_a_few_later() {
     let mut servers = Servers::default();
     servers.put(&node(0), facts(0, &nowhere()), false, true);
@@ -122,12 +138,12 @@ fn who_came_early_is_not_in_everybodys_set_for_long() {
         // A finder that has sixteen is looked at again only when somebody in its set is named too often.
         for _ in 0..2 {
             let again = servers.surplus(finders, &mut dice);
-            for finder in 0..finders {
-                if sets[finder].len() < MOST || again.contains(&FinderId(finder as u64)) {
-                    let before = sets[finder].clone();
+            for (finder, set) in sets.iter_mut().enumerate() {
+                if set.len() < MOST || again.contains(&FinderId(finder as u64)) {
+                    let before = set.clone();
                     let me = node(finder);
                     let wish = wish(&me, &before, finders);
-                    sets[finder] = choose(&mut servers, finder as u64, &wish, &mut dice);
+                    *set = choose(&mut servers, finder as u64, &wish, &mut dice);
                 }
             }
         }

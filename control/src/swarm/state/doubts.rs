@@ -1,5 +1,6 @@
 //! Words that contradict others, and what follows when one turned out to be false.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use shoal_proto::{Digest, NodeId};
@@ -7,33 +8,87 @@ use shoal_proto::{Digest, NodeId};
 use super::super::event::{Cause, FinderId, Meta, Notice, Say, Stop};
 use super::{Key, State, Step};
 
-impl State {
-    /// Takes those as holders whose word nothing contradicts any more.
-    pub(super) fn reconsider(&mut self, step: &mut Step<'_>) {
-        if self.contested.is_empty() {
+/// Blobs of which holdings that contradict others' words are remembered.
+const MOST_BLOBS: usize = 256;
+/// Different things that are remembered as said of one blob.
+const MOST_CLAIMS: usize = 8;
+
+/// What holders say of one blob, and who says so.
+type Claims = BTreeMap<(u64, [u8; 32]), BTreeMap<NodeId, Arc<Meta>>>;
+
+/// Holdings that contradict others' words and wait for those to be proven wrong; more are not remembered. What many say alike is
+/// looked at once, and only when the blob has changed.
+#[derive(Debug, Default)]
+pub(super) struct Contested {
+    claims: BTreeMap<Key, Claims>,
+    changed: BTreeSet<Key>,
+}
+
+impl Contested {
+    pub(super) fn insert(&mut self, key: Key, node: NodeId, meta: Arc<Meta>) {
+        if self.claims.len() >= MOST_BLOBS && !self.claims.contains_key(&key) {
             return;
         }
-        let agreed: Vec<(NodeId, Digest, Arc<Meta>)> = self
-            .contested
-            .iter()
-            .flat_map(|(key, nodes)| nodes.iter().map(move |(node, meta)| (key, node, meta)))
-            .filter(|(key, _, meta)| self.blobs.get(*key).is_none_or(|blob| blob.agrees(meta)))
-            .map(|(key, node, meta)| (node.clone(), key.1, meta.clone()))
-            .collect();
-        for (node, digest, meta) in agreed {
-            self.forget_contested(&node, Some(digest));
-            self.hold(&node, digest, meta, step);
+        let claims = self.claims.entry(key).or_default();
+        let claim = (meta.size, meta.root);
+        // A node's last word counts.
+        claims.retain(|_, nodes| {
+            nodes.remove(&node);
+            !nodes.is_empty()
+        });
+        if claims.len() < MOST_CLAIMS || claims.contains_key(&claim) {
+            claims.entry(claim).or_default().insert(node, meta);
+        }
+    }
+
+    /// A blob has changed: what contradicts it may not do so any more.
+    pub(super) fn touch(&mut self, key: &Key) {
+        if self.claims.contains_key(key) {
+            self.changed.insert(key.clone());
         }
     }
 
     /// Forgets what a node says otherwise of a blob, or of all.
-    pub(super) fn forget_contested(&mut self, node: &NodeId, digest: Option<Digest>) {
-        self.contested.retain(|key, nodes| {
+    pub(super) fn forget(&mut self, node: &NodeId, digest: Option<Digest>) {
+        self.claims.retain(|key, claims| {
             if digest.is_none_or(|digest| digest == key.1) {
-                nodes.remove(node);
+                claims.retain(|_, nodes| {
+                    nodes.remove(node);
+                    !nodes.is_empty()
+                });
             }
-            !nodes.is_empty()
+            !claims.is_empty()
         });
+    }
+
+    /// Those whose word nothing contradicts any more, of the blobs that have changed.
+    pub(super) fn take_agreed(&mut self, agrees: impl Fn(&Key, &Meta) -> bool) -> Vec<(NodeId, Digest, Arc<Meta>)> {
+        let mut agreed = Vec::new();
+        for key in std::mem::take(&mut self.changed) {
+            let Some(claims) = self.claims.get_mut(&key) else { continue };
+            claims.retain(|_, nodes| {
+                let holds = nodes.values().next().is_some_and(|meta| agrees(&key, meta));
+                if holds {
+                    agreed.extend(std::mem::take(nodes).into_iter().map(|(node, meta)| (node, key.1, meta)));
+                }
+                !holds
+            });
+            if claims.is_empty() {
+                self.claims.remove(&key);
+            }
+        }
+        agreed
+    }
+}
+
+impl State {
+    /// Takes those as holders whose word nothing contradicts any more.
+    pub(super) fn reconsider(&mut self, step: &mut Step<'_>) {
+        let blobs = &self.blobs;
+        let agrees = |key: &Key, meta: &Meta| blobs.get(key).is_none_or(|blob| blob.agrees(meta));
+        for (node, digest, meta) in self.contested.take_agreed(agrees) {
+            self.hold(&node, digest, meta, step);
+        }
     }
 
     /// A whole blob did not match its digest: the author's word is forgotten, and that of all who said the same.

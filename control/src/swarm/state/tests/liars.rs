@@ -122,3 +122,26 @@ fn who_was_refused_is_believed_when_those_who_said_otherwise_turned_out_to_lie()
             .any(|say| matches!(say, Say::Sealed { author, meta } if author.as_str() == "a" && meta.root == [1; 32]))
     );
 }
+
+#[test]
+fn of_what_contradicts_so_much_is_remembered_and_of_each_node_its_last_word() {
+    let mut contested = Contested::default();
+    let key = (cluster("east"), digest(1));
+    for root in 0..40 {
+        contested.insert(key.clone(), node(&format!("n{root}")), Arc::new(meta(root)));
+    }
+    contested.insert(key.clone(), node("n1"), Arc::new(meta(0)));
+    let agreed = |contested: &mut Contested, root: u8| -> Vec<NodeId> {
+        contested.take_agreed(|_, meta| meta.root == [root; 32]).into_iter().map(|(node, ..)| node).collect()
+    };
+    assert!(agreed(&mut contested, 0).is_empty(), "the blob has not changed");
+    contested.touch(&key);
+    assert!(agreed(&mut contested, 1).is_empty(), "it says otherwise now");
+    contested.touch(&key);
+    assert_eq!(agreed(&mut contested, 0), [node("n0"), node("n1")]);
+    contested.touch(&key);
+    assert!(agreed(&mut contested, 39).is_empty(), "too many things were said");
+    contested.forget(&node("n7"), None);
+    contested.touch(&key);
+    assert!(agreed(&mut contested, 7).is_empty());
+}

@@ -178,6 +178,8 @@ fn i6_a_large_blob_is_read_in_runs_and_every_block_once() {
         assert!((0..BLOCKS).all(|block| race.reads_of(block) == 1));
         // 20.5 s at full speed.
         assert!(steps <= 86, "{steps} quarters of a second");
+        let one = race.readers.iter().map(|reader| reader.read.len()).max().unwrap();
+        assert!(one > BLOCKS as usize * 8 / 10, "with equal links one reads nearly all: {one}");
         assert!(race.moved(Cause::Slow).is_empty());
     }
 }
@@ -194,7 +196,7 @@ fn i6_more_nodes_read_when_that_is_faster() {
 }
 
 #[test]
-fn i6c_a_slow_first_reader_is_found_out_within_two_seconds_and_replaced_once() {
+fn i6c_a_slow_first_reader_is_found_out_within_three_seconds_and_replaced_once() {
     for slow in [&[0][..], &[0, 1], &[1, 5]] {
         let mut links = [100.0; 8];
         slow.iter().for_each(|at| links[*at] = 25.0);
@@ -204,7 +206,9 @@ fn i6c_a_slow_first_reader_is_found_out_within_two_seconds_and_replaced_once() {
         assert!(steps <= 100, "{slow:?}: {steps} quarters of a second, 82 at full speed");
         let early = race.readers[0].read.len();
         if slow.contains(&0) {
-            assert!(early <= 200, "{slow:?}: the slow first reader read {early} blocks");
+            // 25 a second: three seconds, and another round when the first that is tried beside it is slow as well.
+            let most = if slow.contains(&1) { 130 } else { 75 };
+            assert!(early <= most, "{slow:?}: the slow first reader read {early} blocks");
         }
         assert!(race.moved(Cause::Slow).len() <= slow.len(), "{:?}", race.moved(Cause::Slow));
     }
