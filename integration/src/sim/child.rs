@@ -177,9 +177,9 @@ impl World {
             return;
         }
         if from == origin {
-            return self.from_origin(flow, block);
+            return self.origin_gave(flow, block);
         }
-        let lie = self.nodes[from as usize].liar && mix(u64::from(block) << 32 | u64::from(to)) % LIES == 0;
+        let lie = self.nodes[from as usize].liar && mix(u64::from(block) << 32 | u64::from(to)).is_multiple_of(LIES);
         let Some(found) = self.flows.get_mut(flow) else { return };
         let Some(flight) = self.nodes[to as usize].flight.as_deref_mut() else { return };
         debug_assert_eq!(flight.board.awaited(seat), Some(block), "blocks come in the order of the wants");

@@ -47,7 +47,7 @@ impl World {
             let told = heard.unwrap_or(WRITE_TIMEOUT);
             self.drop_parents(at, flight.parents.into_iter().chain(flight.reads.into_values()).collect(), told);
             if let (Some(finder), true) = (flight.finder, process) {
-                self.to_control(Said::Ended { finder, clean: false });
+                self.tell_control(Said::Ended { finder, clean: false });
             }
         }
         let node = &mut self.nodes[at as usize];

@@ -99,7 +99,7 @@ impl World {
             flight.told = 0;
         }
         let node = self.nodes[at as usize].id.clone();
-        self.to_control(Said::Find { finder, node, ask });
+        self.tell_control(Said::Find { finder, node, ask });
         if permit.id != 0 {
             self.retell(at, permit.id);
         }
@@ -128,7 +128,7 @@ impl World {
     /// Says a word on the flight's stream to control.
     pub(super) fn tell(&mut self, at: NodeIx, tell: Tell) {
         if let Some(finder) = self.flight(at).and_then(|flight| flight.finder) {
-            self.to_control(Said::Told { finder, tell });
+            self.tell_control(Said::Told { finder, tell });
         }
     }
 
@@ -336,7 +336,7 @@ impl World {
     }
 
     /// A block of the origin: this node says what it is.
-    pub(super) fn from_origin(&mut self, flow: FlowRef, block: BlockIndex) {
+    pub(super) fn origin_gave(&mut self, flow: FlowRef, block: BlockIndex) {
         let Some(found) = self.flows.get(flow) else { return };
         let (at, permit, over) = (found.to, found.permit, found.wants.is_empty() && found.flying == 0);
         let len = self.layout.block_len(block) as u64;
@@ -414,7 +414,7 @@ impl World {
             self.left -= 1;
         }
         if let Some(finder) = node.flight.take().and_then(|flight| flight.finder) {
-            self.to_control(Said::Ended { finder, clean: true });
+            self.tell_control(Said::Ended { finder, clean: true });
         }
     }
 
@@ -423,9 +423,9 @@ impl World {
         let node = &mut self.nodes[at as usize];
         node.ticks += 1;
         let (life, blocks, registered) = (node.life, node.have.len(), node.registered);
-        if node.ticks % HEARTBEAT == 0 && registered && self.hub.up {
+        if node.ticks.is_multiple_of(HEARTBEAT) && registered && self.hub.up {
             let load = Said::Load { node: node.id.clone(), uploads: node.uploads, slots: self.peer.upload_slots };
-            self.to_control(load);
+            self.tell_control(load);
         }
         let held = self.nodes[at as usize].stage == Stage::Held;
         self.queue.after(if held { TICK * Time::from(HEARTBEAT) } else { TICK }, Event::Tick(at, life));

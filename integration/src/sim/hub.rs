@@ -100,7 +100,7 @@ impl Hub {
 
 impl World {
     /// A word goes to control.
-    pub(super) fn to_control(&mut self, said: Said) {
+    pub(super) fn tell_control(&mut self, said: Said) {
         self.queue.after(self.delay, Event::ToControl(Box::new(said)));
     }
 

@@ -140,13 +140,6 @@ impl Model {
                 others.swap(i, j);
             }
             others.truncate(world.neighbours);
-            // As control sees to it: whoever can be named leads to the source in the end.
-            if at > 0
-                && others.iter().all(|other| *other > at)
-                && let Some(last) = others.last_mut()
-            {
-                *last = random.random_range(0..at);
-            }
             nodes[at].named = others.iter().map(|other| named(*other)).collect();
         }
         let mut this = Self {
@@ -202,10 +195,8 @@ impl Model {
                 todo.extend((0..self.nodes.len()).filter(|at| self.nodes[*at].named.iter().any(|p| p.node == *it)));
             }
         }
-        for at in 1..self.nodes.len() {
-            if !reached[at] {
-                self.nodes[at].named.push(named(0));
-            }
+        for (node, _) in self.nodes.iter_mut().zip(reached).filter(|(_, reached)| !reached) {
+            node.named.push(named(0));
         }
     }
 
@@ -478,6 +469,8 @@ impl Model {
         }
         let place = self.nodes[parent].show.join(self.now);
         self.links[link].place = Some(place);
+        // From now on the child counts for how long it has nothing for it.
+        self.after(self.world.delay, Event::Review(child));
         self.nodes[parent].children.push_back(link);
         self.nodes[child].board.join(self.links[link].seat);
         self.show(link);

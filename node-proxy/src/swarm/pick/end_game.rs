@@ -9,7 +9,7 @@ impl Board {
     /// When all that is missing is asked: a share of what is to come last of all, for a parent with nothing to do. Each block is
     /// asked at two at most, and a parent gets one such run at a time, so what comes twice is bounded by what is outstanding.
     pub(super) fn end_game(&self, seat: Seat, side: &Side) -> Option<Run> {
-        if !side.asked.is_empty() || self.asked.len() == 0 || self.lacks_more_than_asked() {
+        if !side.asked.is_empty() || self.asked.is_empty() || self.lacks_more_than_asked() {
             return None;
         }
         let mut others: Vec<(f64, &Side)> = self
