@@ -2,13 +2,14 @@
 //! process copies nothing.
 //!
 //! hyper knows bodies in memory only. So a part of a file goes through it as a *stand-in*: as many bytes of one region of
-//! zeros, which nobody reads or writes. The body puts the part at the end of its connection's [`Parts`] and gives hyper the
+//! memory, which says nothing. The body puts the part at the end of its connection's [`Parts`] and gives hyper the
 //! stand-in; [`Wire`] knows the region by its address, and where hyper hands it bytes of the region, sends as many of the
 //! first part instead.
 //!
 //! What always holds: a connection has one response at a time and hyper keeps the order of bytes, so stand-ins come in the
 //! order of the parts. It queues slices as they are, because [`Wire`] takes many at once; it would copy them for a connection
-//! that does not. A stand-in without a part is an error: zeros are never sent.
+//! that does not. The region begins with a mark that no other bytes can have, and a mark outside of the region, which would
+//! be such a copy, ends the connection. A stand-in without a part does too: what stands in is never sent.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -43,9 +44,14 @@ struct Waiting {
 #[derive(Debug, Clone)]
 pub(super) struct Region(Bytes);
 
+/// Random, so that nobody can make bytes that hold it.
+const MARK: usize = 32;
+
 impl Default for Region {
     fn default() -> Self {
-        Self(vec![0; MOST_AT_ONCE as usize].into())
+        let mut bytes = vec![0; MOST_AT_ONCE as usize];
+        bytes[..MARK].copy_from_slice(&rand::random::<[u8; MARK]>());
+        Self(bytes.into())
     }
 }
 
@@ -62,6 +68,15 @@ impl Parts {
 
     fn is_stand_in(&self, bytes: &[u8]) -> bool {
         self.region.0.as_ptr_range().contains(&bytes.as_ptr())
+    }
+
+    /// Whether bytes that are to go out as they are may go: none of them was copied from what stands in.
+    fn allow(&self, plain: &[u8]) -> io::Result<()> {
+        let mark = &self.region.0[..MARK];
+        if !self.waiting.lock().is_empty() && plain.windows(MARK).any(|bytes| bytes == mark) {
+            return Err(io::Error::other("what stands in for a part of a file was copied"));
+        }
+        Ok(())
     }
 
     /// Sends up to `most` bytes of the first part, as many as the socket takes.
@@ -121,6 +136,7 @@ impl AsyncWrite for Wire {
         if !buf.is_empty() && self.parts.is_stand_in(buf) {
             return self.poll_send(cx, buf.len());
         }
+        self.parts.allow(buf)?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -133,7 +149,10 @@ impl AsyncWrite for Wire {
         let plain = bufs.iter().take_while(|buf| buf.is_empty() || !self.parts.is_stand_in(buf)).count();
         match bufs.first() {
             Some(first) if plain == 0 => self.poll_send(cx, first.len()),
-            _ => Pin::new(&mut self.stream).poll_write_vectored(cx, &bufs[..plain]),
+            _ => {
+                bufs[..plain].iter().try_for_each(|buf| self.parts.allow(buf))?;
+                Pin::new(&mut self.stream).poll_write_vectored(cx, &bufs[..plain])
+            }
         }
     }
 
@@ -202,7 +221,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn zeros_are_never_sent() {
+    async fn a_copy_of_what_stands_in_ends_the_connection() {
+        let (near, mut far) = pair().await;
+        let parts = Parts::new(&Region::default());
+        let mut wire = Wire::new(near, parts.clone());
+        let stand_in = parts.stand_in(file(&pattern(4096)), 0, 4096);
+        let copied = [b"head", &stand_in[..]].concat();
+        assert!(wire.write_all(&copied).await.is_err());
+        assert!(wire.write_vectored(&[IoSlice::new(b"head"), IoSlice::new(&copied)]).await.is_err());
+        drop(wire);
+        let mut all = Vec::new();
+        far.read_to_end(&mut all).await.unwrap();
+        assert!(all.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_stands_in_without_a_part_is_never_sent() {
         let (near, mut far) = pair().await;
         let parts = Parts::new(&Region::default());
         let mut wire = Wire::new(near, parts.clone());
