@@ -35,7 +35,7 @@ impl CrowdArgs {
     /// Runs it and prints the table.
     ///
     /// # Errors
-    /// As [`bench`], when a run failed, or when the file can't be written.
+    /// As [`bench()`], when a run failed, or when the file can't be written.
     pub async fn run(self) -> Result<()> {
         let plan = CrowdPlan {
             mebibytes: self.mib,
