@@ -19,7 +19,6 @@ mod actor;
 pub mod cli;
 mod client;
 mod judge;
-mod now;
 pub mod plan;
 mod pullers;
 pub mod tally;
@@ -27,7 +26,6 @@ pub mod tally;
 use actor::{Actor, liar_name, node_name};
 use client::{PlainClient, Pushed};
 use judge::AtTheEnd;
-use now::Now;
 use plan::{Episode, Extent, episodes};
 use pullers::{Pullers, With};
 use tally::{Shared, Tally};
@@ -167,8 +165,8 @@ async fn play(seed: u64, time: Duration, plan: &[Episode]) -> Result<(Found, Vec
     for number in 0..WITH_CONTAINERD {
         world.node(&node_name(number))?.containerd.reconfigure(COLLECT_AT_ONCE).await?;
     }
-    let (tally, now) = (Shared::default(), Now::default());
-    let clients = (0..usize::from(NODES)).map(|node| client(&world, node, &tally, &now)).collect::<Result<Vec<_>>>()?;
+    let tally = Shared::default();
+    let clients = (0..usize::from(NODES)).map(|node| client(&world, node, &tally)).collect::<Result<Vec<_>>>()?;
     let mut all: Vec<With> = Vec::new();
     for (number, client) in clients.iter().enumerate() {
         all.extend((0..PLAIN_EACH).map(|_| With::Plain(Box::new(client.clone()))));
@@ -178,7 +176,7 @@ async fn play(seed: u64, time: Duration, plan: &[Episode]) -> Result<(Found, Vec
         }
     }
     let pullers = Pullers::start(seed, images.clone(), all, &tally);
-    let mut actor = Actor::new(&mut world, &images, now);
+    let mut actor = Actor::new(&mut world, &images);
     let played = actor.play(plan).await;
     let (begun, missed) = (actor.begun, std::mem::take(&mut actor.missed));
     drop(actor);
@@ -204,16 +202,10 @@ async fn play(seed: u64, time: Duration, plan: &[Episode]) -> Result<(Found, Vec
     Ok((Found { seed, seconds, planned: plan.len(), begun, missed, tally, end }, wrong))
 }
 
-fn client(world: &World, node: usize, tally: &Shared, now: &Now) -> Result<PlainClient> {
+fn client(world: &World, node: usize, tally: &Shared) -> Result<PlainClient> {
     let ns = world.net.namespace(&node_name(node))?;
     let registry = world.net.namespace("registry")?.address;
-    Ok(PlainClient::new(
-        &ns,
-        registry,
-        world.registry.tls()?,
-        world.registry.signer().clone(),
-        (tally.clone(), now.clone()),
-    ))
+    Ok(PlainClient::new(&ns, registry, world.registry.tls()?, world.registry.signer().clone(), tally.clone()))
 }
 
 /// Fails for a time in which nothing would happen.

@@ -27,6 +27,7 @@ use crate::origin::{Origin, Registry};
 
 mod answer;
 mod body;
+mod checked;
 mod cuts;
 #[doc(hidden)]
 pub mod fuzz;
@@ -152,9 +153,13 @@ impl Mirror {
                 serving.await
             }
         };
-        // A body that ended early, a client that went away: each was logged or counted where it happened.
-        if let Err(error) = ended {
-            tracing::debug!(%error, "mirror connection ended");
+        match ended {
+            Err(error) if wire::is_mixed_up(&error) => {
+                tracing::error!(%error, "mirror connection ended by a defect of ours")
+            }
+            // A body that ended early, a client that went away: each was logged or counted where it happened.
+            Err(error) => tracing::debug!(%error, "mirror connection ended"),
+            Ok(()) => {}
         }
         drop(guard);
     }

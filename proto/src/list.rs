@@ -1,4 +1,4 @@
-use crate::{BlockIndex, Layout};
+use crate::{BlockIndex, BlockSet, Layout};
 
 /// The BLAKE3 hash of one block, or the root of a piece list.
 pub type Hash = [u8; 32];
@@ -13,7 +13,7 @@ const ROOT_CONTEXT: &str = "shoal 2026-11 piece list root v1";
 pub struct PieceList {
     layout: Layout,
     hashes: Vec<Option<Hash>>,
-    known: u32,
+    known: BlockSet,
 }
 
 /// A part that does not fit a list: past the end, not whole hashes, or another hash than before for the same block.
@@ -24,7 +24,7 @@ pub struct Conflict(pub BlockIndex);
 impl PieceList {
     /// A list of which nothing is known.
     pub fn new(layout: Layout) -> Self {
-        Self { layout, hashes: vec![None; layout.blocks() as usize], known: 0 }
+        Self { layout, hashes: vec![None; layout.blocks() as usize], known: BlockSet::empty(layout) }
     }
 
     /// How the blob is cut.
@@ -34,12 +34,17 @@ impl PieceList {
 
     /// How many hashes are known.
     pub const fn known(&self) -> u32 {
-        self.known
+        self.known.len()
+    }
+
+    /// The blocks whose hashes are known.
+    pub const fn known_blocks(&self) -> &BlockSet {
+        &self.known
     }
 
     /// Whether every hash is known.
     pub const fn is_complete(&self) -> bool {
-        self.known == self.layout.blocks()
+        self.known.is_full()
     }
 
     /// The hash of a block, when known.
@@ -58,7 +63,7 @@ impl PieceList {
             Some(_) => Ok(()),
             None => {
                 *slot = Some(hash);
-                self.known += 1;
+                self.known.insert(block);
                 Ok(())
             }
         }
@@ -118,7 +123,7 @@ impl PieceList {
 
 impl std::fmt::Debug for PieceList {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "PieceList({} of {} blocks)", self.known, self.layout.blocks())
+        write!(f, "PieceList({} of {} blocks)", self.known(), self.layout.blocks())
     }
 }
 

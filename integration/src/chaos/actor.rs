@@ -10,7 +10,6 @@ use nix::sys::signal::Signal;
 
 use super::{
     client::Pushed,
-    now::Now,
     plan::{Episode, Fault},
 };
 use crate::{
@@ -41,7 +40,6 @@ enum Held {
 pub(super) struct Actor<'a> {
     world: &'a mut World,
     images: &'a [Pushed],
-    now: Now,
     held: BTreeMap<usize, Held>,
     /// Faults that began.
     pub(super) begun: usize,
@@ -59,8 +57,8 @@ pub(super) fn liar_name(number: usize) -> String {
 }
 
 impl<'a> Actor<'a> {
-    pub(super) fn new(world: &'a mut World, images: &'a [Pushed], now: Now) -> Self {
-        Self { world, images, now, held: BTreeMap::new(), begun: 0, missed: Vec::new() }
+    pub(super) fn new(world: &'a mut World, images: &'a [Pushed]) -> Self {
+        Self { world, images, held: BTreeMap::new(), begun: 0, missed: Vec::new() }
     }
 
     /// Plays all episodes, from now on.
@@ -96,7 +94,6 @@ impl<'a> Actor<'a> {
             Fault::Stopped(node) => drop(self.world.node(&node_name(*node))?.shoal()?.signal(Signal::SIGTERM)),
             Fault::Frozen(node) => self.world.node(&node_name(*node))?.shoal()?.signal(Signal::SIGSTOP)?,
             Fault::SmallDisk { node, filled } => {
-                self.now.small_disk(&node_name(*node), true);
                 let shoal = self.world.node(&node_name(*node))?.shoal()?;
                 shoal.kill();
                 shoal.move_to(|at| Disk::in_memory(at, SMALL_DISK)).await?;
@@ -114,7 +111,6 @@ impl<'a> Actor<'a> {
             Fault::ControlStopped => drop(self.world.control()?.signal(Signal::SIGTERM)),
             Fault::ControlFrozen => self.world.control()?.signal(Signal::SIGSTOP)?,
             Fault::Answers(fault, who) => {
-                self.now.registry_lies(*fault == Breaking::WrongByte);
                 self.world.registry.proxy()?.inject(Injection { fault: *fault, who: *who, what: What::Requests });
             }
             Fault::RegistryGone => self.world.registry.go_away().await,
@@ -144,11 +140,7 @@ impl<'a> Actor<'a> {
                 shoal.revive().await
             }
             Fault::Killed(node) | Fault::Frozen(node) => self.world.node(&node_name(*node))?.shoal()?.revive().await,
-            Fault::SmallDisk { node, .. } => {
-                let revived = self.world.node(&node_name(*node))?.shoal()?.revive().await;
-                self.now.small_disk(&node_name(*node), false);
-                revived
-            }
+            Fault::SmallDisk { node, .. } => self.world.node(&node_name(*node))?.shoal()?.revive().await,
             Fault::Slowed(node, _) => {
                 let rate = self.world.plan().node_rate.context("links of nodes have no rate")?;
                 self.world.net.reshape(&node_name(*node), rate)
@@ -161,7 +153,6 @@ impl<'a> Actor<'a> {
             }
             Fault::Answers(..) => {
                 self.world.registry.proxy()?.clear();
-                self.now.registry_lies(false);
                 Ok(())
             }
             Fault::RegistryGone => self.world.registry.revive().await,

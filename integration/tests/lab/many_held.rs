@@ -20,7 +20,7 @@ use crate::alone;
 const BLOBS: u64 = 100_000;
 
 #[test]
-fn a_hundred_thousand_held_blobs_are_ready_in_under_a_second_and_known_to_control() {
+fn a_hundred_thousand_held_blobs_are_ready_from_the_index_and_known_to_control() {
     alone(async {
         let mut world = World::start(WorldPlan { origin_rate: None, ..WorldPlan::two_clusters().only(1) }).await?;
         world.start_nodes().await?;
@@ -63,12 +63,15 @@ fn a_hundred_thousand_held_blobs_are_ready_in_under_a_second_and_known_to_contro
             );
             ready.push((read, processor));
         }
-        let [(all, _), warm @ ..] = ready.as_slice() else { unreachable!("three starts") };
+        let [(all, cold), warm @ ..] = ready.as_slice() else { unreachable!("three starts") };
         ensure!(*all == BLOBS, "without an index {all} sidecars were read");
         for (read, processor) in warm {
             ensure!(*read == 0, "{read} sidecars were read although the index knows them");
-            // Not the clock on the wall, which others use too: a machine with nothing else to do takes no longer.
-            ensure!(*processor < Duration::from_secs(1), "{processor:?} of processors until it was ready");
+            // How long a second is differs by machine: what the same machine takes without an index is the measure.
+            ensure!(
+                *processor < cold.mul_f64(0.75),
+                "{processor:?} of processors until ready, {cold:?} without an index"
+            );
         }
         Ok(())
     });

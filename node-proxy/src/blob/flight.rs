@@ -13,11 +13,9 @@ use super::{ReadError, Sources, Want, store_failed};
 use crate::store::{Held, Notes, Partial};
 use crate::swarm::{Ground, Halt, Survey};
 
-/// Where one block came from.
+/// Where a block came from in this flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum From {
-    /// An earlier flight left it on disk.
-    Disk,
     Peer,
     Origin,
 }
@@ -30,18 +28,41 @@ pub(super) struct Body {
     pub(super) author: NodeId,
     pub(super) have: BlockSet,
     pub(super) partial: Arc<dyn Partial>,
-    from: Vec<From>,
+    /// What this node read from the origin in this flight.
+    first_hand: BlockSet,
+    from_peers: BlockSet,
 }
 
 impl Body {
     /// Blocks that this node read from the origin in this flight.
-    pub(super) fn first_hand(&self) -> BlockSet {
-        let mut own = BlockSet::empty(self.layout);
-        let read = |block: &BlockIndex| self.from[*block as usize] == From::Origin && self.have.contains(*block);
-        (0..self.layout.blocks()).filter(read).for_each(|block| {
-            own.insert(block);
-        });
-        own
+    pub(super) fn first_hand(&self) -> &BlockSet {
+        &self.first_hand
+    }
+
+    /// Gives a block up: its bytes may be others than the list says.
+    pub(super) fn lose(&mut self, block: BlockIndex) {
+        self.have.remove(block);
+        self.first_hand.remove(block);
+        self.from_peers.remove(block);
+    }
+
+    fn gain(&mut self, block: BlockIndex, from: From) {
+        if !self.have.insert(block) {
+            return;
+        }
+        match from {
+            From::Peer => self.from_peers.insert(block),
+            From::Origin => self.first_hand.insert(block),
+        };
+    }
+
+    /// Where a block came from in this flight; `None` if an earlier one left it on disk.
+    fn from(&self, block: BlockIndex) -> Option<From> {
+        match block {
+            _ if self.first_hand.contains(block) => Some(From::Origin),
+            _ if self.from_peers.contains(block) => Some(From::Peer),
+            _ => None,
+        }
     }
 
     /// What the sidecar should remember.
@@ -130,7 +151,8 @@ impl Flight {
                 author: left.notes.author.clone(),
                 have: left.have.clone(),
                 partial: Arc::clone(&partial),
-                from: vec![From::Disk; layout.blocks() as usize],
+                first_hand: BlockSet::empty(layout),
+                from_peers: BlockSet::empty(layout),
             },
             None => Body {
                 layout,
@@ -139,13 +161,14 @@ impl Flight {
                 author,
                 have: BlockSet::empty(layout),
                 partial: Arc::clone(&partial),
-                from: vec![From::Disk; layout.blocks() as usize],
+                first_hand: BlockSet::empty(layout),
+                from_peers: BlockSet::empty(layout),
             },
         };
         // Blocks without a hash can't be offered to anybody, so they count as missing.
         for block in body.have.runs().iter().flat_map(shoal_proto::frame::Run::blocks).collect::<Vec<_>>() {
             if body.list.get(block).is_none() {
-                body.have.remove(block);
+                body.lose(block);
             }
         }
         self.state.lock().body = Some(body);
@@ -200,11 +223,7 @@ impl Flight {
             return Err(ReadError::Failed(self.digest(), "a block came before the size".into()));
         };
         partial.write(block, bytes).await.map_err(|error| store_failed(self.digest(), &error))?;
-        self.change(|body| {
-            if body.have.insert(block) {
-                body.from[block as usize] = from;
-            }
-        });
+        self.change(|body| body.gain(block, from));
         Ok(())
     }
 
@@ -216,10 +235,10 @@ impl Flight {
             while at < range.end {
                 let block = body.layout.block_at(at);
                 let end = body.layout.block_range(block).end.min(range.end);
-                match body.from[block as usize] {
-                    From::Disk => sources.local += end - at,
-                    From::Peer => sources.peers += end - at,
-                    From::Origin => sources.origin += end - at,
+                match body.from(block) {
+                    None => sources.local += end - at,
+                    Some(From::Peer) => sources.peers += end - at,
+                    Some(From::Origin) => sources.origin += end - at,
                 }
                 at = end;
             }
@@ -230,14 +249,9 @@ impl Flight {
     /// Bytes that came from the origin so far.
     pub(super) fn origin_bytes(&self) -> u64 {
         self.body(|body| {
-            let blocks = body.have.runs();
-            let from_origin = |block: &BlockIndex| body.from[*block as usize] == From::Origin;
-            blocks
-                .iter()
-                .flat_map(shoal_proto::frame::Run::blocks)
-                .filter(from_origin)
-                .map(|block| body.layout.block_len(block) as u64)
-                .sum()
+            let runs = body.first_hand.runs();
+            let blocks = runs.iter().flat_map(shoal_proto::frame::Run::blocks);
+            blocks.map(|block| body.layout.block_len(block) as u64).sum()
         })
         .unwrap_or(0)
     }
@@ -341,17 +355,13 @@ impl Ground for Field {
         let none = || BlockSet::empty(self.layout);
         let state = self.flight.state.lock();
         let Some(body) = &state.body else { return Survey { done: none(), known: none(), focuses: Vec::new() } };
-        let mut known = none();
-        (0..self.layout.blocks()).filter(|block| body.list.get(*block).is_some()).for_each(|block| {
-            known.insert(block);
-        });
         let missing = |at: u64| body.have.first_missing(self.layout.block_at(at));
         let awaited = state.readers.values().filter(|at| **at < self.layout.size()).map(|at| missing(*at));
         let mut focuses: Vec<BlockIndex> = awaited.filter(|block| *block < self.layout.blocks()).collect();
         if focuses.is_empty() {
             focuses.push(body.have.first_missing(0));
         }
-        Survey { done: body.have.clone(), known, focuses }
+        Survey { done: body.have.clone(), known: body.list.known_blocks().clone(), focuses }
     }
 
     fn changed(&self) -> watch::Receiver<u64> {

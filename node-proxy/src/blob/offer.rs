@@ -99,7 +99,7 @@ impl Offer {
     pub fn first_hand(&self) -> Option<BlockSet> {
         match &*self.0 {
             From::Held { layout, first_hand, .. } => first_hand.then(|| BlockSet::full(*layout)),
-            From::Flight { flight, .. } => flight.body(|body| body.first_hand()).filter(|own| !own.is_empty()),
+            From::Flight { flight, .. } => flight.body(|body| body.first_hand().clone()).filter(|own| !own.is_empty()),
         }
     }
 

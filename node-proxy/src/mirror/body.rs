@@ -7,11 +7,11 @@ use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
 use http_body::{Frame, SizeHint};
 
+use super::checked::Checked;
 use super::cuts::Note;
 use super::metrics::{From, Metrics};
 use super::wire::Parts;
 use crate::blob::{Part, ReadError, Reading, Sources};
-use crate::origin;
 
 /// Ends a connection after bytes have flown: hyper closes it, which is a FIN (I7).
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +32,7 @@ pub(super) enum Source {
     /// From the origin, past the store: the first bytes and the rest.
     Pass {
         first: Bytes,
-        rest: origin::Body,
+        rest: Checked,
         length: Option<u64>,
         note: Note,
     },
@@ -69,7 +69,7 @@ impl Body {
 enum Rest {
     /// What is in a file stays there, if the connection can take it from there.
     Engine(Reading, Option<Parts>),
-    Pass(origin::Body),
+    Pass(Checked),
 }
 
 impl Rest {

@@ -1,5 +1,7 @@
 //! Content past the store: streamed from the origin, neither kept nor offered.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use http::StatusCode;
 use http::header;
@@ -8,11 +10,12 @@ use shoal_proto::{Digest, Kind};
 use super::Mirror;
 use super::answer::Answer;
 use super::body::Source;
+use super::checked::Checked;
 use super::headers::{content_range, headers};
 use super::range::Asked;
 use super::refusal::{Code, Refusal};
 use super::request::Pull;
-use crate::origin::{As, ByteRange, OriginError};
+use crate::origin::{As, Body, ByteRange, OriginError};
 
 /// What is streamed, and on whose behalf.
 pub(super) struct Pass<'a> {
@@ -35,40 +38,54 @@ impl Mirror {
         let registry = || pull.target.registry.to_string();
         let begun = async {
             let got = self.origin.get(&pull.target, pass.kind, &pass.digest, range, &pull.accept, pass.caller).await;
-            let mut body = got?;
+            let body = got?;
+            let about = About::of(&body);
+            let mut body = Checked::new(body, pass.digest, registry());
             let first = match body.next().await {
                 Some(first) => first?,
-                None if body.length == Some(0) => Bytes::new(),
+                None if about.length == Some(0) => Bytes::new(),
                 // 200 and then nothing is the one answer that containerd does not survive.
                 None => {
                     let why = "a body without bytes".to_owned();
                     return Err(OriginError::Nonsense { registry: registry(), why });
                 }
             };
-            Ok((first, body))
+            Ok((first, about, body))
         };
         let limit = self.config.origin_byte_budget;
         let begun =
             tokio::time::timeout(limit.saturating_sub(pull.since.elapsed()), begun).await.unwrap_or_else(|_| {
                 Err(OriginError::Unreachable { registry: registry(), why: format!("no byte within {limit:?}") })
             });
-        let (first, body) = begun.map_err(|error| Refusal::origin(&error, pass.unknown))?;
-        if pass.kind == Kind::Manifest && body.media_type.is_empty() {
+        let (first, about, rest) = begun.map_err(|error| Refusal::origin(&error, pass.unknown))?;
+        if pass.kind == Kind::Manifest && about.media_type.is_empty() {
             return Err(Refusal::untyped());
         }
-        let mut headers = headers(pass.digest, &body.media_type, body.length);
+        let length = about.length;
+        let mut headers = headers(pass.digest, &about.media_type, length);
         let mut status = StatusCode::OK;
-        if body.partial
-            && let (Some(size), Some(length)) = (body.size, body.length)
-        {
+        if let Some((range, size)) = about.part {
             status = StatusCode::PARTIAL_CONTENT;
-            headers.insert(header::CONTENT_RANGE, content_range(body.start, body.start + length, size));
+            headers.insert(header::CONTENT_RANGE, content_range(range.start, range.end, size));
         }
-        let length = body.length;
-        Ok(Answer::content(
-            status,
-            headers,
-            Source::Pass { first, rest: body, length, note: self.cuts.of(pass.digest) },
-        ))
+        Ok(Answer::content(status, headers, Source::Pass { first, rest, length, note: self.cuts.of(pass.digest) }))
+    }
+}
+
+/// What the headers say of a body.
+struct About {
+    media_type: String,
+    length: Option<u64>,
+    /// Which bytes of how many, if it is not the whole.
+    part: Option<(Range<u64>, u64)>,
+}
+
+impl About {
+    fn of(body: &Body) -> Self {
+        let part = match (body.size, body.length) {
+            (Some(size), Some(length)) if body.partial => Some((body.start..body.start + length, size)),
+            _ => None,
+        };
+        Self { media_type: body.media_type.clone(), length: body.length, part }
     }
 }

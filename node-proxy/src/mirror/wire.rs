@@ -12,6 +12,7 @@
 //! be such a copy, ends the connection. A stand-in without a part does too: what stands in is never sent.
 
 use std::collections::VecDeque;
+use std::error::Error as _;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -44,6 +45,27 @@ struct Waiting {
 #[derive(Debug, Clone)]
 pub(super) struct Region(Bytes);
 
+/// What stands in for parts of files and the parts themselves no longer match: a defect of this program or of hyper.
+#[derive(Debug, thiserror::Error)]
+enum MixedUp {
+    #[error("what stands in for a part of a file was copied")]
+    Copied,
+    #[error("a body has more stand-ins than parts")]
+    NoPart,
+}
+
+impl From<MixedUp> for io::Error {
+    fn from(mixed_up: MixedUp) -> Self {
+        Self::other(mixed_up)
+    }
+}
+
+/// Whether a connection ended because a stand-in was not what it should be, rather than by what client or disk did.
+pub(super) fn is_mixed_up(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<MixedUp>())
+}
+
 /// Random, so that nobody can make bytes that hold it.
 const MARK: usize = 32;
 
@@ -74,7 +96,7 @@ impl Parts {
     fn allow(&self, plain: &[u8]) -> io::Result<()> {
         let mark = &self.region.0[..MARK];
         if !self.waiting.lock().is_empty() && plain.windows(MARK).any(|bytes| bytes == mark) {
-            return Err(io::Error::other("what stands in for a part of a file was copied"));
+            return Err(MixedUp::Copied.into());
         }
         Ok(())
     }
@@ -83,7 +105,7 @@ impl Parts {
     fn send(&self, stream: &TcpStream, most: usize) -> io::Result<usize> {
         let mut waiting = self.waiting.lock();
         let Some(first) = waiting.front_mut() else {
-            return Err(io::Error::other("a body has more stand-ins than parts"));
+            return Err(MixedUp::NoPart.into());
         };
         let mut offset = i64::try_from(first.offset).map_err(io::Error::other)?;
         let count = most.min(usize::try_from(first.left).unwrap_or(usize::MAX));
@@ -233,6 +255,32 @@ mod tests {
         let mut all = Vec::new();
         far.read_to_end(&mut all).await.unwrap();
         assert!(all.is_empty());
+    }
+
+    /// A body that holds a copy of what stands in, as hyper would make one.
+    #[tokio::test]
+    async fn an_operator_is_told_of_a_copy() {
+        for (copy, mixed_up) in [(true, true), (false, false)] {
+            let (near, mut far) = pair().await;
+            let parts = Parts::new(&Region::default());
+            let stand_in = parts.stand_in(file(&pattern(4096)), 0, 4096);
+            let body = match copy {
+                true => bytes::Bytes::copy_from_slice(&stand_in),
+                // The file is cut: not a defect of ours.
+                false => {
+                    parts.waiting.lock()[0].file.set_len(0).unwrap();
+                    stand_in
+                }
+            };
+            let service = hyper::service::service_fn(move |_| {
+                let answer = http::Response::new(http_body_util::Full::new(body.clone()));
+                async move { Ok::<_, std::convert::Infallible>(answer) }
+            });
+            far.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+            let wire = hyper_util::rt::TokioIo::new(Wire::new(near, parts));
+            let error = hyper::server::conn::http1::Builder::new().serve_connection(wire, service).await.unwrap_err();
+            assert_eq!(is_mixed_up(&error), mixed_up, "{error:?}");
+        }
     }
 
     #[tokio::test]

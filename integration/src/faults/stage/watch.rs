@@ -161,9 +161,22 @@ impl Watch {
     /// # Errors
     /// When the log can't be read.
     pub fn origin_bytes(&self, world: &World) -> Result<u64> {
-        let log = world.registry.access_log()?;
-        let ours = log.iter().skip(self.reads).filter(|line| line.is_read() && line.agent.starts_with("shoal-node/"));
-        Ok(ours.map(|line| line.bytes).sum())
+        Ok(self.origin_readers(world)?.values().sum())
+    }
+
+    /// Nodes (ours, not containerd) that read content from the origin since then, and how many bytes each.
+    ///
+    /// # Errors
+    /// When the log can't be read, or an address in it is no node's.
+    pub fn origin_readers(&self, world: &World) -> Result<BTreeMap<String, u64>> {
+        let mut readers = BTreeMap::new();
+        for line in world.registry.access_log()?.iter().skip(self.reads) {
+            if line.is_read() && line.agent.starts_with("shoal-node/") {
+                let name = world.name_of(line.from).with_context(|| format!("{} is no node", line.from))?;
+                *readers.entry(name).or_default() += line.bytes;
+            }
+        }
+        Ok(readers)
     }
 }
 

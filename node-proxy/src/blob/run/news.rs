@@ -222,7 +222,7 @@ impl Runner {
         }
         self.flight.change(|body| {
             for block in &contradicted {
-                body.have.remove(*block);
+                body.lose(*block);
             }
             body.list = list;
             if let Some(author) = author {

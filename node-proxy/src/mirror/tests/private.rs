@@ -50,6 +50,28 @@ async fn i10_with_the_callers_token_it_is_streamed_and_neither_kept_nor_offered(
 }
 
 #[tokio::test]
+async fn i7_wrong_bytes_that_are_streamed_past_the_store_never_make_a_complete_body() {
+    let (rig, bytes, digest) = private().await;
+    for wrong_at in [0, bytes.len() - 1] {
+        let mut wrong = bytes.to_vec();
+        wrong[wrong_at] ^= 1;
+        rig.shelf.content.lock().insert(digest.to_string(), (wrong.clone().into(), ""));
+        let got = rig.blob(&digest, &[TOKEN]).await;
+        assert_eq!((got.status, got.end), (200, End::Fin));
+        let given = got.body.len();
+        assert!(given > 0 && given < bytes.len() && got.body == wrong[..given], "{given} bytes");
+    }
+    // What comes at once is known to be wrong before anything was said.
+    for wrong in [&b"a few other bytes"[..], b""] {
+        rig.shelf.content.lock().insert(digest.to_string(), (Bytes::from_static(wrong), ""));
+        let got = rig.blob(&digest, &[TOKEN]).await;
+        assert_eq!((got.status, got.code().as_str()), (502, "UNAVAILABLE"));
+    }
+    let nothing = rig.shelve(&Bytes::new(), "");
+    assert_eq!((rig.blob(&nothing, &[TOKEN]).await.status, rig.store.list().len()), (200, 0));
+}
+
+#[tokio::test]
 async fn a_private_manifest_by_tag_and_by_digest() {
     let (rig, ..) = private().await;
     let manifest = image_manifest();
