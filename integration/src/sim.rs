@@ -17,6 +17,7 @@ mod fate;
 mod flight;
 mod hub;
 mod links;
+mod moment;
 mod node;
 mod outcome;
 mod parent;
@@ -29,6 +30,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 pub use cli::{Options, simulate};
+pub use moment::Moment;
 pub use outcome::Outcome;
 pub use plan::{Plan, Rate, quarter_piece};
 

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     disk::Disk,
-    fault_proxy::{Fault as Breaking, Injection, What},
+    fault_proxy::{Injection, What},
     image::ImageBlob,
     liar::{Claim, Liar, Lie, other_bytes},
     net::{CutLink, Parted},

@@ -7,6 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use shoal_base::units::ByteSize;
 
+use super::moment::Moment;
 use super::outcome::{Outcome, head, line};
 use super::plan::{Plan, Rate, quarter_piece};
 use super::run;
@@ -64,6 +65,9 @@ pub struct Options {
     /// The whole table: 10, 100, 1,000 and 10,000 nodes with equal links, 10 % and 30 % slow, 1 % crashing per second.
     #[arg(long)]
     pub matrix: bool,
+    /// Also print how far the cluster is, twenty times in the time of the limit.
+    #[arg(long)]
+    pub timeline: bool,
     /// Write the outcomes here.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -98,6 +102,10 @@ pub fn simulate(options: &Options) -> Result<()> {
     for plan in &plans {
         let outcome = run(plan).with_context(|| format!("{} nodes, seed {}", plan.nodes, plan.seed))?;
         println!("{}", line(&outcome));
+        if options.timeline {
+            println!("{}", Moment::head());
+            outcome.timeline.iter().for_each(|moment| println!("{}", moment.line()));
+        }
         outcomes.push(outcome);
     }
     let table = table(&outcomes);

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use super::moment::Moment;
 use super::plan::Plan;
 use super::world::{World, seconds};
 
@@ -56,6 +57,8 @@ pub struct Outcome {
     pub fingerprint: String,
     /// Real time that the run took.
     pub wall_s: f64,
+    /// Looks at the cluster, twenty in the time of the limit.
+    pub timeline: Vec<Moment>,
 }
 
 impl Outcome {
@@ -95,6 +98,7 @@ impl Outcome {
             events: world.fingerprint.events(),
             fingerprint: world.fingerprint.finish(),
             wall_s,
+            timeline: world.timeline,
             plan,
         }
     }

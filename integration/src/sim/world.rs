@@ -12,6 +12,7 @@ use shoal_proto::{BlockSet, Digest, Layout, NodeId};
 use super::event::{Dice, Event, Fingerprint, FlowRef, NodeIx};
 use super::hub::Hub;
 use super::links::{Flows, Uplink, WINDOW};
+use super::moment::Moment;
 use super::node::{Node, Stage};
 use super::plan::Plan;
 use super::queue::{Queue, SECOND, Time};
@@ -22,6 +23,9 @@ const DIGEST: Digest = Digest::from_bytes([0x5a; 32]);
 const STUCK: Time = 120 * SECOND;
 /// No run needs longer than this many times the bound, and a minute.
 const MOST_TIMES_BOUND: f64 = 60.0;
+
+/// Looks at the cluster in the time that the limit takes.
+const MOMENTS: f64 = 20.0;
 
 /// What a run adds up.
 #[derive(Debug, Clone, Copy, Default)]
@@ -60,6 +64,7 @@ pub(super) struct World {
     /// Nodes that are expected to be done and are not.
     pub(super) left: u32,
     pub(super) fingerprint: Fingerprint,
+    pub(super) timeline: Vec<Moment>,
 }
 
 impl World {
@@ -110,6 +115,7 @@ impl World {
             grew: 0,
             left: total,
             fingerprint: Fingerprint::new(),
+            timeline: Vec::new(),
             dice: Dice::new(dice.next()),
             plan: plan.clone(),
         };
@@ -168,6 +174,9 @@ impl World {
             let Some(event) = self.queue.next() else { bail!("nothing more happens: {}", self.who_is_left()) };
             let now = self.queue.now();
             self.fingerprint.take(now, &event);
+            if seconds(now) >= self.plan.bound_s() * self.timeline.len() as f64 / MOMENTS {
+                self.timeline.push(Moment::of(self));
+            }
             if now > most || now > self.grew + STUCK {
                 bail!("stuck after {:.1} s: {}", seconds(now), self.who_is_left());
             }
