@@ -168,6 +168,9 @@ pub struct Parts {
     pub metrics: Metrics,
 }
 
+/// A flight that a peer asks for is waited for so long until it knows how large the blob is.
+const BEGINS_WITHIN: Duration = Duration::from_millis(500);
+
 impl Engine {
     /// Makes an engine with no flight.
     pub fn new(config: Config, parts: Parts) -> Self {
@@ -254,6 +257,9 @@ impl Engine {
             return Offer::held(held, self.0.first_hand.lock().contains(digest));
         }
         let flight = self.0.flights.lock().get(digest).cloned()?;
+        // Control names nodes to each other as soon as it has told them how large the blob is: the other may be here first.
+        let begun = flight.begun();
+        tokio::time::timeout(BEGINS_WITHIN, begun).await.ok()?;
         Offer::flight(*digest, flight)
     }
 

@@ -375,7 +375,8 @@ pub struct Config {
     pub streams: usize,
     /// Pieces from the focus on among which the rarest is picked, at least 1.
     pub window: u32,
-    /// Wants queued at each parent, at least 1. With two the next block is on its way while the want for more travels.
+    /// Wants queued at each parent, at least 1; with several parents it is 1 (decision 009). With two the next block is on its way
+    /// while the want for more travels.
     pub queue: usize,
     /// A parent that owes us something and says nothing for so long is lost (I8).
     pub silence: Duration,

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use shoal_proto::{BlockSet, Layout, NodeId, PieceList};
 
 use super::around::Around;
-use super::candidates::{ENOUGH, MOST, Servers};
+use super::candidates::{ENOUGH, Has, MOST, Servers};
 use super::event::{At, Cause, Effect, FinderId, Meta, Notice, Say, Stop, Waiting};
 use super::finder::{Finder, LONGEST_PAUSE, RETRY};
 use super::permit::Permit;
@@ -260,10 +260,8 @@ impl Blob {
 
     /// Whether a node can serve, and as what.
     pub(super) fn seat(&mut self, node: &NodeId, around: &Around<'_>) {
-        let complete = self.whole.contains(node);
-        let partial = self.by_node.get(node).is_some_and(|id| self.serves(*id, &self.finders[id]));
-        let facts = around.facts(node).filter(|_| complete || partial);
-        let Some(facts) = facts else {
+        let has = self.has(node);
+        let (Some(facts), Some(has)) = (around.facts(node), has) else {
             let namers = self.servers.remove(node);
             if !namers.is_empty() {
                 self.changed(around.now);
@@ -274,8 +272,9 @@ impl Blob {
         let source = around.is_seed(node) || self.permits.iter().any(|permit| permit.node == *node);
         let known = self.servers.get(node);
         let renamed = known.is_some_and(|server| server.facts.addr != facts.addr);
-        let completed = known.is_some_and(|server| server.complete != complete);
-        if self.servers.put(node, facts, complete, source) {
+        let whole = has == Has::Whole;
+        let completed = known.is_some_and(|server| (server.has == Has::Whole) != whole);
+        if self.servers.put(node, facts, has, source) {
             self.gained = (true, true);
             self.changed(around.now);
         } else if renamed || completed {
@@ -286,7 +285,7 @@ impl Blob {
                 |finder: &Finder| finder.parents.iter().flatten().filter(|parent| parent.complete).count() >= ENOUGH;
             let again = namers
                 .into_iter()
-                .filter(|id| renamed || !complete || self.finders.get(id).is_some_and(|finder| !knows_some(finder)));
+                .filter(|id| renamed || !whole || self.finders.get(id).is_some_and(|finder| !knows_some(finder)));
             self.index.short.extend(again.collect::<Vec<_>>());
         }
     }
@@ -543,10 +542,19 @@ impl Blob {
         finder.may_read && !finder.denied && !finder.done && !self.takes_whole(finder, around)
     }
 
-    /// Whether a finder's node can serve blocks to others: it has one, or the origin is sending it some.
-    fn serves(&self, id: FinderId, finder: &Finder) -> bool {
-        let reading = || self.permits.iter().any(|permit| permit.finder == Some(id) && permit.answered.is_some());
-        !finder.done && (finder.blocks > 0 || reading())
+    /// How much a node can serve; `None` if nobody may be told of it.
+    fn has(&self, node: &NodeId) -> Option<Has> {
+        if self.whole.contains(node) {
+            return Some(Has::Whole);
+        }
+        let id = self.by_node.get(node)?;
+        let finder = self.finders.get(id).filter(|finder| !finder.done)?;
+        let reads = || self.permits.iter().any(|permit| permit.finder == Some(*id) && permit.answered.is_some());
+        match finder.blocks {
+            0 if reads() => Some(Has::Part),
+            0 => finder.begun.then_some(Has::Nothing),
+            _ => Some(Has::Part),
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! Who can serve one blob, and which of them a finder is told of: a pure choice.
 //!
 //! Everybody who can serve stands here once, with the finders that were told of it, so that a change of one node looks only at
-//! those it concerns. What always holds of the sets that are chosen together: they are drawn at random, so that finders
+//! those it concerns. Who fetches the blob and has nothing yet stands here too: nodes are told of each other from the start, so that
+//! they are connected and well mixed before there is much to pass on, and do not all hang on the few who have something
+//! first. What always holds of the sets that are chosen together: they are drawn at random, so that finders
 //! and servers form one well mixed graph; nobody is named much more often than the others; a source of the blob (a seed, a
 //! reader of the origin) is named to a few, and to those who have too few others.
 
@@ -23,8 +25,9 @@ pub(super) const ENOUGH: usize = 4;
 /// So many finders are told of one source although they have enough others: enough to take all that it can send, a piece to
 /// each, and to keep the swarm connected to it when some of them leave.
 pub(super) const SOURCE_QUOTA: usize = 32;
-/// Somebody named this many times as often as the average is taken out of some sets.
-const SURPLUS: usize = 2;
+/// Somebody named more often than the average by more than one in so many is taken out of some sets. What a node can send is
+/// shared by all that are told of it: those that hang on the popular ones fall behind, and nobody asks them for anything.
+const SURPLUS: usize = 8;
 /// One differing level of the location weighs as much as a quarter of all that a node can serve.
 const LEVEL: u32 = 4;
 /// A location deeper than this counts as this deep.
@@ -66,12 +69,21 @@ pub(super) struct Facts {
     pub(super) location: Arc<[String]>,
 }
 
+/// How much of the blob a node has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Has {
+    /// Nothing yet. It knows how large the blob is and fetches it, so that it will have something soon.
+    Nothing,
+    Part,
+    Whole,
+}
+
 /// Somebody who can serve.
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) node: NodeId,
     pub(super) facts: Facts,
-    pub(super) complete: bool,
+    pub(super) has: Has,
     /// A seed, or a reader of the origin: what it has others should spread.
     pub(super) source: bool,
     /// Who was told of it.
@@ -86,9 +98,11 @@ pub(super) struct Servers {
     slots: Vec<Option<Server>>,
     free: Vec<Slot>,
     by_node: HashMap<NodeId, Slot>,
-    /// No source.
+    /// No source, and has something.
     ordinary: Listed,
     sources: Listed,
+    /// No source, whatever they have.
+    crowd: Listed,
     /// Those of the ordinary that hold the blob whole.
     whole: Listed,
 }
@@ -138,42 +152,44 @@ impl Servers {
         self.slots.iter().flatten()
     }
 
-    /// Somebody can serve from now on, or as another than before. True: it is new.
-    pub(super) fn put(&mut self, node: &NodeId, facts: Facts, complete: bool, source: bool) -> bool {
+    /// Somebody can serve from now on, or as another than before. True: it is new, or is the first time that it has something.
+    pub(super) fn put(&mut self, node: &NodeId, facts: Facts, has: Has, source: bool) -> bool {
         if let Some(slot) = self.by_node.get(node).copied() {
             let server = self.slots[slot].as_mut().expect("a slot that is named is taken");
-            let listed = (server.complete, server.source);
-            (server.facts, server.complete, server.source) = (facts, complete, source);
-            if listed != (complete, source) {
+            let before = (server.has, server.source);
+            (server.facts, server.has, server.source) = (facts, has, source);
+            if before != (has, source) {
                 self.unlist(slot);
-                self.list(slot, complete, source);
+                self.list(slot, has, source);
             }
-            return false;
+            return before.0 == Has::Nothing && has != Has::Nothing;
         }
-        let server = Server { node: node.clone(), facts, complete, source, namers: BTreeSet::new() };
+        let server = Server { node: node.clone(), facts, has, source, namers: BTreeSet::new() };
         let slot = self.free.pop().unwrap_or(self.slots.len());
         if slot == self.slots.len() {
             self.slots.push(None);
         }
         self.slots[slot] = Some(server);
         self.by_node.insert(node.clone(), slot);
-        self.list(slot, complete, source);
+        self.list(slot, has, source);
         true
     }
 
-    fn list(&mut self, slot: Slot, complete: bool, source: bool) {
-        if source {
-            self.sources.add(slot);
-            return;
+    fn list(&mut self, slot: Slot, has: Has, source: bool) {
+        match has {
+            _ if source => return self.sources.add(slot),
+            Has::Nothing => {}
+            Has::Part => self.ordinary.add(slot),
+            Has::Whole => {
+                self.ordinary.add(slot);
+                self.whole.add(slot);
+            }
         }
-        self.ordinary.add(slot);
-        if complete {
-            self.whole.add(slot);
-        }
+        self.crowd.add(slot);
     }
 
     fn unlist(&mut self, slot: Slot) {
-        for list in [&mut self.ordinary, &mut self.sources, &mut self.whole] {
+        for list in [&mut self.ordinary, &mut self.sources, &mut self.crowd, &mut self.whole] {
             list.remove(slot);
         }
     }
@@ -215,7 +231,8 @@ impl Servers {
         if source {
             SOURCE_QUOTA
         } else {
-            (SURPLUS * MOST).max(SURPLUS * MOST * finders / self.ordinary.slots.len().max(1))
+            let fair = (MOST * finders / self.crowd()).max(MOST);
+            fair + fair / SURPLUS
         }
     }
 
@@ -238,7 +255,11 @@ impl Servers {
 
     /// Everybody can be told of everybody.
     fn is_small(&self) -> bool {
-        self.ordinary.slots.len() + self.sources.slots.len() <= MOST + 1
+        self.crowd.slots.len() + self.sources.slots.len() <= MOST + 1
+    }
+
+    fn crowd(&self) -> usize {
+        self.crowd.slots.len().max(1)
     }
 
     fn at(&self, slot: Slot) -> &Server {
@@ -253,14 +274,14 @@ impl Servers {
         let far = (depth - shared.min(depth)) as u32;
         // Sixteen for all slots, and sixteen for being named as often as the average.
         let busy = if *slots > 0 { uploads.saturating_mul(16) / slots } else { *uploads };
-        let average = (MOST * finders / self.ordinary.slots.len().max(1)).max(MOST);
+        let average = (MOST * finders / self.crowd()).max(MOST);
         let named = (MOST * server.namers.len() / average) as u32;
         let full = *slots > 0 && uploads >= slots;
         busy.min(1 << 16)
             + named
             + LEVEL * far
             + if full { FULL } else { 0 }
-            + if server.complete { 0 } else { PARTIAL }
+            + if server.has == Has::Whole { 0 } else { PARTIAL }
     }
 
     /// The candidates of one finder, best first: those it has and that still can serve, then the better of two drawn
@@ -272,12 +293,13 @@ impl Servers {
         };
         let mut chosen: Vec<Slot> = Vec::with_capacity(MOST);
         let known = || wish.current.iter().filter_map(|p| self.by_node.get(&p.node).copied()).filter(usable);
+        let has_some = |slot: &Slot| self.at(*slot).has != Has::Nothing;
         if self.is_small() {
-            chosen.extend(self.ordinary.slots.iter().copied().filter(usable));
+            chosen.extend(self.crowd.slots.iter().copied().filter(usable));
         } else {
             chosen.extend(known().filter(|slot| !self.at(*slot).source && self.keeps(*slot, wish)));
-            self.fill(&mut chosen, &self.ordinary.slots, MOST, wish, &usable, dice);
-            if !chosen.iter().any(|slot| self.at(*slot).complete) {
+            self.fill(&mut chosen, &self.crowd.slots, MOST, wish, &usable, dice);
+            if !chosen.iter().any(|slot| self.at(*slot).has == Has::Whole) {
                 // A set of nodes that all still fetch can starve together: one that has everything belongs in it, as long as
                 // it is not asked by all.
                 let mut one = Vec::new();
@@ -289,12 +311,25 @@ impl Servers {
             }
         }
         self.add_sources(&mut chosen, known(), wish, &usable, dice);
+        if !chosen.iter().any(has_some) {
+            // Whoever has something may be known to enough already, who pass it on; but somebody must be known to somebody.
+            let mut one = Vec::new();
+            self.fill(&mut one, &self.ordinary.slots, 1, wish, &usable, dice);
+            let alone = chosen.len() < ENOUGH || self.ordinary.slots.is_empty() && self.sources.slots.is_empty();
+            let bound = self.bound(false, wish.finders);
+            one.retain(|slot| alone || self.at(*slot).namers.len() < bound);
+            if alone && one.is_empty() {
+                return Vec::new();
+            }
+            chosen.truncate(MOST - one.len());
+            chosen.extend(one);
+        }
         // Equals in random order: finders open streams to the first of their sets first, and those must not be the same for all.
         chosen.sort_by_cached_key(|slot| (self.cost(*slot, wish.location, wish.finders), dice.next()));
         chosen.truncate(MOST);
         let said = |slot: Slot| {
             let server = self.at(slot);
-            ParentSaid { node: server.node.clone(), addr: server.facts.addr, complete: server.complete }
+            ParentSaid { node: server.node.clone(), addr: server.facts.addr, complete: server.has == Has::Whole }
         };
         chosen.into_iter().map(said).collect()
     }

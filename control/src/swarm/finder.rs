@@ -44,6 +44,8 @@ pub(super) struct Finder {
     pub(super) parents: Option<Vec<ParentSaid>>,
     /// Its candidates are not changed for a better mix before this.
     pub(super) mix_at: At,
+    /// It was told, or has said, how large the blob is: its node answers who opens it there.
+    pub(super) begun: bool,
     /// Which list it was told of.
     pub(super) list: u64,
     pub(super) seal: Option<Arc<Meta>>,
@@ -73,6 +75,7 @@ impl Finder {
             lost_until: None,
             parents: None,
             mix_at: At::ZERO,
+            begun: false,
             list: 0,
             seal: None,
             vouched: None,

@@ -136,13 +136,13 @@ impl World {
     /// Keeps wants queued at the parent.
     pub(super) fn top_up(&mut self, flow: FlowRef) {
         let now = self.queue.now();
-        let (most, silence) = (self.config.queue.max(1), nanos(self.config.silence));
+        let (most, silence) = (self.config.queue, nanos(self.config.silence));
         loop {
             let Some(found) = self.flows.get_mut(flow).filter(|flow| flow.child_open && flow.joined) else { return };
-            if found.owed.len() >= most {
+            let Some(flight) = self.nodes[found.to as usize].flight.as_deref_mut() else { return };
+            if found.owed.len() >= flight.board.queue(most) {
                 return;
             }
-            let Some(flight) = self.nodes[found.to as usize].flight.as_deref_mut() else { return };
             let Some(run) = flight.board.ask(found.seat) else { return };
             if found.owed.is_empty() {
                 found.owing_since = now;

@@ -37,7 +37,8 @@ impl Moment {
         let mut starving = 0;
         let mut streams = 0;
         for flight in fetching.iter().filter_map(|node| node.flight.as_ref()) {
-            let owed = flight.parents.iter().filter_map(|flow| world.flows.get(*flow)).any(|flow| !flow.owed.is_empty());
+            let owed =
+                flight.parents.iter().filter_map(|flow| world.flows.get(*flow)).any(|flow| !flow.owed.is_empty());
             starving += usize::from(!owed && flight.reads.is_empty());
             streams += flight.parents.len();
         }

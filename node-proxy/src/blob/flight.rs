@@ -198,6 +198,16 @@ impl Flight {
         self.body(|body| body.layout)
     }
 
+    /// Returns when its layout is known, or it is over.
+    pub(super) async fn begun(&self) {
+        let mut changed = self.subscribe();
+        while self.layout().is_none() && !self.is_over() {
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     pub(super) fn set_at_origin(&self, at_origin: bool) {
         let mut state = self.state.lock();
         state.at_origin = match (at_origin, state.at_origin) {

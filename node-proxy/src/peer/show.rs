@@ -8,9 +8,10 @@
 //!
 //! What always holds:
 //! - A block is shown only when the parent has it, to each child at most once, and nothing is taken back.
-//! - A child that is alone is shown everything; one that comes late, all that was given before.
+//! - A child that is alone is shown everything; one that comes late, after a while, all that was given before it came.
 //! - A block on loan that the child does not ask for in time, or gets no byte of in time, is free for others again.
-//! - Once every first-hand block was given, and whenever the uplink has nothing to do, everything is shown. So whatever the
+//! - Once every first-hand block was given, or when nobody gets what it asked for, everything is shown. Whenever the uplink has
+//!   nothing to do, blocks that others got are lent too, more and more of them to a child that takes none. So whatever the
 //!   children do, each is shown every block in the end.
 
 use std::collections::BTreeMap;
@@ -37,6 +38,9 @@ const LOAN_AHEAD: Duration = Duration::from_millis(250);
 const UNASKED: Duration = Duration::from_millis(500);
 /// A child that got nothing of what it asked for so long does not hold up others (I8 gives a parent as long).
 const STALLED: Duration = Duration::from_secs(2);
+/// A child that comes late is shown after so long what others got before: until then it gets that from them, if it knows them, and
+/// the uplink is not spent on second copies. Short beside the time that a reader waits for its first byte (I8).
+const EARLIER_AFTER: Duration = Duration::from_secs(1);
 /// Nobody waits for a block for so long: the uplink has room for second copies. Some round trips, so that a want is on its way
 /// when there is one.
 const QUIET: Duration = Duration::from_millis(200);
@@ -55,6 +59,13 @@ struct Shown {
     loan: BlockSet,
     /// Given to it by this upload.
     given: BlockSet,
+    /// Given to others before it came, and not shown to it yet.
+    earlier: BlockSet,
+    joined: Instant,
+    /// Blocks that were ever lent to it.
+    lent: u32,
+    /// Loans in a row of which it took nothing: it needs others, and is shown more at once until it takes some.
+    refused: u32,
     /// Blocks that it asked for and did not get yet.
     wanted: u32,
     /// When it last asked, got a block, or was lent one while it had none.
@@ -93,8 +104,20 @@ impl Show {
         let child = self.next;
         self.next += 1;
         let none = || BlockSet::empty(self.layout);
-        let shown =
-            Shown { told: none(), at: None, due: None, loan: none(), given: none(), wanted: 0, moved: now, pace: 0.0 };
+        let shown = Shown {
+            told: none(),
+            at: None,
+            due: None,
+            loan: none(),
+            given: none(),
+            earlier: self.given.clone(),
+            joined: now,
+            lent: 0,
+            refused: 0,
+            wanted: 0,
+            moved: now,
+            pace: 0.0,
+        };
         self.children.insert(child, shown);
         self.moved.get_or_insert(now);
         child
@@ -121,29 +144,45 @@ impl Show {
     pub fn show(&mut self, child: Child, have: &BlockSet, first_hand: Option<&BlockSet>, now: Instant) -> Vec<Run> {
         let secret = first_hand.filter(|_| self.children.len() > 1).map(|own| own.minus(&self.given));
         let all_given = secret.as_ref().is_none_or(BlockSet::is_empty) && have.is_full();
-        let secret = secret.filter(|_| !all_given && now < self.quiet_at());
+        let quiet = now >= self.quiet_at();
+        let stalled = quiet && self.wanted > 0;
+        let secret = secret.filter(|_| !all_given && !stalled);
         if secret.is_some() {
             self.call_in(now);
         }
-        let every = self.every;
+        let (every, before) = (self.every, self.before(child));
         let Some(shown) = self.children.get_mut(&child) else { return Vec::new() };
         let new = have.minus(&shown.told);
         let (Some(secret), Some(own)) = (secret, first_hand) else {
             return shown.tell(new, every, now).runs();
         };
-        // Who comes late is shown what was given before: it may be the only one that it can ask for its first block.
-        let open = if shown.at.is_none() { new.minus(&secret) } else { new.minus(own) };
+        let mut open = new.minus(own);
+        let earlier_at = shown.joined + EARLIER_AFTER;
+        if now >= earlier_at {
+            // This may be the only parent that it can ask for its first block.
+            blocks(&shown.earlier).filter(|block| new.contains(*block) && !secret.contains(*block)).for_each(|block| {
+                open.insert(block);
+            });
+        }
         let mut telling = shown.tell(open, every, now);
-        shown.at.get_or_insert(now);
-        let target = shown.target(self.layout);
-        let room = if shown.loan.len() <= target / 2 { target - shown.loan.len() } else { 0 };
+        shown.earlier = shown.earlier.minus(&telling);
+        let first = secret.minus(&self.lent).minus(&shown.told);
+        let mut room = shown.room(self.layout);
+        let mut second = BlockSet::empty(self.layout);
+        if quiet {
+            second = new.minus(&self.lent).minus(&shown.told).minus(&first);
+            room = room.saturating_mul(1 << (2 * shown.refused).min(16));
+        } else {
+            // Who got least is first. Otherwise the fastest would get all, and its uplink would have to carry all of it to all.
+            room = room.min(first.len().saturating_sub(before));
+        }
         if room > 0 && shown.loan.is_empty() {
             shown.moved = now;
         }
-        let free = secret.minus(&self.lent).minus(&shown.told);
-        for block in blocks(&free).take(room as usize) {
+        for block in blocks(&first).chain(blocks(&second)).take(room as usize) {
             self.lent.insert(block);
             shown.loan.insert(block);
+            shown.lent += 1;
             shown.told.insert(block);
             telling.insert(block);
         }
@@ -151,6 +190,9 @@ impl Show {
             // Loans of others come back, and the uplink falls quiet, at times that nobody else tells this child.
             let poll = now + if shown.wanted == 0 { every } else { every * BUSY_LATER };
             shown.due = Some(shown.due.map_or(poll, |due| due.min(poll)));
+        }
+        if !shown.earlier.is_empty() && now < earlier_at {
+            shown.due = Some(shown.due.map_or(earlier_at, |due| due.min(earlier_at)));
         }
         telling.runs()
     }
@@ -160,6 +202,7 @@ impl Show {
         let Some(shown) = self.children.get_mut(&child) else { return };
         shown.wanted += run.count;
         shown.moved = now;
+        shown.refused = 0;
         self.wanted += run.count;
         for block in run.blocks() {
             shown.loan.insert(block);
@@ -188,6 +231,13 @@ impl Show {
         self.children.get(&child)?.due
     }
 
+    /// How many children take a first copy before this one does.
+    fn before(&self, child: Child) -> u32 {
+        let turn = |(id, shown): (&Child, &Shown)| (shown.refused, shown.lent, *id);
+        let Some(own) = self.children.get_key_value(&child).map(turn) else { return 0 };
+        self.children.iter().filter(|one| one.1.room(self.layout) > 0 && turn(*one) < own).count() as u32
+    }
+
     /// When second copies may be shown, if nothing is asked until then.
     fn quiet_at(&self) -> Instant {
         let moved = self.moved.expect("there is a child");
@@ -210,6 +260,7 @@ impl Show {
                     self.lent.remove(block);
                 });
                 shown.loan = BlockSet::empty(self.layout);
+                shown.refused += 1;
             }
         }
     }
@@ -233,6 +284,12 @@ impl Shown {
         });
         self.at = Some(now);
         new
+    }
+
+    /// How many more blocks may be lent to it now.
+    fn room(&self, layout: Layout) -> u32 {
+        let target = self.target(layout);
+        if self.loan.len() <= target / 2 { target - self.loan.len() } else { 0 }
     }
 
     /// How many blocks should be on loan to it.

@@ -29,6 +29,9 @@ const ASK_AHEAD: f64 = 0.25;
 /// A parent that is itself still fetching, and slower than this share of the mean, is not asked for what others show.
 const SLOW: f64 = 0.5;
 
+/// So many parents keep a node's link busy with one want at each.
+const SEVERAL: usize = 4;
+
 /// Readers whose windows are looked at; those that are further behind come first.
 const MOST_FOCUSES: usize = 8;
 
@@ -70,6 +73,8 @@ pub struct Board {
     /// Bytes per second.
     slow_below: f64,
     seats: BTreeMap<Seat, Side>,
+    /// Retired before they joined.
+    retired_early: Vec<Seat>,
 }
 
 impl Board {
@@ -91,6 +96,7 @@ impl Board {
             flying: vec![0; blocks],
             slow_below: 0.0,
             seats: BTreeMap::new(),
+            retired_early: Vec::new(),
         }
     }
 
@@ -153,11 +159,12 @@ impl Board {
 
     /// A parent answered `Open`; it has shown nothing yet.
     pub fn join(&mut self, seat: Seat) {
+        let early = self.retired_early.iter().position(|early| *early == seat);
         let side = Side {
             have: BlockSet::empty(self.layout),
             asked: VecDeque::new(),
             rate: 0.0,
-            retired: false,
+            retired: early.map(|at| self.retired_early.swap_remove(at)).is_some(),
             landing: false,
             late: false,
             brought: 0,
@@ -207,8 +214,10 @@ impl Board {
 
     /// The parent is asked nothing more; what it was asked may still come.
     pub fn retire(&mut self, seat: Seat) {
-        if let Some(side) = self.seats.get_mut(&seat) {
-            side.retired = true;
+        match self.seats.get_mut(&seat) {
+            Some(side) => side.retired = true,
+            // Its `Open` is still on the way.
+            None => self.retired_early.push(seat),
         }
     }
 
@@ -244,6 +253,12 @@ impl Board {
     /// How many blocks the parent still has to send.
     pub fn outstanding(&self, seat: Seat) -> usize {
         self.seats.get(&seat).map_or(0, |side| side.asked.len())
+    }
+
+    /// How many wants may be queued at each parent, `most` at most. With several parents one is enough: while one's link waits for the
+    /// next want, others fill the node's. And what is asked early of a busy parent can't be asked of an idle one.
+    pub fn queue(&self, most: usize) -> usize {
+        if self.seats.len() < SEVERAL { most.max(1) } else { 1 }
     }
 
     /// How many blocks came from this seat and were written.

@@ -66,12 +66,13 @@ impl Score {
     }
 }
 
-/// Which of the candidates, in control's order, to connect to now: one that is ready, with the fewest losses.
+/// Which of the candidates, in control's order, to connect to now: one that is ready, with the fewest losses; of those one that was
+/// never left, or was left before the others, so that with few streams everybody gets a turn.
 pub fn choose<'a>(candidates: impl Iterator<Item = &'a Score>, now: Instant) -> Option<usize> {
     candidates
         .enumerate()
         .filter(|(_, score)| score.ready_at(now).is_some_and(|at| at <= now))
-        .min_by_key(|(at, score)| (score.losses, *at))
+        .min_by_key(|(at, score)| (score.losses, score.rest_until, *at))
         .map(|(at, _)| at)
 }
 
@@ -113,6 +114,20 @@ mod tests {
         assert_eq!(choose(scores[..2].iter(), now), None);
         assert_eq!(choose(scores[..2].iter(), later), Some(0));
         assert_eq!(choose(scores.iter(), later), Some(2));
+    }
+
+    #[test]
+    fn with_one_stream_every_candidate_gets_a_turn() {
+        let mut now = Instant::now();
+        let mut scores = vec![Score::default(); 4];
+        let mut tried = Vec::new();
+        for _ in 0..8 {
+            let chosen = choose(scores.iter(), now).unwrap();
+            tried.push(chosen);
+            now += FIRST_REST;
+            scores[chosen].idle(now);
+        }
+        assert_eq!(tried, [0, 1, 2, 3, 0, 1, 2, 3]);
     }
 
     #[test]

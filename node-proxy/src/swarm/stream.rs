@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use shoal_proto::frame::{Frame, Hello};
+use shoal_proto::frame::{Frame, Hello, Run};
 use shoal_proto::{BlockIndex, Hash, PieceList};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
@@ -198,8 +198,8 @@ impl Stream {
 
     /// Keeps wants queued at the parent.
     async fn top_up(&mut self, connection: &mut Connection) -> Result<(), Loss> {
-        while self.wants.len() < self.fetch.swarm.config.queue.max(1) {
-            let Some(run) = self.fetch.board.lock().ask(self.seat) else { break };
+        loop {
+            let Some(run) = self.next_want() else { break };
             if self.wants.is_empty() {
                 self.owing_since = Instant::now();
             }
@@ -207,6 +207,12 @@ impl Stream {
             connection.send(&Frame::Want(run)).await?;
         }
         Ok(())
+    }
+
+    fn next_want(&self) -> Option<Run> {
+        let mut board = self.fetch.board.lock();
+        let room = self.wants.len() < board.queue(self.fetch.swarm.config.queue);
+        room.then(|| board.ask(self.seat)).flatten()
     }
 
     async fn take(&mut self, frame: Frame) -> Result<Option<Ended>, Loss> {

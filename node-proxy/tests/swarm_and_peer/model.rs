@@ -470,7 +470,11 @@ impl Model {
         let place = self.nodes[parent].show.join(self.now);
         self.links[link].place = Some(place);
         // From now on the child counts for how long it has nothing for it.
-        self.after(self.world.delay, Event::Review(child));
+        let when = self.now + self.world.delay;
+        if self.nodes[child].review_at.is_none_or(|at| when < at) {
+            self.nodes[child].review_at = Some(when);
+            self.at(when, Event::Review(child));
+        }
         self.nodes[parent].children.push_back(link);
         self.nodes[child].board.join(self.links[link].seat);
         self.show(link);

@@ -36,11 +36,12 @@ impl Blob {
     }
 
     fn check_servers(&self) {
-        let partial = self.finders.iter().filter(|(id, finder)| self.serves(**id, finder));
-        let serving: BTreeSet<&NodeId> = self.whole.iter().chain(partial.map(|(_, finder)| &finder.node)).collect();
+        let finders = self.finders.values().map(|finder| &finder.node);
+        let serving = self.whole.iter().chain(finders).filter(|node| self.has(node).is_some());
+        let serving: BTreeSet<&NodeId> = serving.collect();
         assert_eq!(self.servers.iter().map(|server| &server.node).collect::<BTreeSet<_>>(), serving);
         for server in self.servers.iter() {
-            assert_eq!(server.complete, self.whole.contains(&server.node));
+            assert_eq!(Some(server.has), self.has(&server.node));
             assert_eq!(server.source, self.permits.iter().any(|permit| permit.node == server.node), "{self:?}");
             let names = |finder: &Finder| finder.parents.iter().flatten().any(|parent| parent.node == server.node);
             let named = self.finders.iter().filter(|(_, finder)| names(finder)).map(|(id, _)| *id);

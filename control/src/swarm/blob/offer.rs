@@ -13,8 +13,8 @@ use super::super::candidates::Wish;
 use super::super::event::{At, FinderId, ParentSaid, Say};
 use super::Blob;
 
-/// A finder's set is not changed for a better mix again before this: a connection that serves is worth more than a mix.
-const MIX: At = At::from_secs(2);
+/// A finder's set is not changed for a better mix again before this: a connection that serves is worth something too.
+const MIX: At = At::from_millis(500);
 
 impl Blob {
     /// Names candidates: at once to who has none yet, to others when what changed has been gathered.

@@ -165,6 +165,10 @@ impl Blob {
                 }
             }
             super::mark(&mut self.index.untold, id, !told);
+            if told && !std::mem::replace(&mut finder.begun, true) {
+                let node = finder.node.clone();
+                self.seat(&node, around);
+            }
         }
     }
 

@@ -496,7 +496,7 @@ fn who_lost_its_only_parent_reads_the_origin_and_is_told_of_it_again_after_a_whi
     assert_eq!(last_parents(&bench.take(c)), None, "c keeps its parent");
     bench.wait(LOST);
     let again = last_parents(&bench.take(b)).expect("it is told anew");
-    assert_eq!(names(&again), ["a"]);
+    assert_eq!(names(&again), ["a", "c"], "the one that has it, and the one that fetches it too");
 }
 
 #[test]

@@ -129,9 +129,51 @@ fn what_a_broken_child_got_counts_as_not_given() {
     assert_eq!(shown(&mut show, one, &part, Some(&part), now), [0, 1]);
     show.wanted(one, Run { first: 0, count: 2 }, now);
     show.gave(one, 0, now);
-    assert_eq!(shown(&mut show, two, &part, Some(&part), now), [0], "who comes when it was given is shown it");
+    assert!(shown(&mut show, two, &part, Some(&part), now).is_empty(), "it gets that from the other child");
     show.leave(one, true, now);
-    assert_eq!(shown(&mut show, three, &part, Some(&part), now), [0, 1]);
+    assert_eq!(shown(&mut show, three, &part, Some(&part), now), [0]);
+    assert_eq!(shown(&mut show, two, &part, Some(&part), now), [1]);
+}
+
+#[test]
+fn blocks_that_come_one_by_one_go_to_all_children_in_turn() {
+    let (layout, now) = (layout(64), Instant::now());
+    let mut show = Show::new(layout, EVERY);
+    let children: Vec<Child> = (0..4).map(|_| show.join(now)).collect();
+    let mut got = [0; 4];
+    for read in 1..=32 {
+        let have = set(layout, 0..read);
+        // The first is the fastest: it always looks first, and takes at once what it is shown.
+        for (child, got) in children.iter().zip(&mut got) {
+            for block in shown(&mut show, *child, &have, Some(&have), now) {
+                show.wanted(*child, Run { first: block, count: 1 }, now);
+                show.gave(*child, block, now);
+                *got += 1;
+            }
+        }
+    }
+    assert_eq!(got, [8; 4]);
+}
+
+#[test]
+fn who_comes_late_is_shown_what_others_got_before_only_after_a_while() {
+    let (layout, now) = (layout(64), Instant::now());
+    let mut show = Show::new(layout, EVERY);
+    let (one, _two) = (show.join(now), show.join(now));
+    let mut have = set(layout, 0..2);
+    assert_eq!(shown(&mut show, one, &have, Some(&have), now), [0, 1]);
+    show.wanted(one, Run { first: 0, count: 2 }, now);
+    show.gave(one, 0, now);
+    let late = show.join(now);
+    have = set(layout, 0..10);
+    let told = shown(&mut show, late, &have, Some(&have), now);
+    assert!(!told.is_empty() && !told.contains(&0), "{told:?}");
+    show.wanted(late, Run { first: told[0], count: 1 }, now);
+    assert!(show.due(late).is_some_and(|at| at <= now + EARLIER_AFTER));
+    // It asks on, so that the uplink is never quiet.
+    let then = now + EARLIER_AFTER;
+    show.wanted(late, Run { first: told[0], count: 1 }, then);
+    assert!(shown(&mut show, late, &have, Some(&have), then).contains(&0));
 }
 
 impl Show {

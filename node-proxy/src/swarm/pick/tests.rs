@@ -37,6 +37,18 @@ fn one_parent_is_asked_in_order_from_the_focus() {
 }
 
 #[test]
+fn who_is_retired_before_it_has_answered_is_asked_nothing_then() {
+    let mut board = board(4, 1, 0);
+    board.retire(7);
+    for seat in [7, 8] {
+        board.join(seat);
+        board.show(seat, &[Run { first: 0, count: 4 }]);
+    }
+    assert!(board.is_retired(7) && board.ask(7).is_none());
+    assert!(!board.is_retired(8) && board.ask(8).is_some());
+}
+
+#[test]
 fn a_piece_is_asked_as_one_run() {
     // 1 GiB: pieces of 4 MiB, 16 blocks.
     let mut board = board(4096, 32, 1);
