@@ -32,7 +32,7 @@ pub(super) enum Source {
     /// From the origin, past the store: the first bytes and the rest.
     Pass {
         first: Bytes,
-        rest: Checked,
+        rest: Box<Checked>,
         length: Option<u64>,
         note: Note,
     },
@@ -69,7 +69,7 @@ impl Body {
 enum Rest {
     /// What is in a file stays there, if the connection can take it from there.
     Engine(Reading, Option<Parts>),
-    Pass(Checked),
+    Pass(Box<Checked>),
 }
 
 impl Rest {

@@ -68,7 +68,8 @@ impl Mirror {
             status = StatusCode::PARTIAL_CONTENT;
             headers.insert(header::CONTENT_RANGE, content_range(range.start, range.end, size));
         }
-        Ok(Answer::content(status, headers, Source::Pass { first, rest, length, note: self.cuts.of(pass.digest) }))
+        let note = self.cuts.of(pass.digest);
+        Ok(Answer::content(status, headers, Source::Pass { first, rest: Box::new(rest), length, note }))
     }
 }
 

@@ -198,8 +198,7 @@ impl Stream {
 
     /// Keeps wants queued at the parent.
     async fn top_up(&mut self, connection: &mut Connection) -> Result<(), Loss> {
-        loop {
-            let Some(run) = self.next_want() else { break };
+        while let Some(run) = self.next_want() {
             if self.wants.is_empty() {
                 self.owing_since = Instant::now();
             }
