@@ -62,3 +62,21 @@ fn one_copy_leaves_the_origin_while_nothing_goes_wrong() {
         assert_eq!(outcome.outside_reads, 0, "{outcome:?}");
     }
 }
+
+/// Simulated time is the same on every machine, so this is a figure and not a race. Measured: 1.25, 1.05, 1.24 and 1.30.
+#[test]
+fn a_crowd_is_done_soon_after_the_limit() {
+    let crowd = |nodes, mib| Plan::equal(nodes, mib * MIB).expect("it can be cut");
+    let near = |plan: Plan| Plan { delay_s: 0.0005, ..plan };
+    for (plan, most) in [
+        (crowd(100, 64), 1.35),
+        (near(crowd(12, 128)), 1.15),
+        (near(crowd(100, 64)), 1.35),
+        (Plan { slow: 0.1, ..crowd(100, 128) }, 1.45),
+    ] {
+        for seed in 1..=3 {
+            let outcome = outcome(&Plan { seed, ..plan.clone() });
+            assert!(outcome.factor < most, "{:.3} with {:?}", outcome.factor, outcome.plan);
+        }
+    }
+}
