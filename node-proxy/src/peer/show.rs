@@ -150,7 +150,9 @@ impl Show {
         if secret.is_some() {
             self.call_in(now);
         }
-        let (every, before) = (self.every, self.before(child));
+        // Only a source has turns; every other parent shows all, and is looked at for each block and child.
+        let before = if secret.is_some() { self.before(child) } else { 0 };
+        let every = self.every;
         let Some(shown) = self.children.get_mut(&child) else { return Vec::new() };
         let new = have.minus(&shown.told);
         let (Some(secret), Some(own)) = (secret, first_hand) else {
