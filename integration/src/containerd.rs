@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::sys::signal::Signal;
 
 pub mod edition;
 pub mod requests;
@@ -143,6 +144,21 @@ impl Containerd {
         let text = fs::read_to_string(&self.config).with_context(|| format!("read {}", self.config.display()))?;
         fs::write(&self.config, format!("{text}\n{more}\n"))?;
         self.restart().await
+    }
+
+    /// What each of its goroutines does, as it writes into its log when it is sent SIGUSR1.
+    ///
+    /// # Errors
+    /// When it has ended, or writes nothing within ten seconds.
+    pub async fn stacks(&self) -> Result<String> {
+        let before = fs::read_to_string(self.log())?.len();
+        self.daemon.signal(Signal::SIGUSR1)?;
+        eventually(Duration::from_secs(10), "containerd to write its stacks", || async {
+            let log = fs::read_to_string(self.log())?;
+            let written = log.get(before..).filter(|written| written.contains("END goroutine stack dump"));
+            written.map(ToOwned::to_owned).context("not yet")
+        })
+        .await
     }
 
     /// Its configuration as it understood it, defaults included.
