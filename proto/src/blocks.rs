@@ -23,26 +23,31 @@ impl BlockSet {
     }
 
     /// How many blocks are in.
+    #[inline]
     pub const fn len(&self) -> u32 {
         self.count
     }
 
     /// Whether no block is in.
+    #[inline]
     pub const fn is_empty(&self) -> bool {
         self.count == 0
     }
 
     /// Whether every block of the blob is in.
+    #[inline]
     pub const fn is_full(&self) -> bool {
         self.count == self.of
     }
 
     /// Whether the block is in; false past the end.
+    #[inline]
     pub fn contains(&self, block: BlockIndex) -> bool {
         block < self.of && self.words[(block / 64) as usize] >> (block % 64) & 1 == 1
     }
 
     /// Puts a block in. True when it was not in; false, without effect, past the end.
+    #[inline]
     pub fn insert(&mut self, block: BlockIndex) -> bool {
         if block >= self.of || self.contains(block) {
             return false;
@@ -76,7 +81,24 @@ impl BlockSet {
         Self { words, of: self.of, count }
     }
 
+    /// Whether this set has a block that is not in `other`, which is of the same blob.
+    pub fn exceeds(&self, other: &Self) -> bool {
+        self.words.iter().zip(&other.words).any(|(here, there)| here & !there != 0)
+    }
+
+    /// Whether a block of this set is in `both` too, and in neither of `but`; all are of the same blob.
+    pub fn shares(&self, both: &Self, but: [&Self; 2]) -> bool {
+        let rest = but[0].words.iter().zip(&but[1].words);
+        self.words.iter().zip(&both.words).zip(rest).any(|((here, there), (one, two))| here & there & !(one | two) != 0)
+    }
+
+    /// Whether every block of the blob is in this set or in `other`.
+    pub fn is_full_with(&self, other: &Self) -> bool {
+        self.words.iter().zip(&other.words).map(|(here, there)| (here | there).count_ones()).sum::<u32>() == self.of
+    }
+
     /// The blocks of a run as bits, the first one lowest. The run has at most 64 blocks and lies inside the blob.
+    #[inline]
     pub fn bits(&self, run: Run) -> u64 {
         let (at, shift) = ((run.first / 64) as usize, run.first % 64);
         let mut bits = self.words[at] >> shift;
@@ -154,7 +176,15 @@ mod tests {
                 prop_assert_eq!(set.first_present(first), want);
             }
             let rest = BlockSet::full(layout).minus(&set);
+            prop_assert_eq!(BlockSet::full(layout).exceeds(&set), !set.is_full());
+            prop_assert!(!set.exceeds(&BlockSet::full(layout)) && !set.exceeds(&set));
             prop_assert_eq!(rest.len() + set.len(), layout.blocks());
+            let (all, none) = (BlockSet::full(layout), BlockSet::empty(layout));
+            prop_assert_eq!(all.shares(&set, [&none, &none]), !set.is_empty());
+            prop_assert_eq!(all.shares(&all, [&set, &none]), !rest.is_empty());
+            prop_assert!(set.is_full_with(&rest) && rest.is_full_with(&set));
+            prop_assert_eq!(set.is_full_with(&none), set.is_full());
+            prop_assert!(!all.shares(&all, [&rest, &set]) && !rest.shares(&set, [&none, &none]));
             prop_assert!(inside.iter().all(|b| !rest.contains(*b)));
             let from_runs: Vec<u32> = set.runs().iter().flat_map(Run::blocks).collect();
             prop_assert_eq!(&from_runs, &inside);

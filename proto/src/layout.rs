@@ -60,8 +60,16 @@ impl Layout {
     }
 
     /// How many blocks there are, at most 8,192.
+    #[inline]
     pub const fn blocks(&self) -> u32 {
-        self.size.div_ceil(self.block) as u32
+        // Sizes of blocks and pieces are powers of two, and picking asks for this all the time: no division.
+        ((self.size + (self.block - 1)) >> self.block.trailing_zeros()) as u32
+    }
+
+    /// How many blocks a piece has.
+    #[inline]
+    const fn blocks_per_piece(&self) -> u32 {
+        1 << (self.piece.trailing_zeros() - self.block.trailing_zeros())
     }
 
     /// How many pieces there are.
@@ -87,15 +95,17 @@ impl Layout {
     }
 
     /// The blocks of a piece, half open.
+    #[inline]
     pub fn piece_blocks(&self, piece: PieceIndex) -> Range<BlockIndex> {
-        let per = (self.piece / self.block) as u32;
+        let per = self.blocks_per_piece();
         let start = piece.saturating_mul(per).min(self.blocks());
         start..(start + per).min(self.blocks())
     }
 
     /// The piece that holds a block.
+    #[inline]
     pub const fn piece_of(&self, block: BlockIndex) -> PieceIndex {
-        block / (self.piece / self.block) as u32
+        block / self.blocks_per_piece()
     }
 }
 

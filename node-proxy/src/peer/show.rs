@@ -14,7 +14,7 @@
 //!   nothing to do, blocks that others got are lent too, more and more of them to a child that takes none. So whatever the
 //!   children do, each is shown every block in the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use shoal_proto::frame::Run;
@@ -36,6 +36,9 @@ const LOAN_AHEAD: Duration = Duration::from_millis(250);
 /// A child that was lent blocks and asks for none of them for so long does not need them from here. Longer than a hash takes
 /// to reach it.
 const UNASKED: Duration = Duration::from_millis(500);
+/// A child that asks so often in a row for something else passes over what it was lent: that is outside its window, or the child is
+/// too slow to come to it.
+const PASSED_OVER: u32 = 2;
 /// A child that got nothing of what it asked for so long does not hold up others (I8 gives a parent as long).
 const STALLED: Duration = Duration::from_secs(2);
 /// A child that comes late is shown after so long what others got before: until then it gets that from them, if it knows them, and
@@ -64,6 +67,10 @@ struct Shown {
     joined: Instant,
     /// Blocks that were ever lent to it.
     lent: u32,
+    /// Blocks on loan that it did not ask for yet, and since when, in that order.
+    unasked: VecDeque<(BlockIndex, Instant)>,
+    /// How often in a row it asked for others while it had such.
+    passed: u32,
     /// Loans in a row of which it took nothing: it needs others, and is shown more at once until it takes some.
     refused: u32,
     /// Blocks that it asked for and did not get yet.
@@ -113,6 +120,8 @@ impl Show {
             earlier: self.given.clone(),
             joined: now,
             lent: 0,
+            unasked: VecDeque::new(),
+            passed: 0,
             refused: 0,
             wanted: 0,
             moved: now,
@@ -151,7 +160,7 @@ impl Show {
             self.call_in(now);
         }
         // Only a source has turns; every other parent shows all, and is looked at for each block and child.
-        let before = if secret.is_some() { self.before(child) } else { 0 };
+        let before = secret.as_ref().map_or(0, |secret| self.before(child, &secret.minus(&self.lent)));
         let every = self.every;
         let Some(shown) = self.children.get_mut(&child) else { return Vec::new() };
         let new = have.minus(&shown.told);
@@ -184,6 +193,7 @@ impl Show {
         for block in blocks(&first).chain(blocks(&second)).take(room as usize) {
             self.lent.insert(block);
             shown.loan.insert(block);
+            shown.unasked.push_back((block, now));
             shown.lent += 1;
             shown.told.insert(block);
             telling.insert(block);
@@ -204,7 +214,13 @@ impl Show {
         let Some(shown) = self.children.get_mut(&child) else { return };
         shown.wanted += run.count;
         shown.moved = now;
-        shown.refused = 0;
+        let lent = shown.unasked.len();
+        shown.unasked.retain(|(block, _)| !run.blocks().contains(block));
+        if shown.unasked.len() < lent {
+            (shown.passed, shown.refused) = (0, 0);
+        } else if lent > 0 {
+            shown.passed += 1;
+        }
         self.wanted += run.count;
         for block in run.blocks() {
             shown.loan.insert(block);
@@ -233,11 +249,12 @@ impl Show {
         self.children.get(&child)?.due
     }
 
-    /// How many children take a first copy before this one does.
-    fn before(&self, child: Child) -> u32 {
+    /// How many children take one of these first copies before this one does.
+    fn before(&self, child: Child, first: &BlockSet) -> u32 {
         let turn = |(id, shown): (&Child, &Shown)| (shown.refused, shown.lent, *id);
         let Some(own) = self.children.get_key_value(&child).map(turn) else { return 0 };
-        self.children.iter().filter(|one| one.1.room(self.layout) > 0 && turn(*one) < own).count() as u32
+        let takes = |shown: &Shown| shown.room(self.layout) > 0 && first.exceeds(&shown.told);
+        self.children.iter().filter(|one| turn(*one) < own && takes(one.1)).count() as u32
     }
 
     /// When second copies may be shown, if nothing is asked until then.
@@ -262,7 +279,18 @@ impl Show {
                     self.lent.remove(block);
                 });
                 shown.loan = BlockSet::empty(self.layout);
+                shown.unasked.clear();
                 shown.refused += 1;
+            } else if shown.passed >= PASSED_OVER {
+                let old = shown.unasked.partition_point(|(_, since)| now >= *since + UNASKED);
+                for (block, _) in shown.unasked.drain(..old) {
+                    self.lent.remove(block);
+                    shown.loan.remove(block);
+                }
+                if old > 0 {
+                    shown.passed = 0;
+                    shown.refused += 1;
+                }
             }
         }
     }

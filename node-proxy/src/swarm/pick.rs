@@ -174,7 +174,7 @@ impl Board {
 
     /// The parent is gone; what it was asked is free for others.
     pub fn leave(&mut self, seat: Seat) {
-        let Some(side) = self.seats.remove(&seat) else { return };
+        let Some(side) = self.seats.remove(&seat) else { return self.retired_early.retain(|early| *early != seat) };
         self.weigh();
         for block in side.have.runs().iter().flat_map(Run::blocks) {
             self.holders[block as usize] -= 1;
@@ -305,9 +305,11 @@ impl Board {
     /// What to ask of the parent next: blocks of one piece in a row. `None`: nothing now.
     fn pick(&self, seat: Seat) -> Option<Run> {
         let side = self.seats.get(&seat).filter(|side| !side.retired)?;
-        let at_focus = self.focuses.iter().find_map(|focus| self.at_focus(*focus, side));
+        // Most parents have nothing at most times, and each is asked whenever a block came.
+        let has_some = side.have.shares(&self.known, [&self.done, &self.asked]);
+        let at_focus = self.focuses.iter().filter(|_| has_some).find_map(|focus| self.at_focus(*focus, side));
         let mut best: Option<((u16, u64), Run)> = None;
-        if at_focus.is_none() {
+        if has_some && at_focus.is_none() {
             self.focuses.iter().for_each(|focus| self.look(*focus, side, &mut best));
         }
         let mut run = at_focus.or(best.map(|(_, run)| run)).or_else(|| self.end_game(seat, side))?;

@@ -101,6 +101,32 @@ fn what_a_child_does_not_take_goes_to_another() {
     assert_eq!(more, [0, 1]);
 }
 
+/// A slow child asks for what is at the start of its window, and never for what it was lent from the end of the blob.
+#[test]
+fn a_child_that_is_busy_with_other_blocks_keeps_neither_its_loan_nor_its_turn() {
+    let (layout, now) = (layout(64), Instant::now());
+    let (mut show, whole) = (Show::new(layout, EVERY), BlockSet::full(layout));
+    let (slow, fast) = (show.join(now), show.join(now));
+    let (mut then, mut got) = (now, BlockSet::empty(layout));
+    for second in 0..20 {
+        let _ = shown(&mut show, slow, &whole, Some(&whole), then);
+        if second > 0 {
+            show.gave(slow, 64 - second, then);
+        }
+        show.wanted(slow, Run { first: 63 - second, count: 1 }, then);
+        for _ in 0..20 {
+            then += ms(50);
+            for block in shown(&mut show, fast, &whole, Some(&whole), then) {
+                show.wanted(fast, Run { first: block, count: 1 }, then);
+                show.gave(fast, block, then);
+                got.insert(block);
+            }
+        }
+    }
+    let lacks: Vec<_> = (0..64).filter(|block| !got.contains(*block) && !show.given.contains(*block)).collect();
+    assert_eq!(lacks, Vec::<BlockIndex>::new(), "on loan to the slow one, or nobody's: {:?}", show.loan_of(slow));
+}
+
 #[test]
 fn second_copies_are_shown_when_the_uplink_has_nothing_to_do() {
     let (layout, now) = (layout(64), Instant::now());

@@ -25,14 +25,7 @@ impl Board {
 
     /// Whether something is missing that nobody is asked for.
     fn lacks_more_than_asked(&self) -> bool {
-        let mut block = self.done.first_missing(0);
-        while block < self.layout.blocks() {
-            if !self.asked.contains(block) {
-                return true;
-            }
-            block = self.done.first_missing(block + 1);
-        }
-        false
+        !self.done.is_full_with(&self.asked)
     }
 
     /// The last blocks that another was asked for, as many as both are done with at the same time.

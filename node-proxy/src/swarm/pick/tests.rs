@@ -116,6 +116,14 @@ fn a_block_whose_writer_left_can_be_written_again() {
 }
 
 #[test]
+fn a_seat_that_was_retired_and_never_taken_leaves_nothing() {
+    let mut board = board(1, 32, 0);
+    board.retire(7);
+    board.leave(7);
+    assert!(board.retired_early.is_empty());
+}
+
+#[test]
 fn a_hole_in_the_window_that_nobody_can_fill_does_not_stop_the_rest() {
     let mut board = board(40, 2, 0);
     board.join(0);
