@@ -280,9 +280,7 @@ impl World {
         let parent_open = found.parent_open;
         let node = &mut self.nodes[to as usize];
         if let Some(flight) = node.flight.as_deref_mut() {
-            if joined {
-                flight.board.leave(seat);
-            }
+            flight.board.leave(seat);
             flight.crew.ended(seat, score, how, now);
             flight.parents.retain(|other| *other != flow);
         }

@@ -10,7 +10,7 @@ use shoal_base::units::ByteSize;
 use super::moment::Moment;
 use super::outcome::{Outcome, head, line};
 use super::plan::{Plan, Rate, quarter_piece};
-use super::run;
+use super::play;
 
 /// The blob of a run of ten thousand nodes, unless one is asked for: with 512 MiB it would take several minutes.
 const BLOB_OF_TEN_THOUSAND: u64 = 128 << 20;
@@ -100,7 +100,8 @@ pub fn simulate(options: &Options) -> Result<()> {
     let mut outcomes: Vec<Outcome> = Vec::new();
     println!("{}", head());
     for plan in &plans {
-        let outcome = run(plan).with_context(|| format!("{} nodes, seed {}", plan.nodes, plan.seed))?;
+        let outcome =
+            play(plan, options.timeline).with_context(|| format!("{} nodes, seed {}", plan.nodes, plan.seed))?;
         println!("{}", line(&outcome));
         if options.timeline {
             println!("{}", Moment::head());

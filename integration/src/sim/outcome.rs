@@ -57,7 +57,7 @@ pub struct Outcome {
     pub fingerprint: String,
     /// Real time that the run took.
     pub wall_s: f64,
-    /// Looks at the cluster, twenty in the time of the limit.
+    /// Looks at the cluster, twenty in the time of the limit; empty unless asked for.
     pub timeline: Vec<Moment>,
 }
 

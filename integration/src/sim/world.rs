@@ -64,6 +64,8 @@ pub(super) struct World {
     /// Nodes that are expected to be done and are not.
     pub(super) left: u32,
     pub(super) fingerprint: Fingerprint,
+    /// Whether moments are taken.
+    pub(super) watched: bool,
     pub(super) timeline: Vec<Moment>,
 }
 
@@ -115,6 +117,7 @@ impl World {
             grew: 0,
             left: total,
             fingerprint: Fingerprint::new(),
+            watched: false,
             timeline: Vec::new(),
             dice: Dice::new(dice.next()),
             plan: plan.clone(),
@@ -174,7 +177,7 @@ impl World {
             let Some(event) = self.queue.next() else { bail!("nothing more happens: {}", self.who_is_left()) };
             let now = self.queue.now();
             self.fingerprint.take(now, &event);
-            if seconds(now) >= self.plan.bound_s() * self.timeline.len() as f64 / MOMENTS {
+            if self.watched && seconds(now) >= self.plan.bound_s() * self.timeline.len() as f64 / MOMENTS {
                 self.timeline.push(Moment::of(self));
             }
             if now > most || now > self.grew + STUCK {
