@@ -63,7 +63,7 @@ fn one_copy_leaves_the_origin_while_nothing_goes_wrong() {
     }
 }
 
-/// Simulated time is the same on every machine, so this is a figure and not a race. Measured: 1.25, 1.05, 1.24, 1.30 and 1.38.
+/// Simulated time is the same on every machine, so this is a figure and not a race. Measured: 1.26, 1.05, 1.24, 1.30 and 1.24.
 #[test]
 fn a_crowd_is_done_soon_after_the_limit() {
     let crowd = |nodes, mib| Plan::equal(nodes, mib * MIB).expect("it can be cut");
@@ -73,12 +73,24 @@ fn a_crowd_is_done_soon_after_the_limit() {
         (near(crowd(12, 128)), 1.15),
         (near(crowd(100, 64)), 1.35),
         (Plan { slow: 0.1, ..crowd(100, 128) }, 1.45),
-        (Plan { slow: 0.3, ..crowd(100, 512) }, 1.45),
+        (Plan { slow: 0.3, ..crowd(100, 512) }, 1.35),
     ] {
         for seed in 1..=3 {
             let outcome = outcome(&Plan { seed, ..plan.clone() });
             assert!(outcome.factor < most, "{:.3} with {:?}", outcome.factor, outcome.plan);
         }
+    }
+}
+
+/// Blocks that went with the only nodes that had them are read again soon, although somebody gets something all the time. Measured: at
+/// most 1.58.
+#[test]
+fn what_crashes_take_along_is_read_again_soon() {
+    for seed in 1..=4 {
+        let plan = Plan { crash: 0.01, seed, ..Plan::equal(100, 512 * MIB).expect("it can be cut") };
+        let outcome = outcome(&plan);
+        assert!(outcome.factor < 1.8, "{:.3} with seed {seed}", outcome.factor);
+        assert!(outcome.origin_ratio < 1.1, "{:.3} with seed {seed}", outcome.origin_ratio);
     }
 }
 

@@ -65,8 +65,9 @@ pub(super) struct Blob {
     pace: runs::Pace,
     /// Readers whose finder went, and when that counts.
     gone: BTreeMap<NodeId, At>,
-    /// When somebody got a block last.
-    grown: At,
+    /// The most blocks that anybody had, and when that became more or one was read. Not when anybody got one: those that come back
+    /// from a crash get some all the time, also when nobody is left who has the last.
+    grown: (u32, At),
     /// A node has one finder at most.
     by_node: HashMap<NodeId, FinderId>,
     index: Index,
@@ -241,8 +242,8 @@ impl Blob {
     pub(super) fn grew(&mut self, id: FinderId, blocks: u32, around: &Around<'_>) {
         let Some(finder) = self.finders.get_mut(&id) else { return };
         let before = std::mem::replace(&mut finder.blocks, blocks);
-        if blocks > before {
-            self.grown = around.now;
+        if blocks > self.grown.0 {
+            self.grown = (blocks, around.now);
         }
         if (before == 0) == (blocks == 0) {
             self.index.willing.grew(id, blocks);
@@ -442,6 +443,7 @@ impl Blob {
         }
         if self.seal.is_none() && self.list.is_none() {
             self.lists += 1;
+            self.grown = (0, around.now);
             self.list = Some(List {
                 number: self.lists,
                 author: node.clone(),
@@ -493,7 +495,7 @@ impl Blob {
             list.writers.push(node.clone());
         }
         let (number, closing) = (list.number, list.hashes.is_complete() && list.author == node);
-        self.grown = around.now;
+        self.grown.1 = around.now;
         (first..first + count).for_each(|block| self.was_read(block, &node));
         for permit in self.permits.iter_mut().filter(|permit| permit.finder == Some(finder)) {
             permit.closing |= closing;

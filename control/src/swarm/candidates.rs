@@ -7,7 +7,7 @@
 //! and servers form one well mixed graph; nobody is named much more often than the others; a source of the blob (a seed, a
 //! reader of the origin) is named to a few, and to those who have too few others.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -36,6 +36,12 @@ const LEVELS: usize = 4;
 const FULL: u32 = 16;
 /// What a node that is itself still fetching costs more.
 const PARTIAL: u32 = 2;
+/// A node that has less than one in so many of what a fetching node has on average lags: whoever has more gets nothing from it.
+const LAGS: u32 = 2;
+/// With less than so many blocks on average nobody lags: they all have just begun.
+const BEGUN: u32 = 16;
+/// So many laggards may be in the set of one who does not lag.
+const DRAG: usize = 2;
 
 /// Random numbers from a seed that the caller passes in (SplitMix64, Steele, Lea and Flood 2014).
 #[derive(Debug, Clone)]
@@ -86,6 +92,8 @@ pub(super) struct Server {
     pub(super) has: Has,
     /// A seed, or a reader of the origin: what it has others should spread.
     pub(super) source: bool,
+    /// It has much less than most who fetch.
+    lags: bool,
     /// Who was told of it.
     pub(super) namers: BTreeSet<FinderId>,
 }
@@ -105,6 +113,8 @@ pub(super) struct Servers {
     crowd: Listed,
     /// Those of the ordinary that hold the blob whole.
     whole: Listed,
+    /// How many of the crowd lagged at the last look.
+    laggards: usize,
 }
 
 /// Slots to draw from at random. One goes as fast as it comes.
@@ -141,6 +151,8 @@ pub(super) struct Wish<'a> {
     pub(super) mix: bool,
     /// How many finders there are.
     pub(super) finders: usize,
+    /// It lags itself.
+    pub(super) lags: bool,
 }
 
 impl Servers {
@@ -164,7 +176,7 @@ impl Servers {
             }
             return before.0 == Has::Nothing && has != Has::Nothing;
         }
-        let server = Server { node: node.clone(), facts, has, source, namers: BTreeSet::new() };
+        let server = Server { node: node.clone(), facts, has, source, lags: false, namers: BTreeSet::new() };
         let slot = self.free.pop().unwrap_or(self.slots.len());
         if slot == self.slots.len() {
             self.slots.push(None);
@@ -211,6 +223,24 @@ impl Servers {
         }
     }
 
+    /// Who lags now, by how many blocks each has that fetches.
+    pub(super) fn weigh(&mut self, blocks: impl Fn(&NodeId) -> Option<u32>) {
+        let fetching = |server: &Server| blocks(&server.node).filter(|_| server.has != Has::Whole && !server.source);
+        let (count, sum) =
+            self.iter().filter_map(fetching).fold((0, 0), |(count, sum), blocks| (count + 1, sum + u64::from(blocks)));
+        let mean = sum.checked_div(count).unwrap_or(0) as u32;
+        self.laggards = 0;
+        for server in self.slots.iter_mut().flatten() {
+            server.lags = mean >= BEGUN && fetching(server).is_some_and(|blocks| blocks < mean / LAGS);
+            self.laggards += usize::from(server.lags);
+        }
+    }
+
+    /// Whether a node lagged at the last look.
+    pub(super) fn lags(&self, node: &NodeId) -> bool {
+        self.get(node).is_some_and(|server| server.lags)
+    }
+
     /// A finder was told of these and no others, after those before.
     pub(super) fn told(&mut self, id: FinderId, before: &[ParentSaid], now: &[ParentSaid]) {
         for (list, named) in [(before, false), (now, true)] {
@@ -236,13 +266,23 @@ impl Servers {
         }
     }
 
-    /// Finders whose sets should be chosen anew because somebody in them is named too often. Somewhere in the middle first, so
-    /// that it is not always the same.
-    pub(super) fn surplus(&self, finders: usize, dice: &mut Dice) -> BTreeSet<FinderId> {
+    /// Finders whose sets should be chosen anew because somebody in them is named too often, or because too many in them lag and
+    /// they do not (`lags` says so of a finder). Somewhere in the middle first, so that it is not always the same.
+    pub(super) fn surplus(
+        &self,
+        finders: usize,
+        lags: impl Fn(FinderId) -> bool,
+        dice: &mut Dice,
+    ) -> BTreeSet<FinderId> {
         let mut out = BTreeSet::new();
         if self.is_small() {
             return out;
         }
+        let mut dragged: BTreeMap<FinderId, usize> = BTreeMap::new();
+        for namer in self.iter().filter(|server| server.lags).flat_map(|server| &server.namers) {
+            *dragged.entry(*namer).or_default() += 1;
+        }
+        out.extend(dragged.into_iter().filter(|(id, many)| *many > DRAG && !lags(*id)).map(|(id, _)| id));
         for server in self.iter() {
             let over = server.namers.len().saturating_sub(self.bound(server.source, finders));
             if over > 0 {
@@ -254,12 +294,13 @@ impl Servers {
     }
 
     /// Everybody can be told of everybody.
-    fn is_small(&self) -> bool {
+    pub(super) fn is_small(&self) -> bool {
         self.crowd.slots.len() + self.sources.slots.len() <= MOST + 1
     }
 
+    /// Those that share the finders among them: laggards are named to few.
     fn crowd(&self) -> usize {
-        self.crowd.slots.len().max(1)
+        self.crowd.slots.len().saturating_sub(self.laggards).max(1)
     }
 
     fn at(&self, slot: Slot) -> &Server {
@@ -282,6 +323,11 @@ impl Servers {
             + LEVEL * far
             + if full { FULL } else { 0 }
             + if server.has == Has::Whole { 0 } else { PARTIAL }
+    }
+
+    /// Whether a server is of no use to a finder that is far ahead of it.
+    fn drags(&self, slot: Slot, wish: &Wish<'_>) -> bool {
+        self.at(slot).lags && !wish.lags
     }
 
     /// The candidates of one finder, best first: those it has and that still can serve, then the better of two drawn
@@ -337,7 +383,7 @@ impl Servers {
     /// Whether somebody stays in a set.
     fn keeps(&self, slot: Slot, wish: &Wish<'_>) -> bool {
         let server = self.at(slot);
-        !wish.mix || server.namers.len() <= self.bound(server.source, wish.finders)
+        !wish.mix || server.namers.len() <= self.bound(server.source, wish.finders) && !self.drags(slot, wish)
     }
 
     fn add_sources(
@@ -391,7 +437,7 @@ impl Servers {
             let better = draw
                 .into_iter()
                 .filter(|slot| !chosen.contains(slot) && usable(slot))
-                .min_by_key(|slot| self.cost(*slot, wish.location, wish.finders));
+                .min_by_key(|slot| (self.drags(*slot, wish), self.cost(*slot, wish.location, wish.finders)));
             chosen.extend(better);
         }
     }

@@ -15,6 +15,8 @@ use super::Blob;
 
 /// A finder's set is not changed for a better mix again before this: a connection that serves is worth something too.
 const MIX: At = At::from_millis(500);
+/// Who lags is seen at least this often, although nobody comes or goes.
+const LOOK: At = At::from_secs(1);
 
 impl Blob {
     /// Names candidates: at once to who has none yet, to others when what changed has been gathered.
@@ -30,12 +32,17 @@ impl Blob {
         if due {
             self.flush = None;
             self.servers.refresh(|node| around.facts(node));
+            let (by_node, finders) = (&self.by_node, &self.finders);
+            self.servers.weigh(|node| Some(finders.get(by_node.get(node)?)?.blocks));
             ids.append(&mut self.index.short);
             if std::mem::take(&mut self.gained.1) {
                 ids.extend(&self.index.hungry);
             }
             mix = self.mixed(around);
             ids.extend(&mix);
+            if !self.servers.is_small() {
+                self.flush.get_or_insert(around.now + LOOK);
+            }
         }
         for id in ids {
             self.name(id, mix.contains(&id), around);
@@ -44,7 +51,8 @@ impl Blob {
 
     /// Whose set is due for a better mix now; others are looked at again when theirs is.
     fn mixed(&mut self, around: &mut Around<'_>) -> BTreeSet<FinderId> {
-        let surplus = self.servers.surplus(self.finders.len(), around.dice);
+        let lags = |id| self.finders.get(&id).is_none_or(|finder| self.servers.lags(&finder.node));
+        let surplus = self.servers.surplus(self.finders.len(), lags, around.dice);
         let (now, later): (BTreeSet<_>, BTreeSet<_>) =
             surplus.into_iter().partition(|id| self.finders.get(id).is_some_and(|finder| finder.mix_at <= around.now));
         let next = later.iter().filter_map(|id| self.finders.get(id)).map(|finder| finder.mix_at).min();
@@ -61,7 +69,8 @@ impl Blob {
         let avoid = |node: &NodeId| finder.lost.contains_key(node) || !around.may_name(node, finder);
         let current = finder.parents.as_deref().unwrap_or_default();
         let finders = self.finders.len();
-        let wish = Wish { node: &finder.node, location: &location, avoid: &avoid, current, mix, finders };
+        let lags = self.servers.lags(&finder.node);
+        let wish = Wish { node: &finder.node, location: &location, avoid: &avoid, current, mix, finders, lags };
         let mut dice = around.dice.clone();
         let chosen = self.servers.choose(&wish, &mut dice);
         let news = !same(&chosen, current);

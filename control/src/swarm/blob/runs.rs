@@ -424,7 +424,7 @@ impl Blob {
         {
             list.read = shoal_proto::BlockSet::empty(list.hashes.layout());
             list.by.clear();
-            self.grown = around.now;
+            self.grown.1 = around.now;
             around.notice(Notice::ReadAgain { blocks: list.hashes.layout().blocks() });
         }
     }
@@ -433,7 +433,7 @@ impl Blob {
     fn stuck_at(&self, around: &Around<'_>) -> Option<At> {
         let list = self.list.as_ref().filter(|_| self.permits.is_empty() && self.whole.is_empty())?;
         let all_read = self.cut().is_some() && list.read.is_full() && !self.index.willing.is_empty();
-        (all_read && around.now >= around.starting).then_some(self.grown + STUCK)
+        (all_read && around.now >= around.starting).then_some(self.grown.1 + STUCK)
     }
 
     /// When to look again at readers that went.

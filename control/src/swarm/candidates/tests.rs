@@ -18,7 +18,7 @@ fn nowhere() -> Arc<[String]> {
 
 /// A finder that is nowhere in particular and would take anybody.
 fn wish<'a>(node: &'a NodeId, current: &'a [ParentSaid], finders: usize) -> Wish<'a> {
-    Wish { node, location: &[], avoid: &|_| false, current, mix: true, finders }
+    Wish { node, location: &[], avoid: &|_| false, current, mix: true, finders, lags: false }
 }
 
 /// Chooses for one finder, and notes what it was told.
@@ -137,7 +137,7 @@ fn who_came_early_is_not_in_everybodys_set_for_long() {
         }
         // A finder that has sixteen is looked at again only when somebody in its set is named too often.
         for _ in 0..2 {
-            let again = servers.surplus(finders, &mut dice);
+            let again = servers.surplus(finders, |_| false, &mut dice);
             for (finder, set) in sets.iter_mut().enumerate() {
                 if set.len() < MOST || again.contains(&FinderId(finder as u64)) {
                     let before = set.clone();
@@ -205,4 +205,35 @@ fn reach(sets: &[Vec<ParentSaid>], from: usize) -> usize {
         }
     }
     seen.len()
+}
+
+#[test]
+fn who_lags_is_named_to_those_who_lag() {
+    let mut servers = Servers::default();
+    for number in 0..100 {
+        servers.put(&node(number), facts(0, &nowhere()), Has::Part, false);
+    }
+    let number_of = |node: &NodeId| node.as_str()[1..].parse::<usize>().unwrap();
+    let lags = |node: &NodeId| number_of(node) < 30;
+    let mut dice = Dice::new(1);
+    let mut sets: Vec<Vec<ParentSaid>> =
+        (0..100).map(|at| choose(&mut servers, at as u64, &wish(&node(at), &[], 100), &mut dice)).collect();
+    servers.weigh(|_| Some(10));
+    assert!(!servers.lags(&node(0)), "they all have just begun");
+    servers.weigh(|node| Some(if lags(node) { 40 } else { 160 }));
+    assert!(servers.lags(&node(29)) && !servers.lags(&node(30)));
+    for _ in 0..10 {
+        let again = servers.surplus(100, |id| id.0 < 30, &mut dice);
+        for id in again {
+            let at = id.0 as usize;
+            let (me, before) = (node(at), std::mem::take(&mut sets[at]));
+            let wish = Wish { lags: at < 30, ..wish(&me, &before, 100) };
+            sets[at] = choose(&mut servers, id.0, &wish, &mut dice);
+        }
+    }
+    for (at, set) in sets.iter().enumerate().skip(30) {
+        let drag = set.iter().filter(|parent| lags(&parent.node)).count();
+        assert!(drag <= DRAG && set.len() >= MOST - 2, "{at}: {drag} of {} lag", set.len());
+    }
+    assert!(sets[..30].iter().any(|set| set.iter().any(|parent| lags(&parent.node))), "they still know each other");
 }

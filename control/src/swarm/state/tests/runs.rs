@@ -280,6 +280,30 @@ fn what_a_reader_took_along_is_read_again() {
     assert_eq!(read.len(), BLOCKS as usize, "those that are left have all of it");
 }
 
+/// The reader goes when another has everything, and that one goes too. Those that are left come back from crashes all the time, and get
+/// what is left of the blob again and again.
+#[test]
+fn what_nobody_has_any_more_is_read_again_although_somebody_gets_blocks_all_the_time() {
+    let mut race = Race::new(&[100.0], 100.0, Some(LARGE));
+    race.run(200);
+    let bench = &mut race.bench;
+    let [other, left] = ["other", "left"].map(|name| {
+        bench.join(name, Some("east"));
+        bench.ask(name, Ask { size: Some(LARGE), ..want(1) })
+    });
+    bench.tell(other, Tell::Progress { blocks: BLOCKS, origin_bytes: 0 });
+    bench.apply(Event::Ended { finder: race.readers[0].finder, clean: false });
+    bench.wait(ms(3000));
+    bench.apply(Event::Ended { finder: other, clean: false });
+    for step in 0..40 {
+        bench.tell(left, Tell::Progress { blocks: 100 * (step % 8), origin_bytes: 0 });
+        bench.wait(ms(250));
+    }
+    let again = |notice: &Notice| matches!(notice, Notice::ReadAgain { blocks } if *blocks == BLOCKS);
+    assert!(bench.notices.iter().any(again), "{:?}", bench.notices);
+    assert!(bench.permit(left).is_some());
+}
+
 #[test]
 fn i4_after_a_restart_of_control_a_reader_keeps_its_run() {
     let mut bench = Bench::default();
