@@ -22,6 +22,7 @@ use crate::swarm::{
 };
 
 mod liars;
+mod offers;
 mod origin_fails;
 
 const BLOCK: usize = 256 << 10;
