@@ -46,7 +46,8 @@ impl Watch {
         Ok(watch)
     }
 
-    pub(super) fn fetched(&self, node: &str) -> u64 {
+    /// Bytes that the node had fetched when the watch began, from origin and peers, in the life of its daemon.
+    pub fn fetched(&self, node: &str) -> u64 {
         let text = self.metrics.get(node).map_or("", String::as_str);
         let of = |metric| sample(text, metric).unwrap_or(0.0) as u64;
         of("shoal_blob_from_origin_bytes_total ") + of("shoal_blob_from_peers_bytes_total ")
