@@ -54,8 +54,9 @@ lint: ## Format, clippy, documentation, import rules, generated pages; all must 
 reference: build ## Write docs/reference from the programs
 	hack/reference write
 
-bench: tools ## Every measurement, beside the limit or beside what people use: docs/benchmarks.md (asks for root, takes an hour)
-	$(ROOT) hack/bench $(BIN)/lab $(LAB)/bench
+bench: tools ## Every measurement, beside the limit or beside what people use: docs/benchmarks.md (asks for root, takes two hours)
+	cargo build --workspace --release
+	$(ROOT) hack/bench $(BIN:debug=release)/lab $(LAB)/bench
 
 clean: ## Remove what the lab made, tools and images included; the build stays (cargo clean)
 	$(ROOT) rm -rf $(LAB)
