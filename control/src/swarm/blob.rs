@@ -145,7 +145,8 @@ impl Blob {
 
     /// Who can serve has changed.
     pub(super) fn changed(&mut self, now: At) {
-        self.flush.get_or_insert(now + GATHER);
+        let at = now + GATHER;
+        self.flush = Some(self.flush.map_or(at, |flush| flush.min(at)));
     }
 
     /// A finder's candidates are no good any more, in a way that can't wait.
@@ -182,6 +183,9 @@ impl Blob {
     /// A finder goes. Nothing is left of it but its permits.
     pub(super) fn let_go(&mut self, id: FinderId, around: &Around<'_>) -> Option<Finder> {
         let finder = self.finders.remove(&id)?;
+        if finder.blocks >= self.grown.0 && self.whole.is_empty() {
+            self.grown.0 = self.finders.values().map(|finder| finder.blocks).max().unwrap_or(0);
+        }
         if self.by_node.get(&finder.node) == Some(&id) {
             self.by_node.remove(&finder.node);
         }
@@ -240,6 +244,7 @@ impl Blob {
 
     /// A finder has more blocks, or fewer.
     pub(super) fn grew(&mut self, id: FinderId, blocks: u32, around: &Around<'_>) {
+        let blocks = self.blocks().map_or(blocks, |all| blocks.min(all));
         let Some(finder) = self.finders.get_mut(&id) else { return };
         let before = std::mem::replace(&mut finder.blocks, blocks);
         if blocks > self.grown.0 {

@@ -225,7 +225,8 @@ impl Servers {
 
     /// Who lags now, by how many blocks each has that fetches.
     pub(super) fn weigh(&mut self, blocks: impl Fn(&NodeId) -> Option<u32>) {
-        let fetching = |server: &Server| blocks(&server.node).filter(|_| server.has != Has::Whole && !server.source);
+        let fetching =
+            |server: &Server| if server.has == Has::Whole || server.source { None } else { blocks(&server.node) };
         let (count, sum) =
             self.iter().filter_map(fetching).fold((0, 0), |(count, sum), blocks| (count + 1, sum + u64::from(blocks)));
         let mean = sum.checked_div(count).unwrap_or(0) as u32;
@@ -278,8 +279,10 @@ impl Servers {
         if self.is_small() {
             return out;
         }
+        // With fewer than a set of others there is nobody to exchange laggards for.
+        let exchanged = |server: &&Server| server.lags && self.crowd() > MOST;
         let mut dragged: BTreeMap<FinderId, usize> = BTreeMap::new();
-        for namer in self.iter().filter(|server| server.lags).flat_map(|server| &server.namers) {
+        for namer in self.iter().filter(exchanged).flat_map(|server| &server.namers) {
             *dragged.entry(*namer).or_default() += 1;
         }
         out.extend(dragged.into_iter().filter(|(id, many)| *many > DRAG && !lags(*id)).map(|(id, _)| id));
@@ -294,7 +297,7 @@ impl Servers {
     }
 
     /// Everybody can be told of everybody.
-    pub(super) fn is_small(&self) -> bool {
+    fn is_small(&self) -> bool {
         self.crowd.slots.len() + self.sources.slots.len() <= MOST + 1
     }
 

@@ -220,6 +220,9 @@ impl Show {
             (shown.passed, shown.refused) = (0, 0);
         } else if lent > 0 {
             shown.passed += 1;
+        } else {
+            // It takes what it is told: it may have its turn again, though not at once.
+            shown.refused = shown.refused.saturating_sub(1);
         }
         self.wanted += run.count;
         for block in run.blocks() {
@@ -280,6 +283,7 @@ impl Show {
                 });
                 shown.loan = BlockSet::empty(self.layout);
                 shown.unasked.clear();
+                shown.passed = 0;
                 shown.refused += 1;
             } else if shown.passed >= PASSED_OVER {
                 let old = shown.unasked.partition_point(|(_, since)| now >= *since + UNASKED);

@@ -211,6 +211,8 @@ impl Streams {
                 }
             }
         };
+        // Also of a seat that was retired and never taken.
+        self.shared.board.lock().leave(seat);
         self.crew.ended(seat, score, how, Instant::now());
         if let Some(event) = event {
             // A reader that is gone has no use for it.

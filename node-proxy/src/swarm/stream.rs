@@ -103,8 +103,6 @@ impl Stream {
             Ok(ended) => ended,
             Err(loss) => Ended::Lost(loss, self.owed),
         };
-        // Also of a seat that was retired and never taken.
-        self.fetch.board.lock().leave(self.seat);
         tracing::Span::current().record("bytes", self.bytes);
         Finished { seat: self.seat, parent: self.parent, score: self.score, ended }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use shoal_proto::NodeId;
 
 use super::super::around::Around;
-use super::super::candidates::Wish;
+use super::super::candidates::{MOST, Wish};
 use super::super::event::{At, FinderId, ParentSaid, Say};
 use super::Blob;
 
@@ -33,14 +33,15 @@ impl Blob {
             self.flush = None;
             self.servers.refresh(|node| around.facts(node));
             let (by_node, finders) = (&self.by_node, &self.finders);
-            self.servers.weigh(|node| Some(finders.get(by_node.get(node)?)?.blocks));
+            let many = finders.len() > MOST;
+            self.servers.weigh(|node| if many { Some(finders.get(by_node.get(node)?)?.blocks) } else { None });
             ids.append(&mut self.index.short);
             if std::mem::take(&mut self.gained.1) {
                 ids.extend(&self.index.hungry);
             }
             mix = self.mixed(around);
             ids.extend(&mix);
-            if !self.servers.is_small() {
+            if self.finders.len() > MOST {
                 self.flush.get_or_insert(around.now + LOOK);
             }
         }

@@ -39,7 +39,7 @@ const TRY_AGAIN: At = At::from_secs(30);
 const TRY_SOON: At = At::from_secs(1);
 /// A slow reader is replaced at most this often; doubled each time, because a whole cluster may have become slow.
 const BETWEEN_MOVES: At = At::from_secs(5);
-/// Everything was read, nobody has it all, and nobody got a block for this long: what was read is gone.
+/// Everything was read, nobody has it all, and nobody has had more than anybody before for this long: what was read is gone.
 const STUCK: At = At::from_secs(5);
 
 /// How many should read, and what is being tried.

@@ -235,5 +235,7 @@ fn who_lags_is_named_to_those_who_lag() {
         let drag = set.iter().filter(|parent| lags(&parent.node)).count();
         assert!(drag <= DRAG && set.len() >= MOST - 2, "{at}: {drag} of {} lag", set.len());
     }
+    servers.weigh(|_| None);
+    assert!(!servers.lags(&node(29)), "nobody fetches any more");
     assert!(sets[..30].iter().any(|set| set.iter().any(|parent| lags(&parent.node))), "they still know each other");
 }

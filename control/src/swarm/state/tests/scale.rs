@@ -54,6 +54,27 @@ impl Crowd {
     }
 }
 
+/// However far away the next look at everybody is.
+#[test]
+fn who_loses_a_parent_is_named_another_within_a_tenth_of_a_second() {
+    let mut crowd = Crowd::new(40);
+    crowd.spread();
+    for gone in 10..15 {
+        let sets = crowd.sets();
+        let name = format!("n{gone}");
+        let losers: Vec<usize> =
+            (0..40).filter(|at| *at != gone && names(&sets[*at]).contains(&name.as_str())).collect();
+        assert!(!losers.is_empty(), "{name} is named to nobody");
+        crowd.bench.apply(Event::Ended { finder: crowd.finders[gone], clean: true });
+        crowd.bench.wait(ms(110));
+        let sets = crowd.sets();
+        for at in losers.into_iter().filter(|at| !(10..=gone).contains(at)) {
+            assert!(!names(&sets[at]).contains(&name.as_str()), "n{at} is still told of {name}");
+        }
+        crowd.bench.wait(ms(40));
+    }
+}
+
 #[test]
 fn a_crowd_of_a_thousand_is_one_well_mixed_graph() {
     let mut crowd = Crowd::new(1000);
