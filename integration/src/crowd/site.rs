@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use tokio::time::Instant;
 
 use super::{LINK, NODES};
 use crate::{
@@ -32,6 +33,9 @@ const REGISTRY_PORT: u16 = 443;
 const MIRROR_PORT: u16 = 5080;
 /// What a store needs beside the blob, and more.
 const BESIDE: u64 = 64 << 20;
+/// For two seconds after its start control lets nobody read the origin, until nodes have said what they hold: a crowd does not come
+/// in those.
+const SETTLED: Duration = Duration::from_millis(2500);
 
 /// The repository of the blob.
 pub(super) const REPOSITORY: &str = "lab/crowd";
@@ -130,6 +134,7 @@ impl Site {
         self.stop_daemons()?;
         let control = self.net.namespace("control")?;
         let control = Control::start(&self.programs, &control, &self.dirs.state.join("control")).await?;
+        let started = Instant::now();
         let mut starts = Vec::new();
         for plan in &self.plans {
             let dir = self.dirs.state.join(&plan.name);
@@ -147,6 +152,7 @@ impl Site {
             Ok(())
         })
         .await?;
+        tokio::time::sleep_until(started + SETTLED).await;
         self.daemons = Some(Daemons { nodes, control });
         Ok(())
     }
