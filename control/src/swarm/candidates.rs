@@ -5,7 +5,8 @@
 //! they are connected and well mixed before there is much to pass on, and do not all hang on the few who have something
 //! first. What always holds of the sets that are chosen together: they are drawn at random, so that finders
 //! and servers form one well mixed graph; nobody is named much more often than the others; a source of the blob (a seed, a
-//! reader of the origin) is named to a few, and to those who have too few others.
+//! reader of the origin) is named to a few, and to those who have too few others; who has much less than most is exchanged in the
+//! sets of those who have more.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
