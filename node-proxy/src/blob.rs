@@ -22,10 +22,10 @@ use crate::store::{Store, StoreError};
 use crate::swarm::ParentSource;
 
 mod close;
-mod failing;
 mod flight;
 #[doc(hidden)]
 pub mod fuzz;
+mod lately;
 mod liars;
 mod look_ahead;
 mod metrics;
@@ -146,7 +146,8 @@ struct Inner {
     shunned: Mutex<HashMap<Digest, Instant>>,
     liars: Liars,
     gate: look_ahead::Gate,
-    failing: failing::Failing,
+    failing: lately::Lately,
+    ignores_ranges: lately::Lately,
     traces: Mutex<HashMap<Digest, (Instant, String)>>,
     /// Held blobs that this process read from the origin, the oldest first.
     first_hand: Mutex<VecDeque<Digest>>,
@@ -187,7 +188,8 @@ impl Engine {
             shunned: Mutex::default(),
             liars: Liars::default(),
             gate,
-            failing: failing::Failing::default(),
+            failing: lately::Lately::fails(),
+            ignores_ranges: lately::Lately::ignores_ranges(),
             traces: Mutex::default(),
             first_hand: Mutex::default(),
         }))

@@ -67,6 +67,8 @@ pub struct Ask {
     pub blocks_held: u32,
     /// The permit that this flight reads under since before control was lost.
     pub permit: Option<Grant>,
+    /// Whether it reads a run of a large blob and no more (DESIGN I6), or to the end once it reads.
+    pub takes_runs: bool,
 }
 
 /// Leave to read blocks of a blob from the origin.

@@ -14,6 +14,8 @@ pub(super) const LEAST: At = At::from_millis(500);
 const COMPARED: At = At::from_millis(750);
 /// Who says nothing for longer than this is silent: that time counts. Shorter ones are words that are on their way.
 const UNHEARD: At = At::from_millis(500);
+/// Who reads nothing for longer than this begins anew.
+const GAP: At = At::from_secs(2);
 /// Words that come closer together than this are one sample.
 const STEP: At = At::from_millis(50);
 /// Rates that are older than this say nothing of the network now.
@@ -25,11 +27,20 @@ const MOST: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     samples: VecDeque<(At, u64)>,
+    /// Since when it reads nothing.
+    paused: Option<At>,
 }
 
 impl Meter {
     /// So many bytes in all until now.
     pub(super) fn note(&mut self, now: At, total: u64) {
+        if self.is_cold(now) {
+            self.samples.clear();
+        }
+        if let Some(since) = self.paused.take() {
+            // The next run came late: as if it had come at once.
+            self.samples.iter_mut().for_each(|(at, _)| *at += now - since);
+        }
         match self.samples.back() {
             Some((at, last)) if now < *at + STEP || total < *last => return,
             _ => self.samples.push_back((now, total)),
@@ -78,13 +89,14 @@ impl Meter {
         self.samples.drain(..self.samples.len().saturating_sub(1));
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.samples.is_empty()
+    /// It has read nothing yet, or not for long.
+    pub(super) fn is_cold(&self, now: At) -> bool {
+        self.samples.is_empty() || self.paused.is_some_and(|since| since + GAP <= now)
     }
 
     /// It reads nothing now: the time until it does again is no part of any rate.
-    pub(super) fn pause(&mut self) {
-        self.samples.clear();
+    pub(super) fn pause(&mut self, now: At) {
+        self.paused.get_or_insert(now);
     }
 }
 
@@ -153,7 +165,12 @@ mod tests {
         }
         let rate = meter.rate(ms(29 * 250)).unwrap();
         assert!((99_000..=101_000).contains(&rate), "{rate}");
-        meter.pause();
+        meter.pause(ms(7300));
+        meter.note(ms(7800), 2_200_000);
+        meter.note(ms(8050), 2_225_000);
+        let rate = meter.rate(ms(8050)).unwrap();
+        assert!((90_000..=110_000).contains(&rate), "between two runs no time passes: {rate}");
+        meter.pause(ms(8050));
         meter.note(ms(60_000), 9_000_000);
         assert_eq!(meter.rate(ms(60_100)), None, "the pause is no part of it");
     }

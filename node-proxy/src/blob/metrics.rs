@@ -41,6 +41,8 @@ pub(super) enum Failure {
     Nonsense,
     /// A rule of ours forbids to go there.
     Refused,
+    /// It ignores ranges, and only some of the blob was to be read.
+    NoRanges,
     /// Its bytes are not those of the piece list.
     Contradicted,
     /// Disk or layout of this node.
@@ -52,6 +54,7 @@ impl Failure {
         match trouble {
             Trouble::Here(_) => Self::Here,
             Trouble::Contradicted => Self::Contradicted,
+            Trouble::NoRanges => Self::NoRanges,
             Trouble::Origin(error) => match error {
                 OriginError::NotFound { .. } => Self::NotFound,
                 OriginError::Unauthorized { .. } | OriginError::Denied { .. } => Self::Denied,

@@ -29,6 +29,8 @@ pub struct Incoming {
     pub size: Option<u64>,
     /// Content-Type as the origin gave it; empty when it gave none.
     pub media_type: String,
+    /// It gives the whole whatever range is asked for: what is before the first byte came over the wire as well.
+    pub ignores_ranges: bool,
     /// The bytes that were asked for, in order; it ends with the range's end or an error.
     pub stream: BoxStream<'static, Result<Bytes, OriginError>>,
 }
@@ -85,7 +87,7 @@ impl Upstream for Origin {
             return Err(OriginError::Nonsense { registry: registry(), why: "another range than was asked for".into() });
         }
         let (size, media_type) = (body.size, body.media_type.clone());
-        Ok(Incoming { size, media_type, stream: body.into_stream() })
+        Ok(Incoming { size, media_type, ignores_ranges: body.ignores_ranges(), stream: body.into_stream() })
     }
 }
 

@@ -166,6 +166,7 @@ impl Runner {
 
     async fn ask(&mut self) {
         self.ask_at = None;
+        let permit = self.keep_one_permit();
         let want = &self.flight.want;
         let may_read_origin = self.may_read_origin();
         let ask = Ask {
@@ -176,7 +177,8 @@ impl Runner {
             kind: want.kind,
             may_read_origin,
             blocks_held: self.flight.body(|body| body.have.len()).unwrap_or(0),
-            permit: self.keep_one_permit(),
+            permit,
+            takes_runs: !self.inner.ignores_ranges.is(&want.target.registry),
         };
         self.asked_for_permit = may_read_origin;
         match self.inner.source.find(ask).await {

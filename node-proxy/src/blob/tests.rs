@@ -98,7 +98,12 @@ impl Upstream for Registry {
                     counter.fetch_add(part.len(), Ordering::SeqCst);
                 }
             });
-        Ok(Incoming { size, media_type: "application/octet-stream".into(), stream: stream.boxed() })
+        Ok(Incoming {
+            size,
+            media_type: "application/octet-stream".into(),
+            ignores_ranges: false,
+            stream: stream.boxed(),
+        })
     }
 }
 

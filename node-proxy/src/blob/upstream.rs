@@ -22,6 +22,8 @@ pub(super) enum Trouble {
     Here(ReadError),
     /// The origin's bytes contradict the list that control gave: its author is at fault.
     Contradicted,
+    /// The origin ignores ranges, and only some of the blob is to be read.
+    NoRanges,
 }
 
 /// What the flight's runner hears of the read.
@@ -80,6 +82,13 @@ impl Read {
             let whole = run.as_ref().is_none_or(|run| size.is_some_and(|size| *run == (0..size)));
             let asked = run.clone().filter(|_| !whole);
             let incoming = inner.upstream.read(&flight.want, asked).await.map_err(Trouble::Origin)?;
+            if incoming.ignores_ranges {
+                inner.ignores_ranges.note(&flight.want.target.registry);
+                let begins = run.as_ref().is_none_or(|run| run.start == 0);
+                if self.permit != 0 && extent.end != WHOLE.end && !begins {
+                    return Err(Trouble::NoRanges);
+                }
+            }
             let layout = self.begin(incoming.size, incoming.media_type.clone()).await?;
             let run = run.unwrap_or_else(|| missing_run(flight, layout, 0, &extent).unwrap_or(0..0));
             // A resumed body may lack only a part of what a whole answer brings.

@@ -124,8 +124,7 @@ fn start(ask: Ask, session: &[u8]) -> wire::FindStart {
         permit_id: ask.permit.map_or(0, |permit| permit.id),
         permit_first_block: ask.permit.map_or(0, |permit| permit.first),
         permit_blocks: ask.permit.map_or(0, |permit| permit.blocks),
-        // A reader that is alone would ask the registry once a run: one request until a run can grow while it is read.
-        takes_runs: false,
+        takes_runs: ask.takes_runs,
     }
 }
 

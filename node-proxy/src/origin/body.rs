@@ -104,6 +104,11 @@ impl Body {
         self.flow.next().instrument(span).await
     }
 
+    /// The origin gives the whole although a range was asked for; what was not asked for is read and thrown away.
+    pub fn ignores_ranges(&self) -> bool {
+        self.flow.cut
+    }
+
     /// The bytes as a stream.
     pub fn into_stream(self) -> BoxStream<'static, Result<Bytes, OriginError>> {
         futures::stream::unfold(self, |mut body| async { body.next().await.map(|next| (next, body)) }).boxed()

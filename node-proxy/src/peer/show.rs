@@ -8,6 +8,8 @@
 //!
 //! What always holds:
 //! - A block is shown only when the parent has it, to each child at most once, and nothing is taken back.
+//! - As long as first copies wait, what came from peers is shown later, when they have had time to pass it on, and only when nobody
+//!   waits for a block: a first copy that is behind others' second ones holds up everybody.
 //! - A child that is alone is shown everything; one that comes late, after a while, all that was given before it came.
 //! - A block on loan that the child does not ask for in time, or gets no byte of in time, is free for others again.
 //! - Once every first-hand block was given, or when nobody gets what it asked for, everything is shown. Whenever the uplink has
@@ -44,6 +46,8 @@ const STALLED: Duration = Duration::from_secs(2);
 /// A child that comes late is shown after so long what others got before: until then it gets that from them, if it knows them, and
 /// the uplink is not spent on second copies. Short beside the time that a reader waits for its first byte (I8).
 const EARLIER_AFTER: Duration = Duration::from_secs(1);
+/// A source leaves blocks that came from peers to those for so long: it is not where anybody gets them first.
+const LEFT_TO_PEERS: Duration = Duration::from_secs(1);
 /// Nobody waits for a block for so long: the uplink has room for second copies. Some round trips, so that a want is on its way
 /// when there is one.
 const QUIET: Duration = Duration::from_millis(200);
@@ -92,10 +96,35 @@ pub struct Show {
     given: BlockSet,
     /// On loan to some child.
     lent: BlockSet,
+    /// What a source has of its peers.
+    second_hand: SecondHand,
     /// Blocks that all children asked for and did not get yet.
     wanted: u32,
     /// When `wanted` last became 0, or a block last went out.
     moved: Option<Instant>,
+}
+
+/// Blocks of a source that came from peers.
+#[derive(Debug)]
+struct SecondHand {
+    seen: BlockSet,
+    /// Seen a short while ago, and since when, in that order.
+    fresh: BlockSet,
+    since: VecDeque<(BlockIndex, Instant)>,
+}
+
+impl SecondHand {
+    fn note(&mut self, blocks_now: &BlockSet, now: Instant) {
+        for block in blocks(&blocks_now.minus(&self.seen)) {
+            self.seen.insert(block);
+            self.fresh.insert(block);
+            self.since.push_back((block, now));
+        }
+        let old = self.since.partition_point(|(_, since)| *since + LEFT_TO_PEERS <= now);
+        for (block, _) in self.since.drain(..old) {
+            self.fresh.remove(block);
+        }
+    }
 }
 
 impl Show {
@@ -103,7 +132,8 @@ impl Show {
     pub fn new(layout: Layout, every: Duration) -> Self {
         let none = || BlockSet::empty(layout);
         let (given, lent) = (none(), none());
-        Self { layout, every, children: BTreeMap::new(), next: 0, given, lent, wanted: 0, moved: None }
+        let second_hand = SecondHand { seen: none(), fresh: none(), since: VecDeque::new() };
+        Self { layout, every, children: BTreeMap::new(), next: 0, given, lent, second_hand, wanted: 0, moved: None }
     }
 
     /// A child opened the blob.
@@ -156,8 +186,9 @@ impl Show {
         let quiet = now >= self.quiet_at();
         let stalled = quiet && self.wanted > 0;
         let secret = secret.filter(|_| !all_given && !stalled);
-        if secret.is_some() {
+        if let Some(own) = first_hand.filter(|_| secret.is_some()) {
             self.call_in(now);
+            self.second_hand.note(&have.minus(own), now);
         }
         // Only a source has turns; every other parent shows all, and is looked at for each block and child.
         let before = secret.as_ref().map_or(0, |secret| self.before(child, &secret.minus(&self.lent)));
@@ -168,6 +199,9 @@ impl Show {
             return shown.tell(new, every, now).runs();
         };
         let mut open = new.minus(own);
+        if !quiet && !secret.is_empty() {
+            open = if self.wanted > 0 { new.minus(&new) } else { open.minus(&self.second_hand.fresh) };
+        }
         let earlier_at = shown.joined + EARLIER_AFTER;
         if now >= earlier_at {
             // This may be the only parent that it can ask for its first block.

@@ -16,19 +16,18 @@ use super::super::meter::Meter;
 use super::super::permit::{Permit, SILENT, WHOLE};
 use super::Blob;
 
-/// Above this size a permit covers a run (DESIGN I6).
-const CUT_ABOVE: u64 = 64 << 20;
-/// Pieces of a run while one node reads.
-const LONG: u32 = 32;
-/// Pieces of a run while several read, or it is found out whether they should: all that is read at a time then lies in the
-/// 32 pieces from which nodes fetch first.
+/// Above this size a permit may cover a run: a smaller blob is read sooner than a reader is found to be slow (decision 006).
+const CUT_ABOVE: u64 = 16 << 20;
+/// The first run of a reader while several read, or it is found out whether they should; then as much as it has read already, up to
+/// [`SHORT`]. So a slow one does not hold up the others with a long one. One that reads alone reads to the end.
+const FIRST: u64 = 4 << 20;
+/// Pieces of such a run at most, unless that is less than the first: all that is read at a time then lies in the 32 pieces from which
+/// nodes fetch first.
 const SHORT: u32 = 8;
 /// So many read one blob at once at most.
 const MOST_READERS: usize = 4;
 /// Speeds are looked at this often.
 const LOOK: At = At::from_millis(250);
-/// A speed counts when the reader has had the origin's answer for this long: connections start slowly.
-const SETTLED: At = At::from_millis(750);
 /// One more reader stays if it makes the whole faster by at least this many percent.
 const GAIN: u64 = 20;
 /// One more reader must have shown something by then.
@@ -49,12 +48,16 @@ pub(super) struct Pace {
     more: usize,
     trial: Option<Trial>,
     next_trial: At,
-    /// One more reader did not help.
-    settled: bool,
+    /// The first reader was held against another, or was known to be fast.
+    compared: bool,
+    /// What the two read together then, bytes a second: the one that goes on should read as much.
+    both: Option<u64>,
     next_move: At,
     moves: u32,
     /// Who was slow when speeds were looked at last, and since when.
     suspect: Option<(FinderId, At)>,
+    /// How many read when speeds were looked at last.
+    readers: usize,
     /// When speeds are looked at next.
     pub(super) look: At,
 }
@@ -62,8 +65,8 @@ pub(super) struct Pace {
 #[derive(Debug)]
 struct Trial {
     since: At,
-    /// Bytes a second, of all before.
-    before: u64,
+    /// Bytes a second, of all before. `None`: the first reader is held against another from the start.
+    before: Option<u64>,
 }
 
 /// A node that reads now.
@@ -78,6 +81,18 @@ struct Reader {
     permits: usize,
     /// Everything that its permits cover is read.
     closing: bool,
+}
+
+impl Reader {
+    /// It does not hold up those who wait for its run.
+    fn keeps_up(&self, best: Option<u64>) -> bool {
+        self.rate.zip(best).is_none_or(|(rate, best)| rate * 3 > best * 2)
+    }
+}
+
+/// Whether one more reader helps: bytes a second without and with it.
+fn gains(before: u64, after: u64) -> bool {
+    after * 100 >= before * (100 + GAIN)
 }
 
 impl Blob {
@@ -102,15 +117,29 @@ impl Blob {
         }
     }
 
+    /// Bytes from the first unread block on.
+    fn unread(&self, layout: Layout) -> u64 {
+        let first = self.list.as_ref().map_or(0, |list| list.read.first_missing(0));
+        layout.size() - layout.block_range(first).start
+    }
+
     /// A run from a block on: to the end of some piece, and not into what is read or covered.
-    fn run_from(&self, start: BlockIndex, pieces: u32, layout: Layout) -> Range<BlockIndex> {
-        let last = layout.piece_blocks(layout.piece_of(start).saturating_add(pieces - 1)).end;
-        let last = if last == 0 { layout.blocks() } else { last.max(start + 1) };
+    fn run_from(&self, start: BlockIndex, last: BlockIndex, layout: Layout) -> Range<BlockIndex> {
+        let last = last.clamp(start + 1, layout.blocks());
         let taken = |block: &BlockIndex| {
             self.list.as_ref().is_some_and(|list| list.read.contains(*block))
                 || self.permits.iter().any(|permit| permit.run.contains(block))
         };
         start..(start + 1..last).find(taken).unwrap_or(last)
+    }
+
+    /// Where a short run of a node ends that starts at a block.
+    fn short(&self, node: &NodeId, start: BlockIndex, layout: Layout) -> BlockIndex {
+        let own = self.list.as_ref().and_then(|list| list.by.get(node)).map_or(0, |own| own.len());
+        let most = (layout.piece_size() * u64::from(SHORT)).max(FIRST);
+        let bytes = (u64::from(own) * layout.block_size()).clamp(FIRST, most);
+        let last = layout.block_at(layout.block_range(start).start + bytes - 1).min(layout.blocks() - 1);
+        layout.piece_blocks(layout.piece_of(last)).end
     }
 
     /// How many blocks of a run are still to be read.
@@ -155,7 +184,7 @@ impl Blob {
     /// A reader has the origin's answer. Those that read beside it share the way with it from now on.
     pub(super) fn measure(&mut self, id: FinderId, now: At) {
         let Some(finder) = self.finders.get_mut(&id) else { return };
-        let begins = finder.meter.is_empty();
+        let begins = finder.meter.is_cold(now);
         finder.meter.note(now, finder.origin_bytes);
         let others = self.permits.iter().filter_map(|permit| permit.finder).filter(|other| begins && *other != id);
         for other in others.collect::<BTreeSet<_>>() {
@@ -169,7 +198,7 @@ impl Blob {
     pub(super) fn stopped(&mut self, permit: &Permit, around: &Around<'_>) {
         if let Some(id) = permit.finder.filter(|id| !self.reads(*id)) {
             if let Some(finder) = self.finders.get_mut(&id) {
-                finder.meter.pause();
+                finder.meter.pause(around.now);
             }
             self.review(id, around);
         }
@@ -186,7 +215,7 @@ impl Blob {
         };
         let mut permit = self.permits.swap_remove(at);
         match self.next_unread(layout) {
-            Some(start) => permit.run = self.run_from(start, self.pieces(), layout),
+            Some(start) => permit.run = self.next_run(&permit.node, start, layout),
             // Everything is read: it stays as it is until the blob closes.
             None => return self.permits.push(permit),
         }
@@ -195,19 +224,40 @@ impl Blob {
         self.permits.push(permit);
     }
 
-    fn pieces(&self) -> u32 {
-        if self.pace.more == 0 && self.pace.settled && self.pace.trial.is_none() { LONG } else { SHORT }
+    /// What a node reads next: one that reads alone all to the end, except for what it shows its speed by.
+    fn next_run(&self, node: &NodeId, start: BlockIndex, layout: Layout) -> Range<BlockIndex> {
+        let begins = !self.pace.compared && self.list.is_none();
+        let several = self.pace.more > 0 || self.pace.trial.is_some();
+        let last = if begins || several { self.short(node, start, layout) } else { layout.blocks() };
+        self.run_from(start, last, layout)
+    }
+
+    /// Whoever has a long run keeps the begin of what it lacks of it: others read on behind that.
+    fn shorten(&mut self, layout: Layout, around: &mut Around<'_>) {
+        for at in 0..self.permits.len() {
+            let (node, run) = (&self.permits[at].node, self.permits[at].run.clone());
+            let start = self.list.as_ref().map_or(run.start, |list| list.read.first_missing(run.start));
+            if start >= layout.blocks() {
+                continue;
+            }
+            let run = run.start..self.short(node, start, layout).min(run.end);
+            let left = self.left(&run, layout);
+            let permit = &mut self.permits[at];
+            if run.end < permit.run.end.min(layout.blocks()) {
+                (permit.run, permit.left) = (run, left);
+                if let Some(finder) = permit.finder {
+                    around.say(finder, Say::Permit(permit.grant()));
+                }
+            }
+        }
     }
 
     fn readers(&self, around: &Around<'_>) -> Vec<Reader> {
         let ids: BTreeSet<FinderId> = self.permits.iter().filter_map(|permit| permit.finder).collect();
         let mine = |id: FinderId| self.permits.iter().filter(move |permit| permit.finder == Some(id));
-        let settled = |id: FinderId| {
-            let since = mine(id).filter_map(|permit| permit.answered).min();
-            since.is_some_and(|since| since + SETTLED <= around.now)
-        };
         let known = ids.iter().filter_map(|id| Some((*id, &self.finders.get(id)?.meter)));
-        let (measured, meters): (Vec<FinderId>, Vec<&Meter>) = known.filter(|(id, _)| settled(*id)).unzip();
+        let (measured, meters): (Vec<FinderId>, Vec<&Meter>) =
+            known.filter(|(_, meter)| !meter.is_cold(around.now)).unzip();
         let rates = Meter::together(&meters, around.now).unwrap_or_default();
         let rates: BTreeMap<FinderId, u64> = measured.into_iter().zip(rates).collect();
         let reader = |id: FinderId| {
@@ -266,12 +316,10 @@ impl Blob {
                 mine.is_some_and(|permit| permit.left * 4 <= (permit.run.end - permit.run.start))
             };
             let stays = |reader: &&Reader| nodes <= wanted || fastest.is_some_and(|best| best.id == reader.id);
-            // One that is not half as fast holds up who waits for its run.
-            let keeps_up = |reader: &&Reader| reader.rate.zip(best).is_none_or(|(rate, best)| rate * 2 > best);
-            let next = readers.iter().filter(has_room).filter(few).filter(stays).filter(keeps_up);
+            let next = readers.iter().filter(has_room).filter(few).filter(stays).filter(|reader| reader.keeps_up(best));
             next.max_by_key(|reader| (reader.rate, std::cmp::Reverse(reader.id)))?.id
         };
-        Some((id, self.run_from(start, self.pieces(), layout)))
+        Some((id, self.next_run(&self.finders[&id].node, start, layout)))
     }
 
     /// Somebody who reads nothing now and was not found to be slow, nor half as fast as the best who reads.
@@ -286,6 +334,10 @@ impl Blob {
             return;
         }
         while let Some((id, run)) = self.next_grant(around) {
+            if self.permits.is_empty() && !self.pace.compared && self.list.is_none() && self.is_fast(id, around) {
+                (self.pace.compared, self.pace.next_trial) = (true, around.now + TRY_AGAIN);
+                continue;
+            }
             let node = self.finders[&id].node.clone();
             let mut permit = Permit::new(around.dice.next().max(1), node.clone(), id, around.now);
             permit.run = run;
@@ -299,13 +351,43 @@ impl Blob {
         }
     }
 
+    /// It was measured beside others within the last minutes, and is not slow.
+    fn is_fast(&self, id: FinderId, around: &Around<'_>) -> bool {
+        let finder = &self.finders[&id];
+        let own = around.rates.of(around.cluster, &finder.registry, &finder.node, around.now);
+        let best = around.rates.best_other(around.cluster, &finder.registry, &finder.node, around.now);
+        own.zip(best).is_some_and(|(own, best)| own * 5 >= best * 2)
+    }
+
+    /// The first reader is held against another from the start, unless it is known to be fast: with a blob of some seconds it
+    /// would be done before it is found out.
+    fn compare(&mut self, around: &mut Around<'_>) {
+        if self.pace.compared || self.permits.len() != 1 || self.permits[0].closing {
+            return;
+        }
+        let Some(layout) = self.cut().filter(|layout| self.unread(*layout) > FIRST * 2) else { return };
+        if self.idle(around, None).is_some() {
+            self.pace.compared = true;
+            self.pace.trial = Some(Trial { since: around.now, before: None });
+            self.shorten(layout, around);
+        }
+    }
+
     /// Looks at how fast the readers are: takes from one that is slow, and finds out whether one more would help.
     pub(super) fn pace(&mut self, around: &mut Around<'_>) {
+        self.compare(around);
         if around.now < self.pace.look || !self.permits.iter().any(|permit| permit.answered.is_some()) {
             return;
         }
         self.pace.look = around.now + LOOK;
         let readers = self.readers(around);
+        if readers.len() < self.pace.readers && self.pace.trial.is_none() {
+            // Those that are left share the way with fewer from now on.
+            for reader in &readers {
+                self.finders.get_mut(&reader.id).expect("it reads").meter.restart();
+            }
+        }
+        self.pace.readers = readers.len();
         let slow = self.slow(&readers, around);
         let before = self.pace.suspect.filter(|(id, _)| slow == Some(*id));
         self.pace.suspect = before.or(slow.map(|id| (id, around.now)));
@@ -319,16 +401,20 @@ impl Blob {
             self.revoke(slow, Cause::Slow, around);
             return;
         }
-        self.try_one_more(&readers, around);
+        if slow.is_none() {
+            self.try_one_more(&readers, around);
+        }
     }
 
-    /// I6 (c): a reader slower than a quarter of what another node measures; with several at once, one that everybody waits for
-    /// and that is slower than two fifths of another: they share the origin's link, so that the other shows less than it could.
+    /// I6 (c): a reader slower than a quarter of what another node measures; with several at once, one that everybody waits for or
+    /// is just compared, and that is slower than two fifths of another: they share the origin's link, so that the other shows less than it could.
     fn slow(&self, readers: &[Reader], around: &Around<'_>) -> Option<FinderId> {
         if around.now < self.pace.next_move {
             return None;
         }
         let lowest = readers.iter().map(|reader| reader.first).min()?;
+        // Just to be compared: there is nothing to be lost with either.
+        let beside = self.pace.trial.as_ref().is_some_and(|trial| trial.before.is_none());
         let judged = readers.iter().filter(|reader| !reader.closing).filter_map(|reader| Some((reader, reader.rate?)));
         let (reader, rate) = judged
             .filter(|(reader, rate)| {
@@ -339,7 +425,7 @@ impl Blob {
                 let known =
                     around.rates.best_other(around.cluster, registry, &reader.node, around.now).filter(|_| alone);
                 let quarter = here.max(known).is_some_and(|best| rate * 4 < best);
-                quarter || (reader.first == lowest && here.is_some_and(|best| rate * 5 < best * 2))
+                quarter || ((reader.first == lowest || beside) && here.is_some_and(|best| rate * 5 < best * 2))
             })
             .min_by_key(|(_, rate)| *rate)?;
         // Somebody must be there who is likely to do better.
@@ -352,35 +438,48 @@ impl Blob {
         (readers.iter().any(takes_over) || fresh().is_some()).then_some(reader.id)
     }
 
-    fn try_one_more(&mut self, readers: &[Reader], around: &Around<'_>) {
+    fn try_one_more(&mut self, readers: &[Reader], around: &mut Around<'_>) {
         let rates: Option<Vec<u64>> = readers.iter().map(|reader| reader.rate).collect();
         let all = rates.map(|rates| rates.iter().sum::<u64>());
         let wanted = 1 + self.pace.more;
+        let best = readers.iter().filter_map(|reader| reader.rate).max();
         if let Some(Trial { since, before }) = self.pace.trial {
             let over = around.now >= since + TRIAL;
-            match all.filter(|_| readers.len() > wanted) {
-                Some(after) if after * 100 >= before * (100 + GAIN) => {
-                    self.pace.more += 1;
+            match (all.filter(|_| readers.len() > wanted), before) {
+                (Some(after), None) => {
+                    self.pace.both = Some(after);
                     (self.pace.trial, self.pace.next_trial) = (None, around.now + TRY_SOON);
                 }
-                Some(_) => {
-                    self.pace.settled = true;
+                (Some(after), Some(before)) if gains(before, after) => {
+                    // A much faster one takes the place of all: it shows less than it could beside them.
+                    self.pace.more = if readers.iter().all(|reader| reader.keeps_up(best)) { wanted } else { 0 };
+                    (self.pace.trial, self.pace.next_trial) = (None, around.now + TRY_SOON);
+                }
+                (Some(_), Some(_)) => {
                     (self.pace.trial, self.pace.next_trial) = (None, around.now + TRY_AGAIN);
                 }
                 // It found no reader, or lost it, or its run was over before it could be measured.
-                None if over => (self.pace.trial, self.pace.next_trial) = (None, around.now + TRY_AGAIN),
-                None => {}
+                (None, _) if over => (self.pace.trial, self.pace.next_trial) = (None, around.now + TRY_AGAIN),
+                (None, _) => {}
             }
             return;
         }
         let Some(before) = all.filter(|_| readers.len() == wanted && around.now >= self.pace.next_trial) else {
             return;
         };
+        let mut before = before;
+        if let Some(both) = self.pace.both.take().filter(|_| wanted == 1) {
+            if !gains(before, both) {
+                self.pace.next_trial = around.now + TRY_AGAIN;
+                return;
+            }
+            // On with two, and a third beside them.
+            (self.pace.more, before) = (1, both);
+        }
         let Some(layout) = self.cut().filter(|_| readers.len() < MOST_READERS) else { return };
-        let first = readers.iter().map(|reader| reader.first).min().unwrap_or(0);
-        let unread = layout.pieces().saturating_sub(layout.piece_of(first));
-        if unread > 3 * SHORT && self.idle(around, readers.iter().filter_map(|reader| reader.rate).max()).is_some() {
-            self.pace.trial = Some(Trial { since: around.now, before });
+        if self.unread(layout) > layout.piece_size() * u64::from(3 * SHORT) && self.idle(around, best).is_some() {
+            self.pace.trial = Some(Trial { since: around.now, before: Some(before) });
+            self.shorten(layout, around);
         }
     }
 

@@ -197,6 +197,17 @@ impl Runner {
                 tracing::warn!(%digest, "the origin's bytes contradict the piece list");
                 self.contradiction().await;
             }
+            Trouble::NoRanges => {
+                tracing::info!(%digest, registry = %self.flight.want.target.registry, "the registry ignores ranges");
+                if let Some(permit) = permit {
+                    self.tell(Tell::Trouble { permit, why: OriginTrouble::Abandoned }).await;
+                }
+                self.give_back_all().await;
+                self.reads.clear();
+                // A permit to the end is asked for from now on.
+                self.finding = None;
+                self.ask_at = Some(Instant::now());
+            }
             Trouble::Origin(error) => {
                 // A body that stops has cost seconds already: twice is enough.
                 self.origin_failures += if matches!(error, OriginError::Stalled { .. }) { 2 } else { 1 };
