@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use crate::swarm::{
 mod liars;
 mod offers;
 mod origin_fails;
+mod runs;
 
 const BLOCK: usize = 256 << 10;
 
@@ -55,6 +56,8 @@ struct Registry {
     failing: AtomicBool,
     /// Between two parts of a body.
     slow: Mutex<Option<Duration>>,
+    /// Gives the whole whatever range is asked for.
+    ignores_ranges: AtomicBool,
 }
 
 #[async_trait::async_trait]
@@ -71,6 +74,7 @@ impl Upstream for Registry {
         let bytes = self.blobs.lock().get(&want.digest).cloned();
         let bytes = bytes.ok_or_else(|| OriginError::NotFound { registry: registry() })?;
         let size = Some(bytes.len() as u64);
+        let asked = range.clone();
         let mut body = bytes.slice(range.map_or(0..bytes.len(), |range| range.start as usize..range.end as usize));
         let cut = self.cut.lock().take();
         let mut parts: Vec<Result<Bytes, OriginError>> = Vec::new();
@@ -84,6 +88,10 @@ impl Upstream for Registry {
             parts.push(Err(OriginError::Unreachable { registry: registry(), why: "cut".into() }));
         }
         let counter = Arc::clone(&self.bytes);
+        let ignores_ranges = asked.is_some() && self.ignores_ranges.load(Ordering::SeqCst);
+        if let Some(before) = asked.filter(|_| ignores_ranges) {
+            counter.fetch_add(before.start as usize, Ordering::SeqCst);
+        }
         let slow = *self.slow.lock();
         let stream = futures::stream::iter(parts)
             .then(move |part| async move {
@@ -98,12 +106,7 @@ impl Upstream for Registry {
                     counter.fetch_add(part.len(), Ordering::SeqCst);
                 }
             });
-        Ok(Incoming {
-            size,
-            media_type: "application/octet-stream".into(),
-            ignores_ranges: false,
-            stream: stream.boxed(),
-        })
+        Ok(Incoming { size, media_type: "application/octet-stream".into(), ignores_ranges, stream: stream.boxed() })
     }
 }
 
@@ -118,6 +121,10 @@ struct Cluster {
     next: AtomicUsize,
     /// Nodes that this one remembers while control is away, whatever they hold.
     known: Mutex<Vec<Parent>>,
+    /// Permits are for runs of so many blocks; 0: to the end.
+    run: AtomicU32,
+    /// What flights said when they asked: whether they take runs.
+    take_runs: Mutex<Vec<bool>>,
     /// A list that control hands out instead of the true one: a lying author's.
     false_list: Mutex<Option<(NodeId, u64, Vec<u8>)>>,
 }
@@ -125,6 +132,9 @@ struct Cluster {
 #[derive(Default)]
 struct Swarm {
     permit: Option<NodeId>,
+    /// Blocks of a run, and the end of the one that is read.
+    run: u32,
+    run_end: u32,
     holders: Vec<Parent>,
     head: Option<(NodeId, u64)>,
     hashes: Vec<(u32, Bytes)>,
@@ -174,7 +184,10 @@ impl Swarm {
             && let Some((id, node, _)) = self.finders.first()
         {
             self.permit = Some(node.clone());
-            self.say(*id, News::Permit(Grant { id: 1, first: 0, blocks: 0 }));
+            let first = if self.run > 0 { self.run_end } else { 0 };
+            let (id, grant) = (*id, Grant { id: u64::from(first) + 1, first, blocks: self.run });
+            self.run_end += self.run;
+            self.say(id, News::Permit(grant));
         }
     }
 
@@ -188,7 +201,12 @@ impl Swarm {
             }
             Tell::Hashes { first, hashes } => {
                 self.hashes.push((first, hashes.clone()));
+                let over = self.run > 0 && first + (hashes.len() / 32) as u32 == self.run_end;
                 self.say_all(node, &News::Hashes { first, hashes });
+                if over {
+                    self.permit = None;
+                    self.grant();
+                }
             }
             Tell::Trouble { why, .. } => {
                 self.permit = None;
@@ -230,6 +248,8 @@ impl ParentSource for Source {
         {
             let mut swarms = self.cluster.swarms.lock();
             let swarm = swarms.entry(ask.digest).or_default();
+            self.cluster.take_runs.lock().push(ask.takes_runs);
+            swarm.run = if ask.takes_runs { self.cluster.run.load(Ordering::SeqCst) } else { 0 };
             if ask.may_read_origin {
                 swarm.finders.insert(swarm.finders.len(), (id, self.me.clone(), news_tx.clone()));
             }

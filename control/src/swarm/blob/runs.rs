@@ -232,9 +232,12 @@ impl Blob {
         self.run_from(start, last, layout)
     }
 
-    /// Whoever has a long run keeps the begin of what it lacks of it: others read on behind that.
+    /// Whoever has a long run keeps the begin of what it lacks of it: others read on behind that. Not one to the end that is not cut.
     fn shorten(&mut self, layout: Layout, around: &mut Around<'_>) {
         for at in 0..self.permits.len() {
+            if self.permits[at].is_whole() {
+                continue;
+            }
             let (node, run) = (&self.permits[at].node, self.permits[at].run.clone());
             let start = self.list.as_ref().map_or(run.start, |list| list.read.first_missing(run.start));
             if start >= layout.blocks() {
@@ -362,7 +365,7 @@ impl Blob {
     /// The first reader is held against another from the start, unless it is known to be fast: with a blob of some seconds it
     /// would be done before it is found out.
     fn compare(&mut self, around: &mut Around<'_>) {
-        if self.pace.compared || self.permits.len() != 1 || self.permits[0].closing {
+        if self.pace.compared || self.permits.len() != 1 || self.permits[0].closing || self.permits[0].is_whole() {
             return;
         }
         let Some(layout) = self.cut().filter(|layout| self.unread(*layout) > FIRST * 2) else { return };
