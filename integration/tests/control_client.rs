@@ -137,6 +137,7 @@ fn ask(number: u8) -> Ask {
         may_read_origin: true,
         blocks_held: 0,
         permit: None,
+        takes_runs: true,
     }
 }
 

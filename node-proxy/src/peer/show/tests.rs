@@ -50,6 +50,35 @@ fn a_child_that_is_alone_is_shown_everything() {
 }
 
 #[test]
+fn a_source_leaves_what_came_from_peers_to_them_while_first_copies_wait() {
+    let (layout, now) = (layout(100), Instant::now());
+    let mut show = Show::new(layout, EVERY);
+    let children = [show.join(now), show.join(now)];
+    let own = set(layout, 0..20);
+    let have = set(layout, 0..40);
+    let second_hand = |blocks: Vec<BlockIndex>| blocks.into_iter().filter(|block| *block >= 20).count();
+    let [one, other] = children;
+    assert_eq!(second_hand(shown(&mut show, one, &have, Some(&own), now)), 0, "it has just come");
+    let later = now + ms(150);
+    show.wanted(one, Run { first: 0, count: 1 }, later);
+    let late = later + LEFT_TO_PEERS;
+    assert_eq!(second_hand(shown(&mut show, other, &have, Some(&own), late)), 0, "the uplink is busy");
+    show.gave(one, 0, late);
+    assert_eq!(
+        second_hand(shown(&mut show, other, &have, Some(&own), late)),
+        20,
+        "it is not, and peers had their time"
+    );
+    let younger = set(layout, 0..60);
+    assert_eq!(second_hand(shown(&mut show, other, &younger, Some(&own), late)), 0);
+    assert_eq!(
+        second_hand(shown(&mut show, other, &younger, Some(&own), late + QUIET)),
+        20,
+        "nobody asks for anything"
+    );
+}
+
+#[test]
 fn first_hand_blocks_go_to_one_child_each_until_all_were_given() {
     let (layout, now) = (layout(8), Instant::now());
     let (mut show, whole) = (Show::new(layout, EVERY), BlockSet::full(layout));

@@ -242,6 +242,23 @@ fn i6c_a_small_blob_moves_to_another_when_the_registry_is_known_to_be_faster() {
 }
 
 #[test]
+fn who_is_known_to_be_fast_reads_to_the_end_and_who_is_not_shows_it_first() {
+    let mut race = Race::new(&[100.0; 3], 100.0, Some(LARGE));
+    let covers =
+        |said: Vec<Say>| said.into_iter().find_map(|say| if let Say::Permit(grant) = say { Some(grant) } else { None });
+    race.run(200);
+    let known = race.bench.ask("n0", Ask { size: Some(LARGE), ..want(2) });
+    let other = race.bench.ask("n1", Ask { size: Some(LARGE), ..want(2) });
+    assert_eq!(covers(race.bench.take(known)).map(|grant| (grant.first, grant.blocks)), Some((0, BLOCKS)));
+    assert_eq!(covers(race.bench.take(other)), None);
+    race.bench.join("stranger", Some("east"));
+    let stranger = race.bench.ask("stranger", Ask { size: Some(LARGE), ..want(3) });
+    assert_eq!(covers(race.bench.take(stranger)).map(|grant| grant.blocks), Some(16));
+    let beside = race.bench.ask("n1", Ask { size: Some(LARGE), ..want(3) });
+    assert_eq!(covers(race.bench.take(beside)).map(|grant| (grant.first, grant.blocks)), Some((16, 16)));
+}
+
+#[test]
 fn an_older_node_is_given_no_run() {
     let mut bench = Bench::with(&["a", "b"]);
     let a = bench.ask("a", Ask { size: Some(LARGE), runs: false, ..want(1) });
