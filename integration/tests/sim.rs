@@ -43,7 +43,8 @@ fn no_node_is_stuck_whatever_goes_wrong() {
 fn a_lying_parent_costs_its_blocks_and_no_more() {
     let outcome = outcome(&Plan { liars: 5, ..Plan::equal(40, 32 * MIB).expect("32 MiB can be cut") });
     assert!(outcome.lies > 0, "nobody lied: {outcome:?}");
-    assert!(outcome.origin_ratio < 1.01, "{outcome:?}");
+    // Two blocks of 128, which were on their way when the first reader's run was cut.
+    assert!(outcome.origin_ratio < 1.02, "{outcome:?}");
 }
 
 #[test]
@@ -64,7 +65,7 @@ fn one_copy_leaves_the_origin_while_nothing_goes_wrong() {
 }
 
 /// Two of eight are slow, and one of them is the first reader of the origin in some of the runs: without another one beside it, that
-/// took four times the limit. Measured: at most 1.49 and 1.16.
+/// took four times the limit. Measured: at most 1.51 and 1.15.
 #[test]
 fn a_slow_first_reader_does_not_hold_up_the_others() {
     for (mib, most) in [(64, 1.65), (512, 1.25)] {
@@ -77,7 +78,7 @@ fn a_slow_first_reader_does_not_hold_up_the_others() {
     }
 }
 
-/// Simulated time is the same on every machine, so this is a figure and not a race. Measured: 1.32, 1.05, 1.24, 1.30 and 1.25.
+/// Simulated time is the same on every machine, so this is a figure and not a race. Measured at most: 1.33, 1.05, 1.29, 1.36 and 1.27.
 #[test]
 fn a_crowd_is_done_soon_after_the_limit() {
     let crowd = |nodes, mib| Plan::equal(nodes, mib * MIB).expect("it can be cut");

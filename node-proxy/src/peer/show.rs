@@ -11,7 +11,8 @@
 //! - As long as first copies wait, what came from peers is shown later, when they have had time to pass it on, and only when nobody
 //!   waits for a block: a first copy that is behind others' second ones holds up everybody.
 //! - A child that is alone is shown everything; one that comes late, after a while, all that was given before it came.
-//! - A block on loan that the child does not ask for in time, or gets no byte of in time, is free for others again.
+//! - A block on loan that the child does not ask for in time, or gets no byte of in time, is free for others again, quick ones first:
+//!   otherwise it goes from one slow child to the next, and is what everybody waits for in the end.
 //! - Once every first-hand block was given, or when nobody gets what it asked for, everything is shown. Whenever the uplink has
 //!   nothing to do, blocks that others got are lent too, more and more of them to a child that takes none. So whatever the
 //!   children do, each is shown every block in the end.
@@ -41,6 +42,8 @@ const UNASKED: Duration = Duration::from_millis(500);
 /// A child that asks so often in a row for something else passes over what it was lent: that is outside its window, or the child is
 /// too slow to come to it.
 const PASSED_OVER: u32 = 2;
+/// A child is quick if a block takes it at most so many times as long as the quickest.
+const QUICK: f64 = 2.0;
 /// A child that got nothing of what it asked for so long does not hold up others (I8 gives a parent as long).
 const STALLED: Duration = Duration::from_secs(2);
 /// A child that comes late is shown after so long what others got before: until then it gets that from them, if it knows them, and
@@ -96,6 +99,8 @@ pub struct Show {
     given: BlockSet,
     /// On loan to some child.
     lent: BlockSet,
+    /// Was on loan to a child that made nothing of it.
+    returned: BlockSet,
     /// What a source has of its peers.
     second_hand: SecondHand,
     /// Blocks that all children asked for and did not get yet.
@@ -131,9 +136,20 @@ impl Show {
     /// A blob without children. A child is shown growth at most once in `every`, or each 16 blocks.
     pub fn new(layout: Layout, every: Duration) -> Self {
         let none = || BlockSet::empty(layout);
-        let (given, lent) = (none(), none());
+        let (given, lent, returned) = (none(), none(), none());
         let second_hand = SecondHand { seen: none(), fresh: none(), since: VecDeque::new() };
-        Self { layout, every, children: BTreeMap::new(), next: 0, given, lent, second_hand, wanted: 0, moved: None }
+        Self {
+            layout,
+            every,
+            children: BTreeMap::new(),
+            next: 0,
+            given,
+            lent,
+            returned,
+            second_hand,
+            wanted: 0,
+            moved: None,
+        }
     }
 
     /// A child opened the blob.
@@ -192,8 +208,16 @@ impl Show {
         }
         // Only a source has turns; every other parent shows all, and is looked at for each block and child.
         let before = secret.as_ref().map_or(0, |secret| self.before(child, &secret.minus(&self.lent)));
+        let measured = |shown: &Shown| !shown.given.is_empty();
+        let best = secret.as_ref().and_then(|_| {
+            self.children.values().filter(|shown| measured(shown)).map(|shown| shown.pace).min_by(f64::total_cmp)
+        });
         let every = self.every;
         let Some(shown) = self.children.get_mut(&child) else { return Vec::new() };
+        if secret.is_none() && !have.exceeds(&shown.told) {
+            shown.due = None;
+            return Vec::new();
+        }
         let new = have.minus(&shown.told);
         let (Some(secret), Some(own)) = (secret, first_hand) else {
             return shown.tell(new, every, now).runs();
@@ -211,7 +235,14 @@ impl Show {
         }
         let mut telling = shown.tell(open, every, now);
         shown.earlier = shown.earlier.minus(&telling);
-        let first = secret.minus(&self.lent).minus(&shown.told);
+        let mut first = secret.minus(&self.lent).minus(&shown.told);
+        let all = first.len();
+        let once_more = first.minus(&first.minus(&self.returned));
+        // What one passed over goes to those who take what they are lent, and not to the next that is too slow for it.
+        let quick = shown.refused == 0 && measured(shown) && best.is_some_and(|best| shown.pace <= best * QUICK);
+        if !quick && !quiet {
+            first = first.minus(&once_more);
+        }
         let mut room = shown.room(self.layout);
         let mut second = BlockSet::empty(self.layout);
         if quiet {
@@ -219,12 +250,14 @@ impl Show {
             room = room.saturating_mul(1 << (2 * shown.refused).min(16));
         } else {
             // Who got least is first. Otherwise the fastest would get all, and its uplink would have to carry all of it to all.
-            room = room.min(first.len().saturating_sub(before));
+            room = room.min(all.saturating_sub(before).max(if quick { once_more.len() } else { 0 }));
         }
         if room > 0 && shown.loan.is_empty() {
             shown.moved = now;
         }
-        for block in blocks(&first).chain(blocks(&second)).take(room as usize) {
+        let fresh = first.minus(&once_more);
+        let again = first.minus(&fresh);
+        for block in blocks(&again).chain(blocks(&fresh)).chain(blocks(&second)).take(room as usize) {
             self.lent.insert(block);
             shown.loan.insert(block);
             shown.unasked.push_back((block, now));
@@ -314,6 +347,7 @@ impl Show {
             if now >= shown.moved + patience {
                 blocks(&shown.loan).for_each(|block| {
                     self.lent.remove(block);
+                    self.returned.insert(block);
                 });
                 shown.loan = BlockSet::empty(self.layout);
                 shown.unasked.clear();
@@ -323,6 +357,7 @@ impl Show {
                 let old = shown.unasked.partition_point(|(_, since)| now >= *since + UNASKED);
                 for (block, _) in shown.unasked.drain(..old) {
                     self.lent.remove(block);
+                    self.returned.insert(block);
                     shown.loan.remove(block);
                 }
                 if old > 0 {
