@@ -24,6 +24,7 @@ use super::willing::Willing;
 #[cfg(test)]
 mod check;
 mod offer;
+mod pace;
 mod runs;
 mod settle;
 
@@ -62,7 +63,7 @@ pub(super) struct Blob {
     lists: u64,
     /// Its size as a finder was told by a manifest; good for how it is cut, and no more.
     pub(super) hint: Option<u64>,
-    pace: runs::Pace,
+    pace: pace::Pace,
     /// Readers whose finder went, and when that counts.
     gone: BTreeMap<NodeId, At>,
     /// The most blocks that anybody had, and when that became more or one was read. Not when anybody got one: those that come back

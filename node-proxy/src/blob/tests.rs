@@ -640,6 +640,23 @@ async fn i1_a_lying_author_never_completes_a_body_and_nobody_holds_the_blob() {
     ));
 }
 
+/// The flight before has failed, and writes down what it leaves: the next one must not fail for that.
+#[tokio::test]
+async fn a_flight_waits_for_the_one_before_it_to_leave_the_disk() {
+    let lab = Lab::new();
+    let bytes = content(3 * BLOCK, 1);
+    let digest = lab.publish(&bytes);
+    let store = Memory::new(0);
+    let node = lab.node_on("a", Config::default(), store.clone());
+    let left = store.partial(&digest, Layout::of(bytes.len() as u64).unwrap()).await.unwrap();
+    let leaves = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        drop(left);
+    });
+    assert_eq!(read(&node, digest).await.unwrap().0, bytes);
+    leaves.await.unwrap();
+}
+
 #[tokio::test]
 async fn i11_a_blob_above_the_quota_is_not_kept() {
     let lab = Lab::new();

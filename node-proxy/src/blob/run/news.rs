@@ -1,15 +1,20 @@
 //! What control says of a blob: size, parents, hashes, permit.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use shoal_proto::{Layout, NodeId, PieceList};
+use shoal_proto::{Digest, Layout, NodeId, PieceList};
 use tokio::time::Instant;
 
 use super::super::flight::Field;
 use super::super::metrics::Leave;
 use super::super::{ReadError, close, store_failed};
 use super::{Runner, TICK, start};
+use crate::store::{Partial, StoreError};
 use crate::swarm::{ListError, Located, News, Parent};
+
+/// How long a flight waits for the one before it to leave the disk.
+const TIDYING: Duration = Duration::from_secs(1);
 
 impl Runner {
     pub(super) async fn on_news(&mut self, news: Option<News>) {
@@ -120,7 +125,7 @@ impl Runner {
                 return false;
             }
         };
-        let partial = match self.inner.store.partial(&digest, layout).await {
+        let partial = match self.partial(&digest, layout).await {
             Ok(partial) => partial,
             Err(error) => {
                 self.give_back_all().await;
@@ -136,6 +141,17 @@ impl Runner {
         }
         self.follow();
         true
+    }
+
+    /// The partial blob on disk. A flight that ended a moment ago may still be tidying up there.
+    async fn partial(&self, digest: &Digest, layout: Layout) -> Result<Arc<dyn Partial>, StoreError> {
+        let until = Instant::now() + TIDYING;
+        loop {
+            match self.inner.store.partial(digest, layout).await {
+                Err(StoreError::Busy(_)) if Instant::now() < until => tokio::time::sleep(TIDYING / 50).await,
+                opened => return opened,
+            }
+        }
     }
 
     /// Another author vouches for the list from now on: hashes of blocks that are not here yet are forgotten.
