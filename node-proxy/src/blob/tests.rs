@@ -135,8 +135,6 @@ struct Swarm {
     /// Blocks of a run, and the end of the one that is read.
     run: u32,
     run_end: u32,
-    /// Permits that were granted, of which each has its own number.
-    granted: u64,
     holders: Vec<Parent>,
     head: Option<(NodeId, u64)>,
     hashes: Vec<(u32, Bytes)>,
@@ -186,9 +184,8 @@ impl Swarm {
             && let Some((id, node, _)) = self.finders.first()
         {
             self.permit = Some(node.clone());
-            self.granted += 1;
             let first = if self.run > 0 { self.run_end } else { 0 };
-            let (id, grant) = (*id, Grant { id: self.granted, first, blocks: self.run });
+            let (id, grant) = (*id, Grant { id: u64::from(first) + 1, first, blocks: self.run });
             self.run_end += self.run;
             self.say(id, News::Permit(grant));
         }
