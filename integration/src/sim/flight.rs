@@ -52,7 +52,7 @@ impl World {
             begun: !node.have.is_empty(),
             sealed: false,
             fetching_list: false,
-            known: node.have.len(),
+            known: node.have.clone(),
             permits: BTreeMap::new(),
             reads: BTreeMap::new(),
             headers: false,
@@ -141,7 +141,7 @@ impl World {
                 let Some(flight) = self.flight(at) else { return };
                 for block in first..first + (hashes.len() / 32) as u32 {
                     flight.board.set_known(block, true);
-                    flight.known += 1;
+                    flight.known.insert(block);
                 }
                 self.bump(at);
             }
@@ -261,7 +261,7 @@ impl World {
                 && self.nodes.get(node_at(parent.addr.0) as usize).is_some_and(|node| node.stage == Stage::Held)
         };
         let Some(flight) = &self.nodes[at as usize].flight else { return };
-        if !flight.sealed || flight.fetching_list || flight.known >= blocks || !flight.named.iter().any(whole) {
+        if !flight.sealed || flight.fetching_list || flight.known.is_full() || !flight.named.iter().any(whole) {
             return;
         }
         let takes = self.nodes[at as usize].down_rate.takes(u64::from(blocks) * 32);
@@ -272,10 +272,10 @@ impl World {
     }
 
     pub(super) fn list_came(&mut self, at: NodeIx) {
-        let (blocks, all) = (self.layout.blocks(), BlockSet::full(self.layout));
+        let all = BlockSet::full(self.layout);
         let Some(flight) = self.flight(at) else { return };
-        flight.board.set_all_known(all);
-        (flight.known, flight.fetching_list) = (blocks, false);
+        flight.board.set_all_known(all.clone());
+        (flight.known, flight.fetching_list) = (all, false);
         self.bump(at);
     }
 
@@ -346,7 +346,7 @@ impl World {
         flight.origin_bytes += len;
         flight.board.set_known(block, true);
         flight.board.set_done(block);
-        flight.known += 1;
+        flight.known.insert(block);
         if !flight.permits.is_empty() {
             self.tell(at, hashes);
         }

@@ -52,8 +52,8 @@ pub(super) struct Flight {
     pub(super) begun: bool,
     pub(super) sealed: bool,
     pub(super) fetching_list: bool,
-    /// How many hashes are known.
-    pub(super) known: u32,
+    /// Blocks whose hashes are known.
+    pub(super) known: BlockSet,
     /// Permits by their number.
     pub(super) permits: BTreeMap<u64, Grant>,
     /// Reads of the origin by their permit; 0: without one.
@@ -124,7 +124,7 @@ impl Node {
             let missing: Vec<BlockIndex> = flight.board.missing().take(8).collect();
             text += &format!(
                 ", knows {} hashes, lacks {missing:?}, has {} streams and {} named parents, permits: {}, reads of the origin: {}",
-                flight.known,
+                flight.known.len(),
                 flight.parents.len(),
                 flight.named.len(),
                 flight.permits.len(),

@@ -8,8 +8,8 @@
 //!
 //! What always holds:
 //! - A block is shown only when the parent has it, to each child at most once, and nothing is taken back.
-//! - As long as first copies wait, what came from peers is shown later, when they have had time to pass it on, and only when nobody
-//!   waits for a block: a first copy that is behind others' second ones holds up everybody.
+//! - As long as first copies wait, what came from peers is shown a second later, when they have had time to pass it on, or three
+//!   when somebody waits for a block: a first copy that is behind others' second ones holds up everybody.
 //! - A child that is alone is shown everything; one that comes late, after a while, all that was given before it came.
 //! - A block on loan that the child does not ask for in time, or gets no byte of in time, is free for others again, quick ones first:
 //!   otherwise it goes from one slow child to the next, and is what everybody waits for in the end.
@@ -51,6 +51,8 @@ const STALLED: Duration = Duration::from_secs(2);
 const EARLIER_AFTER: Duration = Duration::from_secs(1);
 /// A source leaves blocks that came from peers to those for so long: it is not where anybody gets them first.
 const LEFT_TO_PEERS: Duration = Duration::from_secs(1);
+/// And for so long while it has an uplink's work to do: some child may know nobody else who has them, and waits for its first byte (I8).
+const HELD_BACK: Duration = Duration::from_secs(3);
 /// Nobody waits for a block for so long: the uplink has room for second copies. Some round trips, so that a want is on its way
 /// when there is one.
 const QUIET: Duration = Duration::from_millis(200);
@@ -113,22 +115,47 @@ pub struct Show {
 #[derive(Debug)]
 struct SecondHand {
     seen: BlockSet,
-    /// Seen a short while ago, and since when, in that order.
-    fresh: BlockSet,
+    fresh: Young,
+    young: Young,
+}
+
+/// Blocks that were seen less than some time ago.
+#[derive(Debug)]
+struct Young {
+    blocks: BlockSet,
+    /// In that order.
     since: VecDeque<(BlockIndex, Instant)>,
 }
 
-impl SecondHand {
-    fn note(&mut self, blocks_now: &BlockSet, now: Instant) {
-        for block in blocks(&blocks_now.minus(&self.seen)) {
-            self.seen.insert(block);
-            self.fresh.insert(block);
+impl Young {
+    fn none(layout: Layout) -> Self {
+        Self { blocks: BlockSet::empty(layout), since: VecDeque::new() }
+    }
+
+    fn note(&mut self, new: &BlockSet, age: Duration, now: Instant) {
+        for block in blocks(new) {
+            self.blocks.insert(block);
             self.since.push_back((block, now));
         }
-        let old = self.since.partition_point(|(_, since)| *since + LEFT_TO_PEERS <= now);
+        let old = self.since.partition_point(|(_, since)| *since + age <= now);
         for (block, _) in self.since.drain(..old) {
-            self.fresh.remove(block);
+            self.blocks.remove(block);
         }
+    }
+}
+
+impl SecondHand {
+    fn none(layout: Layout) -> Self {
+        Self { seen: BlockSet::empty(layout), fresh: Young::none(layout), young: Young::none(layout) }
+    }
+
+    fn note(&mut self, all: &BlockSet, now: Instant) {
+        let new = all.minus(&self.seen);
+        self.fresh.note(&new, LEFT_TO_PEERS, now);
+        self.young.note(&new, HELD_BACK, now);
+        blocks(&new).for_each(|block| {
+            self.seen.insert(block);
+        });
     }
 }
 
@@ -137,7 +164,7 @@ impl Show {
     pub fn new(layout: Layout, every: Duration) -> Self {
         let none = || BlockSet::empty(layout);
         let (given, lent, returned) = (none(), none(), none());
-        let second_hand = SecondHand { seen: none(), fresh: none(), since: VecDeque::new() };
+        let second_hand = SecondHand::none(layout);
         Self {
             layout,
             every,
@@ -208,9 +235,9 @@ impl Show {
         }
         // Only a source has turns; every other parent shows all, and is looked at for each block and child.
         let before = secret.as_ref().map_or(0, |secret| self.before(child, &secret.minus(&self.lent)));
-        let measured = |shown: &Shown| !shown.given.is_empty();
+        let takes = |shown: &Shown| shown.refused == 0 && !shown.given.is_empty() && now < shown.moved + STALLED;
         let best = secret.as_ref().and_then(|_| {
-            self.children.values().filter(|shown| measured(shown)).map(|shown| shown.pace).min_by(f64::total_cmp)
+            self.children.values().filter(|shown| takes(shown)).map(|shown| shown.pace).min_by(f64::total_cmp)
         });
         let every = self.every;
         let Some(shown) = self.children.get_mut(&child) else { return Vec::new() };
@@ -224,7 +251,8 @@ impl Show {
         };
         let mut open = new.minus(own);
         if !quiet && !secret.is_empty() {
-            open = if self.wanted > 0 { new.minus(&new) } else { open.minus(&self.second_hand.fresh) };
+            let SecondHand { fresh, young, .. } = &self.second_hand;
+            open = open.minus(if self.wanted > 0 { &young.blocks } else { &fresh.blocks });
         }
         let earlier_at = shown.joined + EARLIER_AFTER;
         if now >= earlier_at {
@@ -239,7 +267,7 @@ impl Show {
         let all = first.len();
         let once_more = first.minus(&first.minus(&self.returned));
         // What one passed over goes to those who take what they are lent, and not to the next that is too slow for it.
-        let quick = shown.refused == 0 && measured(shown) && best.is_some_and(|best| shown.pace <= best * QUICK);
+        let quick = takes(shown) && best.is_some_and(|best| shown.pace <= best * QUICK);
         if !quick && !quiet {
             first = first.minus(&once_more);
         }

@@ -71,6 +71,10 @@ fn a_source_leaves_what_came_from_peers_to_them_while_first_copies_wait() {
         20,
         "it is not, and peers had their time"
     );
+    show.wanted(one, Run { first: 1, count: 1 }, late);
+    assert_eq!(second_hand(shown(&mut show, one, &have, Some(&own), late)), 0);
+    assert_eq!(second_hand(shown(&mut show, one, &have, Some(&own), now + HELD_BACK)), 20, "it may know nobody else");
+    show.gave(one, 1, late);
     let younger = set(layout, 0..60);
     assert_eq!(second_hand(shown(&mut show, other, &younger, Some(&own), late)), 0);
     assert_eq!(
