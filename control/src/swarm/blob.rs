@@ -69,6 +69,8 @@ pub(super) struct Blob {
     /// The most blocks that anybody had, and when that became more or one was read. Not when anybody got one: those that come back
     /// from a crash get some all the time, also when nobody is left who has the last.
     grown: (u32, At),
+    /// Finders that take no runs.
+    take_none: usize,
     /// A node has one finder at most.
     by_node: HashMap<NodeId, FinderId>,
     index: Index,
@@ -177,6 +179,7 @@ impl Blob {
     pub(super) fn take_in(&mut self, id: FinderId, finder: Finder, around: &Around<'_>) {
         self.by_node.insert(finder.node.clone(), id);
         self.gone.remove(&finder.node);
+        self.take_none += usize::from(!finder.runs);
         self.finders.insert(id, finder);
         self.review(id, around);
     }
@@ -184,6 +187,7 @@ impl Blob {
     /// A finder goes. Nothing is left of it but its permits.
     pub(super) fn let_go(&mut self, id: FinderId, around: &Around<'_>) -> Option<Finder> {
         let finder = self.finders.remove(&id)?;
+        self.take_none -= usize::from(!finder.runs);
         if finder.blocks >= self.grown.0 && self.whole.is_empty() {
             self.grown.0 = self.finders.values().map(|finder| finder.blocks).max().unwrap_or(0);
         }

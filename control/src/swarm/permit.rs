@@ -11,7 +11,7 @@ pub(super) const SILENT: At = At::from_secs(2);
 /// I6 (b): without headers for this long.
 pub(super) const NO_HEADERS: At = At::from_secs(20);
 /// Everything is read, and the holder hashes, syncs and renames: as long as a full disk queue may take.
-const CLOSING: At = At::from_secs(20);
+pub(super) const CLOSING: At = At::from_secs(20);
 
 /// All of a blob, however long it is.
 pub(super) const WHOLE: Range<BlockIndex> = 0..BlockIndex::MAX;

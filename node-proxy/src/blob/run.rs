@@ -1,6 +1,6 @@
 //! What runs a flight: asks control, takes what comes first from parents or the origin, closes the whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +78,8 @@ struct Runner {
     reads: BTreeMap<u64, origin::Reading>,
     /// The permits, by their number. One to the end stays when everything is read: the blob has to close under it.
     permits: BTreeMap<u64, Grant>,
+    /// Permits whose reads failed.
+    ended: BTreeSet<u64>,
     /// Leave to read the origin without a permit, not used yet because nobody waits.
     leave: Option<Leave>,
     ticket: Option<Ticket>,
@@ -112,6 +114,7 @@ impl Runner {
             events: mpsc::channel(64),
             reads: BTreeMap::new(),
             permits: BTreeMap::new(),
+            ended: BTreeSet::new(),
             leave: None,
             ticket: None,
             swarm: None,
@@ -205,8 +208,7 @@ impl Runner {
     fn retell(&mut self) {
         let (Some(permit), Some(finding)) = (self.permits.keys().next().copied(), &self.finding) else { return };
         let tell = finding.tell.clone();
-        let known = self.flight.body(|body| (body.layout.size(), body.media_type.to_string(), body.list.runs(1024)));
-        if let Some((size, media_type, runs)) = known {
+        if let Some((size, media_type, runs)) = self.held(&super::upstream::WHOLE) {
             tokio::spawn(async move {
                 let _ = tell.send(Tell::Headers { permit, size, media_type }).await;
                 for (first, hashes) in runs {

@@ -131,10 +131,13 @@ struct Cluster {
 
 #[derive(Default)]
 struct Swarm {
-    permit: Option<NodeId>,
+    /// Whose finder reads, and under which permit.
+    permit: Option<(usize, u64)>,
     /// Blocks of a run, and the end of the one that is read.
     run: u32,
     run_end: u32,
+    /// Permits that were granted, of which each has its own number.
+    granted: u64,
     holders: Vec<Parent>,
     head: Option<(NodeId, u64)>,
     hashes: Vec<(u32, Bytes)>,
@@ -181,11 +184,12 @@ impl Swarm {
     fn grant(&mut self) {
         if self.permit.is_none()
             && self.holders.iter().all(|holder| !holder.complete)
-            && let Some((id, node, _)) = self.finders.first()
+            && let Some((id, ..)) = self.finders.first()
         {
-            self.permit = Some(node.clone());
+            self.granted += 1;
             let first = if self.run > 0 { self.run_end } else { 0 };
-            let (id, grant) = (*id, Grant { id: u64::from(first) + 1, first, blocks: self.run });
+            let (id, grant) = (*id, Grant { id: self.granted, first, blocks: self.run });
+            self.permit = Some((id, self.granted));
             self.run_end += self.run;
             self.say(id, News::Permit(grant));
         }
@@ -250,6 +254,11 @@ impl ParentSource for Source {
             let swarm = swarms.entry(ask.digest).or_default();
             self.cluster.take_runs.lock().push(ask.takes_runs);
             swarm.run = if ask.takes_runs { self.cluster.run.load(Ordering::SeqCst) } else { 0 };
+            if let (Some(kept), Some(permit)) = (ask.permit, &mut swarm.permit)
+                && permit.1 == kept.id
+            {
+                permit.0 = id;
+            }
             if ask.may_read_origin {
                 swarm.finders.insert(swarm.finders.len(), (id, self.me.clone(), news_tx.clone()));
             }
@@ -276,7 +285,7 @@ impl ParentSource for Source {
             let mut swarms = cluster.swarms.lock();
             let swarm = swarms.entry(digest).or_default();
             swarm.finders.retain(|(known, ..)| *known != id);
-            if swarm.permit.as_ref() == Some(&me) {
+            if swarm.permit.is_some_and(|permit| permit.0 == id) {
                 swarm.permit = None;
                 swarm.grant();
             }

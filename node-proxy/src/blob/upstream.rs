@@ -89,7 +89,9 @@ impl Read {
                     return Err(Trouble::NoRanges);
                 }
             }
-            let layout = self.begin(incoming.size, incoming.media_type.clone()).await?;
+            // A registry may answer a range without saying how long the whole is.
+            let size = incoming.size.or(size);
+            let layout = self.begin(size, incoming.media_type.clone()).await?;
             let run = run.unwrap_or_else(|| missing_run(flight, layout, 0, &extent).unwrap_or(0..0));
             // A resumed body may lack only a part of what a whole answer brings.
             let skip = if whole { run.start } else { 0 };

@@ -107,10 +107,6 @@ impl Client {
     }
 }
 
-/// Not yet: what becomes of runs whose reader hears nothing, of registries that ignore ranges, and of a control that restarts in the
-/// middle is not good enough (decision 006).
-const TAKES_RUNS: bool = false;
-
 fn start(ask: Ask, session: &[u8]) -> wire::FindStart {
     let kind = match ask.kind {
         Kind::Blob => wire::Kind::Blob,
@@ -128,7 +124,7 @@ fn start(ask: Ask, session: &[u8]) -> wire::FindStart {
         permit_id: ask.permit.map_or(0, |permit| permit.id),
         permit_first_block: ask.permit.map_or(0, |permit| permit.first),
         permit_blocks: ask.permit.map_or(0, |permit| permit.blocks),
-        takes_runs: TAKES_RUNS && ask.takes_runs,
+        takes_runs: ask.takes_runs,
     }
 }
 

@@ -143,11 +143,14 @@ impl Blob {
     /// The first reader is held against another from the start, unless it is known to be fast: with a blob of some seconds it
     /// would be done before it is found out.
     fn compare(&mut self, around: &mut Around<'_>) {
-        if self.pace.compared || self.permits.len() != 1 || self.permits[0].closing || self.permits[0].is_whole() {
+        if self.pace.compared || self.permits.len() != 1 || around.now < around.starting {
             return;
         }
         let Some(layout) = self.cut().filter(|layout| self.unread(*layout) > FIRST * 2) else { return };
-        if self.idle(around, None).is_some() {
+        let permit = &self.permits[0];
+        // Not the one that a node brought along from before control started, before it told what it has read.
+        let begun = self.list.is_some() || permit.run.end <= self.short(&permit.node, permit.run.start, layout);
+        if !permit.closing && !permit.is_whole() && begun && self.idle(around, None).is_some() {
             self.pace.compared = true;
             self.pace.trial = Some(Trial { since: around.now, before: None });
             self.shorten(layout, around);
@@ -233,8 +236,10 @@ impl Blob {
                 }
                 (Some(after), Some(before)) if gains(before, after) => {
                     // A much faster one takes the place of all: it shows less than it could beside them.
-                    self.pace.more = if readers.iter().all(|reader| reader.keeps_up(best)) { wanted } else { 0 };
-                    (self.pace.trial, self.pace.next_trial) = (None, around.now + TRY_SOON);
+                    let all = readers.iter().all(|reader| reader.keeps_up(best));
+                    self.pace.more = if all { wanted } else { 0 };
+                    (self.pace.trial, self.pace.next_trial) =
+                        (None, around.now + if all { TRY_SOON } else { TRY_AGAIN });
                 }
                 (Some(_), Some(_)) => {
                     (self.pace.trial, self.pace.next_trial) = (None, around.now + TRY_AGAIN);

@@ -11,7 +11,7 @@ use shoal_proto::{BlockIndex, Layout, NodeId};
 use super::super::around::Around;
 use super::super::event::{At, FinderId, Notice, Say};
 use super::super::finder::Finder;
-use super::super::permit::{Permit, SILENT, WHOLE};
+use super::super::permit::{CLOSING, Permit, SILENT, WHOLE};
 use super::Blob;
 use super::pace::Reader;
 
@@ -65,7 +65,7 @@ impl Blob {
     }
 
     /// Where a short run of a node ends that starts at a block.
-    fn short(&self, node: &NodeId, start: BlockIndex, layout: Layout) -> BlockIndex {
+    pub(super) fn short(&self, node: &NodeId, start: BlockIndex, layout: Layout) -> BlockIndex {
         let own = self.list.as_ref().and_then(|list| list.by.get(node)).map_or(0, |own| own.len());
         let most = (layout.piece_size() * u64::from(SHORT)).max(FIRST);
         let bytes = (u64::from(own) * layout.block_size()).clamp(FIRST, most);
@@ -82,7 +82,7 @@ impl Blob {
 
     /// The list is another: counts again what permits still cover, and drops those that cover nothing more.
     pub(in super::super) fn recount(&mut self, around: &Around<'_>) {
-        let Some(layout) = self.list.as_ref().map(|list| list.hashes.layout()) else { return };
+        let Some(layout) = self.list.as_ref().map(|list| list.hashes.layout()).or_else(|| self.cut()) else { return };
         let left: Vec<u32> = self.permits.iter().map(|permit| self.left(&permit.run, layout)).collect();
         for (permit, left) in self.permits.iter_mut().zip(left) {
             permit.left = left;
@@ -175,7 +175,8 @@ impl Blob {
     /// Whether a finder may be given one more run now.
     pub(super) fn may_read_more(&self, id: FinderId, around: &Around<'_>) -> bool {
         let fine = |finder: &Finder| {
-            finder.runs && self.wants(finder, around) && around.busy_until(&finder.registry) <= around.now
+            let ready = finder.not_before.max(around.busy_until(&finder.registry)) <= around.now;
+            finder.runs && ready && self.wants(finder, around)
         };
         self.finders.get(&id).is_some_and(fine)
     }
@@ -193,12 +194,13 @@ impl Blob {
         let nodes = self.permits.iter().map(|permit| &permit.node).collect::<BTreeSet<_>>().len();
         let best = readers.iter().filter_map(|reader| reader.rate).max();
         // Who came first of those that are about as fast as the fastest: equal ones must not take turns because of small differences.
-        let about_best = |reader: &&Reader| reader.rate.zip(best).is_none_or(|(rate, best)| rate * 5 >= best * 4);
+        let about_best =
+            |reader: &&Reader| best.is_none_or(|best| reader.rate.is_some_and(|rate| rate * 5 >= best * 4));
         let fastest = readers.iter().find(about_best);
         let wanted = self.pace.wanted();
         let has_room = |reader: &&Reader| reader.permits == 1 && self.may_read_more(reader.id, around);
         let id = if nodes == 0 {
-            let id = self.successor(around)?;
+            let id = self.heir(around, |finder| !finder.runs).or_else(|| self.successor(around))?;
             if !self.finders[&id].runs {
                 return Some((id, WHOLE));
             }
@@ -212,7 +214,7 @@ impl Blob {
             // Ahead of the end of its run, so that the next one's answer comes before it has nothing to read.
             let few = |reader: &&Reader| {
                 let mine = self.permits.iter().find(|permit| permit.finder == Some(reader.id));
-                mine.is_some_and(|permit| permit.left * 4 <= (permit.run.end - permit.run.start))
+                mine.is_some_and(|permit| permit.left.saturating_mul(4) <= permit.run.end - permit.run.start)
             };
             let stays = |reader: &&Reader| nodes <= wanted || fastest.is_some_and(|best| best.id == reader.id);
             let next = readers.iter().filter(has_room).filter(few).filter(stays).filter(|reader| reader.keeps_up(best));
@@ -223,6 +225,10 @@ impl Blob {
 
     /// Somebody who reads nothing now and was not found to be slow, nor half as fast as the best who reads.
     pub(super) fn idle(&self, around: &Around<'_>, best: Option<u64>) -> Option<FinderId> {
+        // Whoever takes none found out that the registry ignores ranges: the others would, too, each by a request.
+        if self.take_none > 0 {
+            return None;
+        }
         let rate = |finder: &Finder| around.rates.of(around.cluster, &finder.registry, &finder.node, around.now);
         let good = |finder: &Finder| rate(finder).zip(best).is_none_or(|(rate, best)| rate * 2 > best);
         self.heir(around, |finder| finder.runs && !finder.slow && good(finder))
@@ -291,7 +297,9 @@ impl Blob {
     fn stuck_at(&self, around: &Around<'_>) -> Option<At> {
         let list = self.list.as_ref().filter(|_| self.permits.is_empty() && self.whole.is_empty())?;
         let all_read = self.cut().is_some() && list.read.is_full() && !self.index.willing.is_empty();
-        (all_read && around.now >= around.starting).then_some(self.grown.1 + STUCK)
+        // Somebody who has all of it brings it to its disk.
+        let patience = if self.grown.0 >= list.hashes.layout().blocks() { CLOSING } else { STUCK };
+        (all_read && around.now >= around.starting).then_some(self.grown.1 + patience)
     }
 
     /// When to look again at readers that went.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use super::super::around::Around;
 use super::super::event::{At, Cause, FinderId, Say, Stop, Waiting};
 use super::super::finder::Finder;
-use super::super::permit::Permit;
+use super::super::permit::{Permit, SILENT};
 use super::{Blob, RUN};
 
 impl Blob {
@@ -45,10 +45,19 @@ impl Blob {
 
     /// Takes overdue permits away, when somebody else would use them better or their holder is gone.
     fn take_back(&mut self, around: &mut Around<'_>) {
+        // One that hears nothing is at fault itself when another that asked no earlier has had its answer for as long.
+        let hears = |permit: &Permit| {
+            self.permits.iter().any(|other| {
+                other.finder != permit.finder && other.answered.is_some_and(|at| at + SILENT <= around.now)
+            })
+        };
+        let deaf = |permit: &Permit| {
+            permit.answered.is_none() && permit.granted + SILENT <= around.now && permit.lost.is_none() && hears(permit)
+        };
         let overdue: Vec<(u64, Option<FinderId>, Cause)> = self
             .permits
             .iter()
-            .map(|permit| (permit, permit.overdue()))
+            .map(|permit| (permit, if deaf(permit) { (around.now, Cause::NoHeaders) } else { permit.overdue() }))
             .filter(|(_, (due, _))| *due <= around.now)
             .map(|(permit, (_, cause))| (permit.id, permit.finder, cause))
             .collect();
@@ -57,7 +66,9 @@ impl Blob {
                 self.drop_permits(|other| other.id == permit, cause, around);
                 continue;
             };
-            if self.reads(id) && self.successor(around).is_some() {
+            let reads_on =
+                |other: &Permit| other.finder.is_some_and(|other| other != id && self.may_read_more(other, around));
+            if self.reads(id) && (self.successor(around).is_some() || self.permits.iter().any(reads_on)) {
                 self.revoke(id, cause, around);
             }
         }

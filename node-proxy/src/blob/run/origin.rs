@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_proto::{Digest, PieceList};
+use shoal_proto::{BlockIndex, Digest, PieceList};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -70,6 +70,10 @@ impl Runner {
 
     /// Leave came, or another extent of one that is there.
     pub(super) async fn on_permit(&mut self, grant: Grant) {
+        if self.ended.contains(&grant.id) {
+            // Control said so before it heard that this read has ended.
+            return;
+        }
         self.permits.insert(grant.id, grant);
         if let Some(reading) = self.reads.get(&grant.id) {
             reading.extent.send_replace(grant.covers());
@@ -81,15 +85,28 @@ impl Runner {
         }
         if !self.reads.contains_key(&grant.id) {
             self.tell_held(grant, true).await;
+            if grant.blocks > 0 && !self.reads.contains_key(&0) {
+                self.permits.remove(&grant.id);
+            }
         }
     }
 
     /// Tells of the blocks that a permit covers and that are here already: the origin is not asked for them again.
     async fn tell_held(&mut self, grant: Grant, with_size: bool) {
         let permit = grant.id;
-        let held = self.flight.body(|body| {
+        let Some((size, media_type, runs)) = self.held(&grant.covers()) else { return };
+        if with_size {
+            self.tell(Tell::Headers { permit, size, media_type }).await;
+        }
+        for (first, hashes) in runs {
+            self.tell(Tell::Hashes { first, hashes: hashes.into() }).await;
+        }
+    }
+
+    /// Size, media type, and hashes of the blocks of an extent that are here, for control.
+    pub(super) fn held(&self, covered: &Extent) -> Option<(u64, String, Vec<(BlockIndex, Vec<u8>)>)> {
+        self.flight.body(|body| {
             let mut held = PieceList::new(body.layout);
-            let covered = grant.covers();
             let blocks = body.have.runs();
             for block in blocks.iter().flat_map(shoal_proto::frame::Run::blocks).filter(|block| covered.contains(block))
             {
@@ -98,14 +115,7 @@ impl Runner {
                 }
             }
             (body.layout.size(), body.media_type.to_string(), held.runs(1024))
-        });
-        let Some((size, media_type, runs)) = held else { return };
-        if with_size {
-            self.tell(Tell::Headers { permit, size, media_type }).await;
-        }
-        for (first, hashes) in runs {
-            self.tell(Tell::Hashes { first, hashes: hashes.into() }).await;
-        }
+        })
     }
 
     /// Control is asked anew: one permit at most can be named, the one for what readers want first. What else is read stops.
@@ -177,6 +187,12 @@ impl Runner {
                 self.reads.remove(&permit);
                 self.flight.set_at_origin(false);
                 self.on_trouble(named, trouble).await;
+                if permit == 0 {
+                    // It read for all of them.
+                    for permit in std::mem::take(&mut self.permits).into_keys() {
+                        self.tell(Tell::Trouble { permit, why: OriginTrouble::Unreachable }).await;
+                    }
+                }
             }
         }
     }
@@ -184,6 +200,7 @@ impl Runner {
     pub(super) async fn on_trouble(&mut self, permit: Option<u64>, trouble: Trouble) {
         let digest = self.flight.digest();
         let permit = permit.filter(|permit| self.permits.remove(permit).is_some());
+        self.ended.extend(permit);
         self.inner.metrics.origin_failed(Failure::of(&trouble));
         match trouble {
             Trouble::Here(error) => {
