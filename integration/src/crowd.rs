@@ -1,7 +1,8 @@
 //! The crowd: eight nodes that want one blob at once, all links of one rate, beside what the wire allows and beside the same
 //! crowd without Shoal.
 //!
-//! Readers read through each node's mirror, without containerd, so that what is measured is Shoal and not unpacking. Stores lie
+//! Readers read through each node's mirror, without containerd, so that what is measured is Shoal and not unpacking: the manifest first,
+//! as containerd does, then the blob, from whose first request on time counts. Stores lie
 //! in memory, a small file system each: nodes have a disk each in the field, and here they would share one. Every run begins
 //! with empty stores and a new control. Every reader checks the digest of what it got.
 use std::time::Duration;
@@ -121,7 +122,7 @@ pub async fn bench(plan: &CrowdPlan, mut done: impl FnMut(&str)) -> Result<Repor
         let mut of_size = SizeReport::new(blob.size, plan);
         for run in 0..plan.runs {
             let cast = plan.cast(run);
-            match stage::through_shoal(&mut site, blob, &cast).await {
+            match stage::through_shoal(&mut site, &image, &cast).await {
                 Ok(found) => {
                     done(&format!("{mebibytes} MiB, run {}: {}", run + 1, found.line()));
                     of_size.runs.push(found);
@@ -135,7 +136,7 @@ pub async fn bench(plan: &CrowdPlan, mut done: impl FnMut(&str)) -> Result<Repor
         }
         site.stop_daemons()?;
         for run in 0..plan.direct_runs {
-            let found = stage::direct(&site, blob, &plan.cast(run)).await.context("without Shoal")?;
+            let found = stage::direct(&site, &image, &plan.cast(run)).await.context("without Shoal")?;
             done(&format!("{mebibytes} MiB, without Shoal, run {}: {}", run + 1, found.line()));
             of_size.direct_runs.push(found);
         }

@@ -340,6 +340,11 @@ pub enum Notice {
         /// To whom.
         node: NodeId,
     },
+    /// One more reader of the origin is tried. Beside one: that one is held against it; else, whether all become faster.
+    OneMore {
+        /// How many read.
+        beside: usize,
+    },
     /// A permit went away before the blob closed.
     Moved {
         /// From whom.

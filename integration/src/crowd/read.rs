@@ -1,15 +1,16 @@
-//! One reader: a plain HTTP client that notes how far it is, and checks what it got.
+//! One reader: a plain HTTP client that reads a manifest and its blob as containerd does, notes how far it is, and checks what it got.
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use http::{Method, Request, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
     http::{Client, empty},
-    image::ImageBlob,
+    image::{Image, ImageBlob},
 };
 
 /// Marks of progress that are noted, in parts of the blob.
@@ -30,33 +31,60 @@ pub struct Progress {
     pub longest_pause: f64,
 }
 
-/// Reads a blob at `uri` and checks it; fails after `bound`.
-pub(super) async fn read(
-    client: &Client,
-    uri: &str,
-    token: &str,
-    blob: &ImageBlob,
-    bound: Duration,
-) -> Result<Progress> {
-    let reading = read_unbounded(client, uri, token, blob);
-    tokio::time::timeout(bound, reading).await.with_context(|| format!("{uri}: not read within {bound:?}"))?
+/// What is read, and where.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    /// Path of the repository, `/v2/lab/crowd`.
+    pub(super) repository: String,
+    /// What follows a `?`, with it; or nothing.
+    pub(super) query: String,
+    pub(super) token: String,
+    /// The manifest is read first: it tells the mirror how long the blob is.
+    pub(super) image: Image,
 }
 
-async fn read_unbounded(client: &Client, uri: &str, token: &str, blob: &ImageBlob) -> Result<Progress> {
-    let begin = Instant::now();
+impl Wanted {
+    pub(super) fn blob(&self) -> &ImageBlob {
+        &self.image.layers[0]
+    }
+}
+
+/// Reads the manifest, then its first layer, and checks both; fails after `bound`. Tells when the blob was asked for; its progress
+/// counts from there.
+pub(super) async fn read(client: &Client, wanted: &Wanted, bound: Duration) -> Result<(Instant, Progress)> {
+    let reading = async {
+        let Wanted { repository, query, image, .. } = wanted;
+        let uri = format!("{repository}/manifests/{}{query}", image.digest);
+        let manifest = ask(client, &uri, wanted).await?.into_body().collect().await?.to_bytes();
+        ensure!(manifest == image.manifest.as_bytes(), "{uri}: other bytes");
+        let begin = Instant::now();
+        Ok((begin, read_blob(client, wanted, begin).await?))
+    };
+    tokio::time::timeout(bound, reading).await.with_context(|| format!("not read within {bound:?}"))?
+}
+
+async fn ask(client: &Client, uri: &str, wanted: &Wanted) -> Result<Response<Incoming>> {
     let request = Request::builder()
         .method(Method::GET)
         .uri(uri)
-        .header(header::AUTHORIZATION, format!("Bearer {token}"))
+        .header(header::AUTHORIZATION, format!("Bearer {}", wanted.token))
+        .header(header::ACCEPT, wanted.image.media_type.as_str())
+        .header(header::ACCEPT, "*/*")
         .header(header::USER_AGENT, "lab-crowd/1");
     let answer = client.open(request.body(empty())?).await?;
-    let mut progress = Progress { headers: begin.elapsed().as_secs_f64(), ..Progress::default() };
     let status = answer.status();
-    let mut body = answer.into_body();
     if status != StatusCode::OK {
-        let text = body.collect().await?.to_bytes();
+        let text = answer.into_body().collect().await?.to_bytes();
         bail!("{uri}: {status} {}", String::from_utf8_lossy(&text));
     }
+    Ok(answer)
+}
+
+async fn read_blob(client: &Client, wanted: &Wanted, begin: Instant) -> Result<Progress> {
+    let blob = wanted.blob();
+    let uri = format!("{}/blobs/{}{}", wanted.repository, blob.digest, wanted.query);
+    let mut body = ask(client, &uri, wanted).await?.into_body();
+    let mut progress = Progress { headers: begin.elapsed().as_secs_f64(), ..Progress::default() };
     let (mut hash, mut size, mut last) = (Sha256::new(), 0_u64, None);
     while let Some(frame) = body.frame().await {
         let frame = frame.with_context(|| format!("{uri}: the answer broke off after {size} bytes"))?;

@@ -203,7 +203,9 @@ pub struct Reader {
     pub name: String,
     /// Whether its link has a quarter of the rate.
     pub slow: bool,
-    /// When it began: seconds since the first did.
+    /// Whether it was to begin at half time.
+    pub late: bool,
+    /// When it asked for the blob: seconds since the first did.
     pub began: f64,
     /// Its own time over what it needs alone.
     pub factor: f64,

@@ -8,11 +8,16 @@ use super::{
     Cast, LINK, SLOWER,
     bound::{Links, alone, payload_rate},
     cpu::Look,
-    read::{self, Progress},
+    read::{self, Progress, Wanted},
     report::{Reader, Run},
     site::{REPOSITORY, Site},
 };
-use crate::{http::Client, image::ImageBlob, registry, wait::eventually};
+use crate::{
+    http::Client,
+    image::{Image, ImageBlob},
+    registry,
+    wait::eventually,
+};
 
 /// Between the order to begin and the beginning, so that every reader has heard it.
 const AHEAD: Duration = Duration::from_millis(200);
@@ -26,13 +31,14 @@ const TOLD: [&str; 7] =
     ["shoal_blob_", "shoal_swarm_", "shoal_peer_", "shoal_origin_", "shoal_store_", "shoal_mirror_", "shoal_control_"];
 
 /// All read through their mirrors, from empty stores.
-pub(super) async fn through_shoal(site: &mut Site, blob: &ImageBlob, cast: &Cast) -> Result<Run> {
+pub(super) async fn through_shoal(site: &mut Site, image: &Image, cast: &Cast) -> Result<Run> {
     set_links(site, cast)?;
     site.start_daemons().await?;
     let logged = site.registry.access_log()?.len();
     let clients = (0..site.names().count()).map(|node| site.at_mirror(node)).collect::<Result<Vec<_>>>()?;
-    let uri = format!("/v2/{REPOSITORY}/blobs/{}?ns={}", blob.digest, registry::HOST);
-    let mut run = read_all(site, blob, cast, clients, &uri).await?;
+    let wanted = wanted(site, image, format!("?ns={}", registry::HOST))?;
+    let blob = wanted.blob();
+    let mut run = read_all(site, &wanted, cast, clients).await?;
     run.origin_bytes = origin_bytes(site, blob, logged).await?;
     run.origin_ratio = run.origin_bytes as f64 / blob.size as f64;
     for (number, node) in site.daemons()?.nodes.iter().enumerate() {
@@ -51,10 +57,15 @@ pub(super) async fn through_shoal(site: &mut Site, blob: &ImageBlob, cast: &Cast
 }
 
 /// All read at the registry itself.
-pub(super) async fn direct(site: &Site, blob: &ImageBlob, cast: &Cast) -> Result<Run> {
+pub(super) async fn direct(site: &Site, image: &Image, cast: &Cast) -> Result<Run> {
     set_links(site, cast)?;
     let clients = (0..site.names().count()).map(|node| site.at_registry(node)).collect::<Result<Vec<_>>>()?;
-    read_all(site, blob, cast, clients, &format!("/v2/{REPOSITORY}/blobs/{}", blob.digest)).await
+    read_all(site, &wanted(site, image, String::new())?, cast, clients).await
+}
+
+fn wanted(site: &Site, image: &Image, query: String) -> Result<Wanted> {
+    let token = site.registry.signer().token(REPOSITORY, &["pull"])?;
+    Ok(Wanted { repository: format!("/v2/{REPOSITORY}"), query, token, image: image.clone() })
 }
 
 fn set_links(site: &Site, cast: &Cast) -> Result<()> {
@@ -65,8 +76,9 @@ fn rate(cast: &Cast, node: usize) -> u64 {
     if cast.slow.contains(&node) { LINK / SLOWER } else { LINK }
 }
 
-/// Begins all reads at one moment, those of the late ones at half of the bound.
-async fn read_all(site: &Site, blob: &ImageBlob, cast: &Cast, clients: Vec<Client>, uri: &str) -> Result<Run> {
+/// Begins all reads at one moment, those of the late ones at half of the bound. Time counts from the first request for the blob.
+async fn read_all(site: &Site, wanted: &Wanted, cast: &Cast, clients: Vec<Client>) -> Result<Run> {
+    let blob = wanted.blob();
     let links: Vec<u64> = (0..clients.len()).map(|node| payload_rate(rate(cast, node))).collect();
     let source = payload_rate(LINK);
     let fast = alone(blob.size, source, payload_rate(LINK));
@@ -74,7 +86,6 @@ async fn read_all(site: &Site, blob: &ImageBlob, cast: &Cast, clients: Vec<Clien
     // Nobody is slower than everybody in turn from one source.
     let slowest = alone(blob.size, source, payload_rate(LINK / SLOWER)) * clients.len() as f64;
     let bound = Duration::from_secs_f64(slowest * PATIENCE + 20.0);
-    let token = site.registry.signer().token(REPOSITORY, &["pull"])?;
     let pids: Vec<u32> =
         site.daemons().map_or(Vec::new(), |daemons| daemons.nodes.iter().map(|node| node.pid()).collect());
     let control = site.daemons().ok().map(|daemons| daemons.control.pid());
@@ -83,17 +94,17 @@ async fn read_all(site: &Site, blob: &ImageBlob, cast: &Cast, clients: Vec<Clien
     let half = fast / 2.0;
     let reads = clients.into_iter().enumerate().map(|(node, client)| {
         let after = if cast.late.contains(&node) { half } else { 0.0 };
-        let (uri, token, blob) = (uri.to_owned(), token.clone(), blob.clone());
-        let at = begin + Duration::from_secs_f64(after);
+        let (wanted, at) = (wanted.clone(), begin + Duration::from_secs_f64(after));
         tokio::spawn(async move {
             sleep_until(at).await;
-            read::read(&client, &uri, &token, &blob, bound).await.map(|progress| (after, progress))
+            read::read(&client, &wanted, bound).await
         })
     });
-    let mut progress: Vec<(f64, Progress)> = Vec::new();
+    let mut progress: Vec<(std::time::Instant, Progress)> = Vec::new();
     for (read, name) in futures::future::join_all(reads).await.into_iter().zip(site.names()) {
         progress.push(read?.with_context(|| format!("the reader of {name}"))?);
     }
+    let first = progress.iter().map(|(began, _)| *began).min().context("nobody read")?;
     let after = Look::take(&pids, control)?;
     let readers: Vec<Reader> = progress
         .into_iter()
@@ -102,7 +113,8 @@ async fn read_all(site: &Site, blob: &ImageBlob, cast: &Cast, clients: Vec<Clien
         .map(|(node, ((began, progress), name))| Reader {
             name: name.to_owned(),
             slow: cast.slow.contains(&node),
-            began,
+            late: cast.late.contains(&node),
+            began: (began - first).as_secs_f64(),
             factor: progress.end / alone(blob.size, source, links[node]),
             progress,
             from_origin: 0,
@@ -111,16 +123,15 @@ async fn read_all(site: &Site, blob: &ImageBlob, cast: &Cast, clients: Vec<Clien
         })
         .collect();
     let seconds = last(readers.iter());
-    let fast_seconds = last(readers.iter().filter(|one| !one.slow && one.began == 0.0));
+    let fast_seconds = last(readers.iter().filter(|one| !one.slow && !one.late));
     let bound_seconds =
         if cast.late.is_empty() { all.seconds(blob.size) } else { all.seconds(blob.size).max(half + fast) };
-    ensure!(seconds > 0.0, "nobody read");
     Ok(Run {
         seconds,
         bound_seconds,
         factor: seconds / bound_seconds,
         fast_factor: fast_seconds / fast,
-        late_factor: readers.iter().filter(|one| one.began > 0.0).map(|one| one.factor).reduce(f64::max),
+        late_factor: readers.iter().filter(|one| one.late).map(|one| one.factor).reduce(f64::max),
         origin_bytes: 0,
         origin_ratio: 0.0,
         cpu: before.until(&after, blob.size * readers.len() as u64),

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use shoal_proto::{BlockIndex, NodeId};
 
 use super::super::around::Around;
-use super::super::event::{At, Cause, FinderId};
+use super::super::event::{At, Cause, FinderId, Notice};
 use super::super::meter::Meter;
 use super::Blob;
 use super::runs::{FIRST, SHORT};
@@ -153,6 +153,7 @@ impl Blob {
         if !permit.closing && !permit.is_whole() && begun && self.idle(around, None).is_some() {
             self.pace.compared = true;
             self.pace.trial = Some(Trial { since: around.now, before: None });
+            around.notice(Notice::OneMore { beside: 1 });
             self.shorten(layout, around);
         }
     }
@@ -265,6 +266,7 @@ impl Blob {
         let Some(layout) = self.cut().filter(|_| readers.len() < MOST_READERS) else { return };
         if self.unread(layout) > layout.piece_size() * u64::from(3 * SHORT) && self.idle(around, best).is_some() {
             self.pace.trial = Some(Trial { since: around.now, before: Some(before) });
+            around.notice(Notice::OneMore { beside: readers.len() });
             self.shorten(layout, around);
         }
     }
