@@ -4,6 +4,7 @@
 pub mod backoff;
 pub mod config;
 pub mod drain;
+pub mod few;
 pub mod limit;
 pub mod listen;
 pub mod metrics;

@@ -196,7 +196,9 @@ impl Inner {
     fn log(&mut self, cluster: &str, digest: Digest, notice: &Notice) {
         match notice {
             Notice::Granted { node } => tracing::debug!(cluster, %digest, %node, "granted the permit"),
-            Notice::OneMore { beside } => tracing::debug!(cluster, %digest, beside, "try one more reader of the origin"),
+            Notice::OneMore { beside } => {
+                tracing::debug!(cluster, %digest, beside, "try one more reader of the origin")
+            }
             Notice::Moved { node, cause } => tracing::info!(cluster, %digest, %node, ?cause, "took the permit back"),
             Notice::ReadAgain { blocks } => {
                 tracing::info!(cluster, %digest, blocks, "readers of the origin are gone with what they read");

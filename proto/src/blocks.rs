@@ -1,10 +1,15 @@
+use smallvec::{SmallVec, smallvec};
+
 use crate::frame::Run;
 use crate::{BlockIndex, Layout};
+
+/// The bits of the blocks of 64 MiB lie in the set itself: a look at them costs no further cache line.
+type Words = SmallVec<[u64; 4]>;
 
 /// A set of blocks of one blob: a bitmap of at most 8,192 bits.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BlockSet {
-    words: Vec<u64>,
+    words: Words,
     of: u32,
     count: u32,
 }
@@ -12,7 +17,7 @@ pub struct BlockSet {
 impl BlockSet {
     /// The empty set over the blocks of a layout.
     pub fn empty(layout: Layout) -> Self {
-        Self { words: vec![0; layout.blocks().div_ceil(64) as usize], of: layout.blocks(), count: 0 }
+        Self { words: smallvec![0; layout.blocks().div_ceil(64) as usize], of: layout.blocks(), count: 0 }
     }
 
     /// All blocks of a layout.
@@ -76,7 +81,7 @@ impl BlockSet {
 
     /// The blocks of this set that are not in `other`, which is of the same blob.
     pub fn minus(&self, other: &Self) -> Self {
-        let words: Vec<u64> = self.words.iter().zip(&other.words).map(|(here, there)| here & !there).collect();
+        let words: Words = self.words.iter().zip(&other.words).map(|(here, there)| here & !there).collect();
         let count = words.iter().map(|word| word.count_ones()).sum();
         Self { words, of: self.of, count }
     }
@@ -94,7 +99,10 @@ impl BlockSet {
 
     /// Whether every block of the blob is in this set or in `other`.
     pub fn is_full_with(&self, other: &Self) -> bool {
-        self.words.iter().zip(&other.words).map(|(here, there)| (here | there).count_ones()).sum::<u32>() == self.of
+        // Most sets are far from it.
+        self.count + other.count >= self.of
+            && self.words.iter().zip(&other.words).map(|(here, there)| (here | there).count_ones()).sum::<u32>()
+                == self.of
     }
 
     /// The blocks of a run as bits, the first one lowest. The run has at most 64 blocks and lies inside the blob.

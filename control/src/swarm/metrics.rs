@@ -64,7 +64,11 @@ impl Metrics {
         registry.register("holdings", "Whole blobs on nodes, summed over nodes", metrics.holdings.clone());
         registry.register("permits", "Permits that are out", metrics.permits.clone());
         registry.register("permits_granted", "Permits granted", metrics.granted.clone());
-        registry.register("readers_tried", "Readers of the origin that were tried beside others", metrics.one_more.clone());
+        registry.register(
+            "readers_tried",
+            "Readers of the origin that were tried beside others",
+            metrics.one_more.clone(),
+        );
         registry.register("permits_moved", "Permits taken back before the blob closed", metrics.moved.clone());
         let help = "Blocks that are read from the origin once more because who had read them is gone";
         registry.register("blocks_read_again", help, metrics.again.clone());

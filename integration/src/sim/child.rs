@@ -33,11 +33,12 @@ impl World {
             let Some(start) = flight.crew.start(now, &flight.board) else { break };
             let parent = node_at(start.parent.addr.0);
             let flow = self.flows.open(parent, node);
+            let seat = start.seat;
             if let Some(found) = self.flows.get_mut(flow) {
-                (found.seat, found.score) = (start.seat, start.score);
+                (found.seat, found.score) = (seat, start.score);
             }
             if let Some(flight) = self.flight(node) {
-                flight.parents.push(flow);
+                flight.parents.push((flow, seat));
             }
             self.dial(flow);
         }
@@ -158,8 +159,11 @@ impl World {
     pub(super) fn bump(&mut self, node: NodeIx) {
         let Some(flight) = self.flight(node) else { return };
         for at in 0..flight.parents.len() {
-            let Some(flow) = self.flight(node).and_then(|flight| flight.parents.get(at).copied()) else { return };
-            self.top_up(flow);
+            let Some(flight) = self.flight(node) else { return };
+            let Some((flow, seat)) = flight.parents.get(at).copied() else { return };
+            if flight.board.may_ask(seat) {
+                self.top_up(flow);
+            }
         }
     }
 
@@ -282,7 +286,7 @@ impl World {
         if let Some(flight) = node.flight.as_deref_mut() {
             flight.board.leave(seat);
             flight.crew.ended(seat, score, how, now);
-            flight.parents.retain(|other| *other != flow);
+            flight.parents.retain(|(other, _)| *other != flow);
         }
         if settled && joined && matches!(how, How::Left | How::Useless | How::Busy(_)) {
             node.rested.push(from);

@@ -45,7 +45,11 @@ impl World {
         self.queue.after(back, Event::Return(at));
         if let Some(flight) = self.nodes[at as usize].flight.take() {
             let told = heard.unwrap_or(WRITE_TIMEOUT);
-            self.drop_parents(at, flight.parents.into_iter().chain(flight.reads.into_values()).collect(), told);
+            self.drop_parents(
+                at,
+                flight.parents.into_iter().map(|(flow, _)| flow).chain(flight.reads.into_values()).collect(),
+                told,
+            );
             if let (Some(finder), true) = (flight.finder, process) {
                 self.tell_control(Said::Ended { finder, clean: false });
             }

@@ -241,7 +241,7 @@ impl World {
             flight.board.retire(*seat);
         }
         let idle: Vec<FlowRef> =
-            self.nodes[at as usize].flight.iter().flat_map(|flight| &flight.parents).copied().collect();
+            self.nodes[at as usize].flight.iter().flat_map(|flight| &flight.parents).map(|(flow, _)| *flow).collect();
         for flow in idle {
             let found = self.flows.get(flow);
             if found.is_some_and(|flow| flow.joined && flow.owed.is_empty() && retired.contains(&flow.seat)) {
@@ -394,7 +394,7 @@ impl World {
             node.stage = Stage::Closing;
             let (life, delay) = (node.life, self.delay);
             if let Some(flight) = self.flight(at) {
-                let parents = std::mem::take(&mut flight.parents);
+                let parents = std::mem::take(&mut flight.parents).into_iter().map(|(flow, _)| flow).collect();
                 self.drop_parents(at, parents, delay);
             }
             self.queue.after(CLOSE, Event::Close(at, life));

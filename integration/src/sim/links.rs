@@ -42,9 +42,6 @@ pub(super) struct Flow {
     pub(super) queued: bool,
     /// Blocks on their way.
     pub(super) flying: u32,
-    /// Blocks that the sender got since it last looked at what to show.
-    pub(super) grown: u32,
-    pub(super) show_at: Option<Time>,
 
     // The receiver's half.
     pub(super) seat: Seat,

@@ -38,7 +38,7 @@ impl Moment {
         let mut streams = 0;
         for flight in fetching.iter().filter_map(|node| node.flight.as_ref()) {
             let owed =
-                flight.parents.iter().filter_map(|flow| world.flows.get(*flow)).any(|flow| !flow.owed.is_empty());
+                flight.parents.iter().filter_map(|(flow, _)| world.flows.get(*flow)).any(|flow| !flow.owed.is_empty());
             starving += usize::from(!owed && flight.reads.is_empty());
             streams += flight.parents.len();
         }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use control::swarm::{FinderId, Grant};
-use node_proxy::peer::show::Show;
+use node_proxy::peer::show::{Child, Show};
 use node_proxy::swarm::Parent;
 use node_proxy::swarm::crew::Crew;
-use node_proxy::swarm::pick::Board;
+use node_proxy::swarm::pick::{Board, Seat};
 use shoal_proto::{BlockIndex, BlockSet, Layout, NodeId};
 
 use super::event::{FlowRef, Life};
@@ -42,8 +42,8 @@ pub(super) struct Flight {
     pub(super) board: Board,
     pub(super) crew: Crew,
     pub(super) crew_at: Option<Time>,
-    /// Streams to parents, those included that have not answered yet.
-    pub(super) parents: Vec<FlowRef>,
+    /// Streams to parents, those included that have not answered yet, and their seats on the board.
+    pub(super) parents: Vec<(FlowRef, Seat)>,
     pub(super) named: Vec<Parent>,
     /// The stream to control.
     pub(super) finder: Option<FinderId>,
@@ -69,6 +69,16 @@ pub(super) struct Flight {
     pub(super) kept: BlockSet,
 }
 
+/// What is looked at of a child for each block that its parent gets.
+#[derive(Debug)]
+pub(super) struct Served {
+    pub(super) flow: FlowRef,
+    pub(super) child: Child,
+    /// Blocks that the parent got since it last looked at what to show.
+    pub(super) grown: u32,
+    pub(super) show_at: Option<Time>,
+}
+
 /// A node, through all its lives.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -87,7 +97,7 @@ pub(super) struct Node {
     /// The first missing block.
     pub(super) focus: BlockIndex,
     pub(super) show: Show,
-    pub(super) children: Vec<FlowRef>,
+    pub(super) children: Vec<Served>,
     /// Blobs being served.
     pub(super) uploads: u32,
     pub(super) flight: Option<Box<Flight>>,

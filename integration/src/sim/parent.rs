@@ -4,9 +4,9 @@ use shoal_proto::BlockIndex;
 use shoal_proto::frame::Run;
 
 use super::event::{Event, FlowRef, NodeIx, Why};
-use super::node::Stage;
+use super::node::{Served, Stage};
 use super::queue::Time;
-use super::world::World;
+use super::world::{World, since};
 
 /// So much growth is looked at without waiting for `have_every`, as the serving loop does.
 const MUCH_GROWTH: u32 = 16;
@@ -41,8 +41,8 @@ impl World {
             return;
         }
         node.uploads += 1;
-        node.children.push(flow);
         let child = node.show.join(now);
+        node.children.push(Served { flow, child, grown: 0, show_at: None });
         if let Some(found) = self.flows.get_mut(flow) {
             found.served = true;
             found.child = child;
@@ -66,12 +66,11 @@ impl World {
     pub(super) fn grew(&mut self, node: NodeIx) {
         let now = self.queue.now();
         for at in 0..self.nodes[node as usize].children.len() {
-            let flow = self.nodes[node as usize].children[at];
-            let Some(found) = self.flows.get_mut(flow) else { continue };
-            found.grown += 1;
+            let child = &mut self.nodes[node as usize].children[at];
+            child.grown += 1;
             // Otherwise the timer that is set looks at it.
-            if found.grown >= MUCH_GROWTH || found.show_at.is_none_or(|at| at <= now) {
-                self.show(flow);
+            if child.grown >= MUCH_GROWTH || child.show_at.is_none_or(|at| at <= now) {
+                self.show_to(node, at);
             }
         }
     }
@@ -79,31 +78,51 @@ impl World {
     /// What is lent to one child may be free for another.
     pub(super) fn show_all(&mut self, node: NodeIx) {
         for at in 0..self.nodes[node as usize].children.len() {
-            let flow = self.nodes[node as usize].children[at];
-            self.show(flow);
+            self.show_to(node, at);
         }
     }
 
-    /// Shows a child what is to be shown now, and plans the next look.
+    /// Shows a child what is to be shown now, if its stream is still open.
     pub(super) fn show(&mut self, flow: FlowRef) {
-        let now = self.instant();
-        let Some(found) = self.flows.get_mut(flow).filter(|flow| flow.parent_open && flow.served) else { return };
-        let (from, child) = (found.from, found.child);
-        let node = &mut self.nodes[from as usize];
-        let first_hand = (!node.first_hand.is_empty()).then_some(&node.first_hand);
-        let runs = node.show.show(child, &node.have, first_hand, now);
-        if !runs.is_empty() {
-            found.grown = 0;
-            self.queue.after(self.delay, Event::Have(flow, runs.into_boxed_slice()));
+        if let Some((node, at)) = self.served_at(flow) {
+            self.show_to(node, at);
         }
-        let due = node.show.due(child);
-        let due = due.map(|due| self.time(due));
-        let Some(found) = self.flows.get_mut(flow) else { return };
-        if let Some(due) = due
-            && found.show_at.is_none_or(|at| at > due || at <= self.queue.now())
+    }
+
+    /// It is the time that was planned to look after a child.
+    pub(super) fn show_in_time(&mut self, flow: FlowRef) {
+        let now = self.queue.now();
+        let Some((node, at)) = self.served_at(flow) else { return };
+        let child = &mut self.nodes[node as usize].children[at];
+        if child.show_at == Some(now) {
+            child.show_at = None;
+            self.show_to(node, at);
+        }
+    }
+
+    /// The parent, and the child's place among its children.
+    fn served_at(&self, flow: FlowRef) -> Option<(NodeIx, usize)> {
+        let node = self.flows.get(flow).filter(|flow| flow.parent_open && flow.served)?.from;
+        let at = self.nodes.get(node as usize)?.children.iter().position(|child| child.flow == flow)?;
+        Some((node, at))
+    }
+
+    /// Shows what is to be shown now to one child of a node, and plans the next look.
+    fn show_to(&mut self, node: NodeIx, at: usize) {
+        let (now, epoch) = (self.instant(), self.epoch);
+        let node = &mut self.nodes[node as usize];
+        let first_hand = (!node.first_hand.is_empty()).then_some(&node.first_hand);
+        let Served { flow, child, grown, show_at } = &mut node.children[at];
+        let runs = node.show.show(*child, &node.have, first_hand, now);
+        if !runs.is_empty() {
+            *grown = 0;
+            self.queue.after(self.delay, Event::Have(*flow, runs.into_boxed_slice()));
+        }
+        if let Some(due) = node.show.due(*child).map(|due| since(epoch, due))
+            && show_at.is_none_or(|at| at > due || at <= self.queue.now())
         {
-            found.show_at = Some(due);
-            self.queue.at(due, Event::Show(flow));
+            *show_at = Some(due);
+            self.queue.at(due, Event::Show(*flow));
         }
     }
 
@@ -122,7 +141,7 @@ impl World {
         if served && let Some(node) = self.nodes.get_mut(from as usize) {
             let more = node.show.leave(child, broken, now);
             node.uploads -= 1;
-            node.children.retain(|other| *other != flow);
+            node.children.retain(|other| other.flow != flow);
             if more && node.is_up() {
                 self.show_all(from);
             }
@@ -148,7 +167,7 @@ impl World {
 
     /// All that a crashed node served ends; its children hear of it when `heard` says so, or find out by its silence.
     pub(super) fn drop_children(&mut self, node: NodeIx, heard: Option<Time>) {
-        for flow in std::mem::take(&mut self.nodes[node as usize].children) {
+        for Served { flow, .. } in std::mem::take(&mut self.nodes[node as usize].children) {
             if let Some(wait) = heard {
                 self.queue.after(wait, Event::Failed(flow, Why::Broken));
             }

@@ -58,7 +58,7 @@ pub(super) struct World {
     pub(super) dice: Dice,
     pub(super) sums: Sums,
     /// What node code takes for the beginning of time.
-    epoch: Instant,
+    pub(super) epoch: Instant,
     /// The last time that any node got a block.
     pub(super) grew: Time,
     /// Nodes that are expected to be done and are not.
@@ -212,13 +212,7 @@ impl World {
             Event::Failed(flow, why) => self.failed(flow, why),
             Event::Want(flow, run) => self.wanted(flow, run),
             Event::Have(flow, runs) => self.shown(flow, &runs),
-            Event::Show(flow) => {
-                let now = self.queue.now();
-                if let Some(found) = self.flows.get_mut(flow).filter(|flow| flow.show_at == Some(now)) {
-                    found.show_at = None;
-                    self.show(flow);
-                }
-            }
+            Event::Show(flow) => self.show_in_time(flow),
             Event::UpFree(sender) => {
                 self.uplink(sender).busy = false;
                 self.send_next(sender);
@@ -257,7 +251,7 @@ impl World {
 
     /// A moment of node code as the queue wants it.
     pub(super) fn time(&self, at: Instant) -> Time {
-        at.saturating_duration_since(self.epoch).as_nanos() as Time
+        since(self.epoch, at)
     }
 
     pub(super) fn uplink(&mut self, sender: u32) -> &mut Uplink {
@@ -335,6 +329,11 @@ impl World {
             self.arrive(flow, block);
         }
     }
+}
+
+/// A moment of node code, of which time began at `epoch`, as the queue wants it.
+pub(super) fn since(epoch: Instant, at: Instant) -> Time {
+    at.saturating_duration_since(epoch).as_nanos() as Time
 }
 
 pub(super) fn seconds(time: Time) -> f64 {

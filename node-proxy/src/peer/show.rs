@@ -17,9 +17,10 @@
 //!   nothing to do, blocks that others got are lent too, more and more of them to a child that takes none. So whatever the
 //!   children do, each is shown every block in the end.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use shoal_base::few::Few;
 use shoal_proto::frame::Run;
 use shoal_proto::{BlockIndex, BlockSet, Layout};
 
@@ -95,7 +96,7 @@ struct Shown {
 pub struct Show {
     layout: Layout,
     every: Duration,
-    children: BTreeMap<Child, Shown>,
+    children: Few<Child, Shown>,
     next: Child,
     /// Given to some child.
     given: BlockSet,
@@ -168,7 +169,7 @@ impl Show {
         Self {
             layout,
             every,
-            children: BTreeMap::new(),
+            children: Few::new(),
             next: 0,
             given,
             lent,
@@ -208,7 +209,7 @@ impl Show {
     /// The child is gone. If it is `broken`, what it got may be gone with it, and counts as not given. True: others may be shown
     /// more now.
     pub fn leave(&mut self, child: Child, broken: bool, now: Instant) -> bool {
-        let Some(shown) = self.children.remove(&child) else { return false };
+        let Some(shown) = self.children.remove(child) else { return false };
         blocks(&shown.loan).for_each(|block| {
             self.lent.remove(block);
         });
@@ -240,7 +241,7 @@ impl Show {
             self.children.values().filter(|shown| takes(shown)).map(|shown| shown.pace).min_by(f64::total_cmp)
         });
         let every = self.every;
-        let Some(shown) = self.children.get_mut(&child) else { return Vec::new() };
+        let Some(shown) = self.children.get_mut(child) else { return Vec::new() };
         if secret.is_none() && !have.exceeds(&shown.told) {
             shown.due = None;
             return Vec::new();
@@ -306,7 +307,7 @@ impl Show {
 
     /// The child asked for blocks.
     pub fn wanted(&mut self, child: Child, run: Run, now: Instant) {
-        let Some(shown) = self.children.get_mut(&child) else { return };
+        let Some(shown) = self.children.get_mut(child) else { return };
         shown.wanted += run.count;
         shown.moved = now;
         let lent = shown.unasked.len();
@@ -328,7 +329,7 @@ impl Show {
 
     /// A block was sent to the child. True: others may be shown more now.
     pub fn gave(&mut self, child: Child, block: BlockIndex, now: Instant) -> bool {
-        let Some(shown) = self.children.get_mut(&child) else { return false };
+        let Some(shown) = self.children.get_mut(child) else { return false };
         let took = now.saturating_duration_since(shown.moved).as_secs_f64();
         shown.pace = if shown.pace == 0.0 { took } else { shown.pace * (1.0 - NEWEST) + took * NEWEST };
         shown.moved = now;
@@ -344,15 +345,15 @@ impl Show {
 
     /// When to look again although nothing has changed: [`Show::show`] may then have something for the child.
     pub fn due(&self, child: Child) -> Option<Instant> {
-        self.children.get(&child)?.due
+        self.children.get(child)?.due
     }
 
     /// How many children take one of these first copies before this one does.
     fn before(&self, child: Child, first: &BlockSet) -> u32 {
-        let turn = |(id, shown): (&Child, &Shown)| (shown.refused, shown.lent, *id);
-        let Some(own) = self.children.get_key_value(&child).map(turn) else { return 0 };
+        let turn = |id: Child, shown: &Shown| (shown.refused, shown.lent, id);
+        let Some(own) = self.children.get(child).map(|shown| turn(child, shown)) else { return 0 };
         let takes = |shown: &Shown| shown.room(self.layout) > 0 && first.exceeds(&shown.told);
-        self.children.iter().filter(|one| turn(*one) < own && takes(one.1)).count() as u32
+        self.children.iter().filter(|(id, shown)| turn(*id, shown) < own && takes(shown)).count() as u32
     }
 
     /// When second copies may be shown, if nothing is asked until then.

@@ -13,8 +13,9 @@
 //! Picking looks at a piece as one word of bits (a piece has at most 32 blocks), so that a full window of 32 pieces costs a few
 //! hundred instructions, and a board is a few bytes a block.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
+use shoal_base::few::Few;
 use shoal_proto::frame::Run;
 use shoal_proto::{BlockIndex, BlockSet, Layout, PieceIndex};
 
@@ -51,6 +52,8 @@ struct Side {
     late: bool,
     /// Blocks that it brought and that were written.
     brought: u32,
+    /// The board's `news` when it had nothing that is known, missing and asked of nobody; 0: it may have.
+    dry: u64,
 }
 
 /// All that picking looks at.
@@ -72,7 +75,9 @@ pub struct Board {
     flying: Vec<u8>,
     /// Bytes per second.
     slow_below: f64,
-    seats: BTreeMap<Seat, Side>,
+    seats: Few<Seat, Side>,
+    /// Rises whenever a block of whatever parent may have become one to ask for. From 1.
+    news: u64,
     /// Retired before they joined.
     retired_early: Vec<Seat>,
 }
@@ -95,7 +100,8 @@ impl Board {
             holders: vec![0; blocks],
             flying: vec![0; blocks],
             slow_below: 0.0,
-            seats: BTreeMap::new(),
+            seats: Few::new(),
+            news: 1,
             retired_early: Vec::new(),
         }
     }
@@ -135,7 +141,7 @@ impl Board {
     /// Whether the block's hash is known. It may become unknown again, when another author's list replaces the one before.
     pub fn set_known(&mut self, block: BlockIndex, known: bool) {
         if known {
-            self.known.insert(block);
+            self.news += u64::from(self.known.insert(block));
         } else {
             self.known.remove(block);
         }
@@ -144,6 +150,7 @@ impl Board {
     /// The same for all blocks at once.
     pub fn set_all_known(&mut self, known: BlockSet) {
         self.known = known;
+        self.news += 1;
     }
 
     /// The block is verified and written, whoever brought it.
@@ -155,6 +162,7 @@ impl Board {
     /// The block is missing after all: its hash turned out to be another.
     pub fn set_missing(&mut self, block: BlockIndex) {
         self.done.remove(block);
+        self.news += 1;
     }
 
     /// A parent answered `Open`; it has shown nothing yet.
@@ -168,13 +176,14 @@ impl Board {
             landing: false,
             late: false,
             brought: 0,
+            dry: 0,
         };
         self.seats.insert(seat, side);
     }
 
     /// The parent is gone; what it was asked is free for others.
     pub fn leave(&mut self, seat: Seat) {
-        let Some(side) = self.seats.remove(&seat) else { return self.retired_early.retain(|early| *early != seat) };
+        let Some(side) = self.seats.remove(seat) else { return self.retired_early.retain(|early| *early != seat) };
         self.weigh();
         for block in side.have.runs().iter().flat_map(Run::blocks) {
             self.holders[block as usize] -= 1;
@@ -192,7 +201,7 @@ impl Board {
 
     /// The parent is late with what it owes, or no more.
     pub fn set_late(&mut self, seat: Seat, late: bool) {
-        let Some(side) = self.seats.get_mut(&seat).filter(|side| side.late != late) else { return };
+        let Some(side) = self.seats.get_mut(seat).filter(|side| side.late != late) else { return };
         side.late = late;
         let owed: Vec<BlockIndex> = side.asked.iter().copied().collect();
         owed.into_iter().for_each(|block| if late { self.falls(block) } else { self.flies(block) });
@@ -209,12 +218,13 @@ impl Board {
         self.flying[block as usize] -= 1;
         if self.flying[block as usize] == 0 {
             self.asked.remove(block);
+            self.news += u64::from(!self.done.contains(block));
         }
     }
 
     /// The parent is asked nothing more; what it was asked may still come.
     pub fn retire(&mut self, seat: Seat) {
-        match self.seats.get_mut(&seat) {
+        match self.seats.get_mut(seat) {
             Some(side) => side.retired = true,
             // Its `Open` is still on the way.
             None => self.retired_early.push(seat),
@@ -223,14 +233,15 @@ impl Board {
 
     /// Whether the parent is asked nothing more. True for a seat that is gone.
     pub fn is_retired(&self, seat: Seat) -> bool {
-        self.seats.get(&seat).is_none_or(|side| side.retired)
+        self.seats.get(seat).is_none_or(|side| side.retired)
     }
 
     /// The parent shows more blocks. Runs past the end of the blob are cut.
     pub fn show(&mut self, seat: Seat, runs: &[Run]) {
-        let Some(side) = self.seats.get_mut(&seat) else { return };
+        let Some(side) = self.seats.get_mut(seat) else { return };
         for block in runs.iter().flat_map(|run| run.first..run.blocks().end.min(self.layout.blocks())) {
             if side.have.insert(block) {
+                side.dry = 0;
                 self.holders[block as usize] += 1;
                 self.shown.insert(block);
             }
@@ -239,7 +250,7 @@ impl Board {
 
     /// The measured rate of the parent, in bytes per second.
     pub fn set_rate(&mut self, seat: Seat, rate: f64) {
-        if let Some(side) = self.seats.get_mut(&seat) {
+        if let Some(side) = self.seats.get_mut(seat) {
             side.rate = rate;
             self.weigh();
         }
@@ -247,12 +258,12 @@ impl Board {
 
     /// The block that must come next from the parent.
     pub fn awaited(&self, seat: Seat) -> Option<BlockIndex> {
-        self.seats.get(&seat)?.asked.front().copied()
+        self.seats.get(seat)?.asked.front().copied()
     }
 
     /// How many blocks the parent still has to send.
     pub fn outstanding(&self, seat: Seat) -> usize {
-        self.seats.get(&seat).map_or(0, |side| side.asked.len())
+        self.seats.get(seat).map_or(0, |side| side.asked.len())
     }
 
     /// How many wants may be queued at each parent, `most` at most. With several parents one is enough: while one's link waits for the
@@ -263,12 +274,12 @@ impl Board {
 
     /// How many blocks came from this seat and were written.
     pub fn brought(&self, seat: Seat) -> u32 {
-        self.seats.get(&seat).map_or(0, |side| side.brought)
+        self.seats.get(seat).map_or(0, |side| side.brought)
     }
 
     /// The awaited block came and is right. True: it is to be written. False: another parent brought it before.
     pub fn land(&mut self, seat: Seat) -> bool {
-        let Some(side) = self.seats.get_mut(&seat) else { return false };
+        let Some(side) = self.seats.get_mut(seat) else { return false };
         let Some(block) = side.asked.front().copied() else { return false };
         side.landing = !self.done.contains(block) && self.landing.insert(block);
         side.landing
@@ -276,25 +287,40 @@ impl Board {
 
     /// The awaited block was dealt with, one way or the other.
     pub fn settle(&mut self, seat: Seat, done: bool) {
-        let Some(side) = self.seats.get_mut(&seat) else { return };
+        let Some(side) = self.seats.get_mut(seat) else { return };
         let Some(block) = side.asked.pop_front() else { return };
         let (late, landed) = (side.late, std::mem::take(&mut side.landing));
         side.brought += u32::from(done);
+        if done {
+            self.set_done(block);
+        }
         if !late {
             self.falls(block);
         }
         if landed {
             self.landing.remove(block);
         }
-        if done {
-            self.set_done(block);
-        }
+    }
+
+    /// Whether it is worth while to [`ask`](Self::ask): false when nothing has changed since it had nothing.
+    pub fn may_ask(&self, seat: Seat) -> bool {
+        self.seats.get(seat).is_some_and(|side| side.dry != self.news || self.is_end_game())
     }
 
     /// Picks and marks what to ask of the parent next.
     pub fn ask(&mut self, seat: Seat) -> Option<Run> {
-        let run = self.pick(seat)?;
-        let side = self.seats.get_mut(&seat)?;
+        if !self.may_ask(seat) {
+            return None;
+        }
+        let run = self.pick(seat);
+        let news = self.news;
+        let side = self.seats.get_mut(seat)?;
+        let Some(run) = run else {
+            if !side.retired && !side.have.shares(&self.known, [&self.done, &self.asked]) {
+                side.dry = news;
+            }
+            return None;
+        };
         side.asked.extend(run.blocks());
         if !side.late {
             run.blocks().for_each(|block| self.flies(block));
@@ -304,7 +330,7 @@ impl Board {
 
     /// What to ask of the parent next: blocks of one piece in a row. `None`: nothing now.
     fn pick(&self, seat: Seat) -> Option<Run> {
-        let side = self.seats.get(&seat).filter(|side| !side.retired)?;
+        let side = self.seats.get(seat).filter(|side| !side.retired)?;
         // Most parents have nothing at most times, and each is asked whenever a block came.
         let has_some = side.have.shares(&self.known, [&self.done, &self.asked]);
         let at_focus = self.focuses.iter().filter(|_| has_some).find_map(|focus| self.at_focus(*focus, side));

@@ -161,7 +161,7 @@ fn what_a_child_does_not_take_goes_to_another() {
         if then > now + ms(200) {
             show.gave(busy, 3, then);
             show.wanted(busy, Run { first: 3, count: 1 }, then);
-            show.children.get_mut(&busy).unwrap().loan = BlockSet::empty(layout);
+            show.children.get_mut(busy).unwrap().loan = BlockSet::empty(layout);
         }
         more = shown(&mut show, busy, &whole, Some(&whole), then);
     }
@@ -271,7 +271,7 @@ fn who_comes_late_is_shown_what_others_got_before_only_after_a_while() {
 
 impl Show {
     fn loan_of(&self, child: Child) -> Vec<BlockIndex> {
-        blocks(&self.children[&child].loan).collect()
+        blocks(&self.children.get(child).unwrap().loan).collect()
     }
 }
 

@@ -9,13 +9,13 @@ impl Board {
     /// When all that is missing is asked: a share of what is to come last of all, for a parent with nothing to do. Each block is
     /// asked at two at most, and a parent gets one such run at a time, so what comes twice is bounded by what is outstanding.
     pub(super) fn end_game(&self, seat: Seat, side: &Side) -> Option<Run> {
-        if !side.asked.is_empty() || self.asked.is_empty() || self.lacks_more_than_asked() {
+        if !side.asked.is_empty() || !self.is_end_game() {
             return None;
         }
         let mut others: Vec<(f64, &Side)> = self
             .seats
             .iter()
-            .filter(|(other, theirs)| **other != seat && !theirs.asked.is_empty())
+            .filter(|(other, theirs)| *other != seat && !theirs.asked.is_empty())
             .map(|(_, theirs)| (theirs.asked.len() as f64 / theirs.rate, theirs))
             .collect();
         // The last to be done first; one that was never measured has no end in sight.
@@ -23,9 +23,9 @@ impl Board {
         others.into_iter().find_map(|(_, theirs)| self.share(side, theirs))
     }
 
-    /// Whether something is missing that nobody is asked for.
-    fn lacks_more_than_asked(&self) -> bool {
-        !self.done.is_full_with(&self.asked)
+    /// Whether all that is missing is asked of somebody.
+    pub(super) fn is_end_game(&self) -> bool {
+        !self.asked.is_empty() && self.done.is_full_with(&self.asked)
     }
 
     /// The last blocks that another was asked for, as many as both are done with at the same time.

@@ -166,8 +166,12 @@ fn step(blocks: u32) -> impl Strategy<Value = Step> {
 fn check(board: &mut Board, seat: Seat) -> Result<Option<Run>, TestCaseError> {
     let (flying, done, known) = (board.flying.clone(), board.done.clone(), board.known.clone());
     let end_game = board.missing().all(|block| flying[block as usize] > 0);
-    let (mine, have) = (board.seats[&seat].asked.clone(), board.seats[&seat].have.clone());
-    let Some(run) = board.ask(seat) else { return Ok(None) };
+    let side = board.seats.get(seat).unwrap();
+    let (mine, have) = (side.asked.clone(), side.have.clone());
+    let looked = board.pick(seat);
+    let asked = board.ask(seat);
+    prop_assert_eq!(asked, looked, "it was not looked at although there is something");
+    let Some(run) = asked else { return Ok(None) };
     prop_assert!(run.count > 0);
     for block in run.blocks() {
         prop_assert!(have.contains(block), "{block} is not had");
@@ -258,7 +262,7 @@ proptest! {
                 }
             }
             for seat in 0..=last {
-                while board.seats.contains_key(&seat) && board.outstanding(seat) < 2 && check(&mut board, seat)?.is_some() {}
+                while board.seats.get(seat).is_some() && board.outstanding(seat) < 2 && check(&mut board, seat)?.is_some() {}
                 if board.awaited(seat).is_some() {
                     let fresh = board.land(seat);
                     board.settle(seat, fresh);
