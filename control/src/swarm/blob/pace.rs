@@ -36,8 +36,10 @@ pub(super) struct Pace {
     next_trial: At,
     /// The first reader was held against another, or was known to be fast.
     compared: bool,
-    /// What the two read together then, bytes a second: the one that goes on should read as much.
-    both: Option<u64>,
+    /// So many read so much together, bytes a second, and one goes on alone for a while: it may do as much.
+    together: Option<(usize, u64)>,
+    /// Who was tried last.
+    tried: Option<FinderId>,
     next_move: At,
     moves: u32,
     /// Who was slow when speeds were looked at last, and since when.
@@ -57,6 +59,16 @@ impl Pace {
     /// It is known whether the first reader is slow, or it is being found out.
     pub(super) fn is_compared(&self) -> bool {
         self.compared
+    }
+
+    /// Somebody begins to read beside others.
+    pub(super) fn begins(&mut self, id: FinderId) {
+        self.tried = Some(id);
+    }
+
+    /// Who is to show how fast it is alone, if it is about as fast as the others: those before it have shown it.
+    pub(super) fn to_be_alone(&self) -> Option<FinderId> {
+        self.tried.filter(|_| self.together.is_some())
     }
 }
 
@@ -166,13 +178,14 @@ impl Blob {
         }
         self.pace.look = around.now + LOOK;
         let readers = self.readers(around);
-        if readers.len() < self.pace.readers && self.pace.trial.is_none() {
-            // Those that are left share the way with fewer from now on.
+        let before = std::mem::replace(&mut self.pace.readers, readers.len());
+        if readers.len() < before && self.pace.trial.is_none() {
+            // Those that are left share the way with fewer from now on: what they showed so far says nothing of that.
             for reader in &readers {
                 self.finders.get_mut(&reader.id).expect("it reads").meter.restart();
             }
+            return;
         }
-        self.pace.readers = readers.len();
         let slow = self.slow(&readers, around);
         let before = self.pace.suspect.filter(|(id, _)| slow == Some(*id));
         self.pace.suspect = before.or(slow.map(|id| (id, around.now)));
@@ -231,18 +244,13 @@ impl Blob {
         if let Some(Trial { since, before }) = self.pace.trial {
             let over = around.now >= since + TRIAL;
             match (all.filter(|_| readers.len() > wanted), before) {
-                (Some(after), None) => {
-                    self.pace.both = Some(after);
+                // Four slow ones fill the origin's link as well as a fast one, which shows no more than they beside them. But their
+                // own links are slow too, when they pass on what they read.
+                (Some(after), before) if before.is_none_or(|before| gains(before, after)) => {
+                    (self.pace.together, self.pace.more) = (Some((readers.len(), after)), 0);
                     (self.pace.trial, self.pace.next_trial) = (None, around.now + TRY_SOON);
                 }
-                (Some(after), Some(before)) if gains(before, after) => {
-                    // A much faster one takes the place of all: it shows less than it could beside them.
-                    let all = readers.iter().all(|reader| reader.keeps_up(best));
-                    self.pace.more = if all { wanted } else { 0 };
-                    (self.pace.trial, self.pace.next_trial) =
-                        (None, around.now + if all { TRY_SOON } else { TRY_AGAIN });
-                }
-                (Some(_), Some(_)) => {
+                (Some(_), _) => {
                     (self.pace.trial, self.pace.next_trial) = (None, around.now + TRY_AGAIN);
                 }
                 // It found no reader, or lost it, or its run was over before it could be measured.
@@ -255,16 +263,22 @@ impl Blob {
             return;
         };
         let mut before = before;
-        if let Some(both) = self.pace.both.take().filter(|_| wanted == 1) {
-            if !gains(before, both) {
+        if let Some((count, together)) = self.pace.together.take().filter(|_| wanted == 1) {
+            if !gains(before, together) {
                 self.pace.next_trial = around.now + TRY_AGAIN;
                 return;
             }
-            // On with two, and a third beside them.
-            (self.pace.more, before) = (1, both);
+            // On with as many, and one more beside them.
+            (self.pace.more, before) = (count - 1, together);
         }
-        let Some(layout) = self.cut().filter(|_| readers.len() < MOST_READERS) else { return };
-        if self.unread(layout) > layout.piece_size() * u64::from(3 * SHORT) && self.idle(around, best).is_some() {
+        let Some(layout) = self.cut() else { return };
+        if self.pace.more > 0 {
+            self.shorten(layout, around);
+        }
+        if self.pace.wanted() == MOST_READERS {
+            self.pace.next_trial = around.now + TRY_AGAIN;
+        } else if self.unread(layout) > layout.piece_size() * u64::from(3 * SHORT) && self.idle(around, best).is_some()
+        {
             self.pace.trial = Some(Trial { since: around.now, before: Some(before) });
             around.notice(Notice::OneMore { beside: readers.len() });
             self.shorten(layout, around);

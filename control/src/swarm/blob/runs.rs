@@ -196,7 +196,8 @@ impl Blob {
         // Who came first of those that are about as fast as the fastest: equal ones must not take turns because of small differences.
         let about_best =
             |reader: &&Reader| best.is_none_or(|best| reader.rate.is_some_and(|rate| rate * 5 >= best * 4));
-        let fastest = readers.iter().find(about_best);
+        let to_be_alone = |reader: &&Reader| self.pace.to_be_alone() == Some(reader.id);
+        let fastest = readers.iter().filter(about_best).find(to_be_alone).or_else(|| readers.iter().find(about_best));
         let wanted = self.pace.wanted();
         let has_room = |reader: &&Reader| reader.permits == 1 && self.may_read_more(reader.id, around);
         let id = if nodes == 0 {
@@ -241,6 +242,9 @@ impl Blob {
         while let Some((id, run)) = self.next_grant(around) {
             if self.permits.is_empty() && self.list.is_none() && self.spare_comparison(id, around) {
                 continue;
+            }
+            if !self.permits.is_empty() && !self.reads(id) {
+                self.pace.begins(id);
             }
             let node = self.finders[&id].node.clone();
             let mut permit = Permit::new(around.dice.next().max(1), node.clone(), id, around.now);
