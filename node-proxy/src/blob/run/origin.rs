@@ -23,6 +23,14 @@ pub(super) struct Reading {
     extent: watch::Sender<Extent>,
 }
 
+/// What of an extent is here, as control is told of it.
+pub(super) struct Held {
+    pub(super) size: u64,
+    pub(super) media_type: String,
+    /// First block and hashes of blocks in a row.
+    pub(super) runs: Vec<(BlockIndex, Vec<u8>)>,
+}
+
 impl Runner {
     /// Whether this flight may read the origin: somebody waits for it, or it is its turn ahead of the readers.
     pub(super) fn may_read_origin(&self) -> bool {
@@ -94,7 +102,7 @@ impl Runner {
     /// Tells of the blocks that a permit covers and that are here already: the origin is not asked for them again.
     async fn tell_held(&mut self, grant: Grant, with_size: bool) {
         let permit = grant.id;
-        let Some((size, media_type, runs)) = self.held(&grant.covers()) else { return };
+        let Some(Held { size, media_type, runs }) = self.held(&grant.covers()) else { return };
         if with_size {
             self.tell(Tell::Headers { permit, size, media_type }).await;
         }
@@ -104,7 +112,7 @@ impl Runner {
     }
 
     /// Size, media type, and hashes of the blocks of an extent that are here, for control.
-    pub(super) fn held(&self, covered: &Extent) -> Option<(u64, String, Vec<(BlockIndex, Vec<u8>)>)> {
+    pub(super) fn held(&self, covered: &Extent) -> Option<Held> {
         self.flight.body(|body| {
             let mut held = PieceList::new(body.layout);
             let blocks = body.have.runs();
@@ -114,7 +122,7 @@ impl Runner {
                     held.set(block, *hash).expect("the list is empty and the block exists");
                 }
             }
-            (body.layout.size(), body.media_type.to_string(), held.runs(1024))
+            Held { size: body.layout.size(), media_type: body.media_type.to_string(), runs: held.runs(1024) }
         })
     }
 
