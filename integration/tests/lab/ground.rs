@@ -82,6 +82,12 @@ fn leftovers_of_a_killed_run_are_removed_and_nothing_else() {
         ip(&["netns", "add", dead])?;
         ip(&["netns", "add", foreign])?;
         let mut inside = Command::new("ip").args(["netns", "exec", dead, "sleep", "1000"]).spawn()?;
+        eventually(Duration::from_secs(10), "the process to be inside", || async {
+            let pids = Command::new("ip").args(["netns", "pids", dead]).output().context("run ip")?;
+            ensure!(!pids.stdout.is_empty(), "nobody is in {dead}");
+            Ok(())
+        })
+        .await?;
         fs::create_dir_all("/run/shoal-lab/1t1n0")?;
         let swept = sweep();
         ip(&["netns", "delete", foreign]).context("the foreign namespace was removed too")?;

@@ -86,7 +86,7 @@ fn a_source_leaves_what_came_from_peers_to_them_while_first_copies_wait() {
 
 #[test]
 fn what_a_slow_child_passed_over_is_lent_to_a_quick_one_and_not_to_the_next_slow_one() {
-    let (layout, now) = (layout(100), Instant::now());
+    let (layout, now) = (layout(200), Instant::now());
     let mut show = Show::new(layout, EVERY);
     let [slow, slow_too, quick] = [show.join(now), show.join(now), show.join(now)];
     let own = set(layout, 0..12);
@@ -94,8 +94,8 @@ fn what_a_slow_child_passed_over_is_lent_to_a_quick_one_and_not_to_the_next_slow
         show.wanted(child, Run { first, count: 1 }, asked);
         show.gave(child, first, asked + took);
     };
-    // All are lent two, and show how fast they are.
-    for (child, took) in [(slow, ms(400)), (slow_too, ms(400)), (quick, ms(10))] {
+    // All are lent two. The slow ones get theirs sooner: it is the uplink that was busy.
+    for (child, took) in [(slow, ms(10)), (slow_too, ms(10)), (quick, ms(400))] {
         let lent = shown(&mut show, child, &own, Some(&own), now);
         assert_eq!(lent.len(), 2);
         give(&mut show, child, lent[0], now, took);
@@ -107,8 +107,8 @@ fn what_a_slow_child_passed_over_is_lent_to_a_quick_one_and_not_to_the_next_slow
     let other = shown(&mut show, slow_too, &own, Some(&own), begin);
     assert_eq!((one.len(), other.len()), (2, 2));
     for step in 0..5 {
-        // The uplink is never quiet.
-        give(&mut show, quick, 20 + step, begin + ms(100) * step, ms(10));
+        // The uplink is never quiet, and the quick one is far ahead.
+        give(&mut show, quick, 100 + step, begin + ms(100) * step, ms(10));
     }
     let late = begin + UNASKED;
     assert!(shown(&mut show, slow, &own, Some(&own), late).iter().all(|block| !other.contains(block)));
