@@ -40,6 +40,9 @@ const LOAN_AHEAD: Duration = Duration::from_millis(250);
 /// A child that was lent blocks and asks for none of them for so long does not need them from here. Longer than a hash takes
 /// to reach it.
 const UNASKED: Duration = Duration::from_millis(500);
+/// A first copy that a child did not ask for in so long goes back, although it takes others: it may be outside its window, and the last
+/// that everybody waits for.
+const NOT_YET: Duration = Duration::from_secs(2);
 /// A child that asks so often in a row for something else passes over what it was lent: that is outside its window, or the child is
 /// too slow to come to it.
 const PASSED_OVER: u32 = 2;
@@ -401,6 +404,16 @@ impl Show {
                     shown.passed = 0;
                     shown.refused += 1;
                 }
+            } else if shown.unasked.front().is_some_and(|(_, since)| now >= *since + NOT_YET) {
+                shown.unasked.retain(|(block, since)| {
+                    let back = now >= *since + NOT_YET && !self.given.contains(*block);
+                    if back {
+                        self.lent.remove(*block);
+                        self.returned.insert(*block);
+                        shown.loan.remove(*block);
+                    }
+                    !back
+                });
             }
         }
     }

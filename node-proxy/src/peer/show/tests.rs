@@ -116,6 +116,33 @@ fn what_a_slow_child_passed_over_is_lent_to_a_quick_one_and_not_to_the_next_slow
     assert!(one.iter().chain(&other).any(|block| lent.contains(block)), "{one:?} {other:?} {lent:?}");
 }
 
+/// A slow child that was lent many takes one of them now and then: that alone must not keep the others for good.
+#[test]
+fn a_first_copy_that_a_child_never_asks_for_goes_back_although_it_takes_others() {
+    let (layout, begin) = (layout(400), Instant::now());
+    let mut show = Show::new(layout, EVERY);
+    let [slow, other] = [show.join(begin), show.join(begin)];
+    let own = BlockSet::full(layout);
+    let left = shown(&mut show, slow, &own, Some(&own), begin)[0];
+    let mut back = None;
+    for step in 1..40 {
+        let now = begin + ms(100) * step;
+        // The slow one asks for the newest of what it was lent, the other for all.
+        for (child, most) in [(slow, 1), (other, 100)] {
+            let lent = shown(&mut show, child, &own, Some(&own), now);
+            if child == other && lent.contains(&left) {
+                back.get_or_insert(now - begin);
+            }
+            for block in lent.into_iter().rev().take(most).filter(|block| *block != left) {
+                show.wanted(child, Run { first: block, count: 1 }, now);
+                show.gave(child, block, now + ms(1));
+            }
+        }
+    }
+    let back = back.expect("it goes to the other");
+    assert!((NOT_YET..NOT_YET + ms(500)).contains(&back), "{back:?}");
+}
+
 #[test]
 fn first_hand_blocks_go_to_one_child_each_until_all_were_given() {
     let (layout, now) = (layout(8), Instant::now());
