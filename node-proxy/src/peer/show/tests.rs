@@ -123,20 +123,21 @@ fn a_first_copy_that_a_child_never_asks_for_goes_back_although_it_takes_others()
     let mut show = Show::new(layout, EVERY);
     let [slow, other] = [show.join(begin), show.join(begin)];
     let own = BlockSet::full(layout);
-    let left = shown(&mut show, slow, &own, Some(&own), begin)[0];
+    let mut owed = shown(&mut show, slow, &own, Some(&own), begin);
+    let left = owed.remove(0);
     let mut back = None;
     for step in 1..40 {
         let now = begin + ms(100) * step;
-        // The slow one asks for the newest of what it was lent, the other for all.
-        for (child, most) in [(slow, 1), (other, 100)] {
-            let lent = shown(&mut show, child, &own, Some(&own), now);
-            if child == other && lent.contains(&left) {
-                back.get_or_insert(now - begin);
-            }
-            for block in lent.into_iter().rev().take(most).filter(|block| *block != left) {
-                show.wanted(child, Run { first: block, count: 1 }, now);
-                show.gave(child, block, now + ms(1));
-            }
+        owed.extend(shown(&mut show, slow, &own, Some(&own), now));
+        let mut taken: Vec<_> = owed.pop().map(|block| (slow, block)).into_iter().collect();
+        let lent = shown(&mut show, other, &own, Some(&own), now);
+        if lent.contains(&left) {
+            back.get_or_insert(now - begin);
+        }
+        taken.extend(lent.into_iter().map(|block| (other, block)));
+        for (child, block) in taken {
+            show.wanted(child, Run { first: block, count: 1 }, now);
+            show.gave(child, block, now + ms(1));
         }
     }
     let back = back.expect("it goes to the other");
