@@ -232,8 +232,20 @@ impl Flight {
         let Some(partial) = self.partial() else {
             return Err(ReadError::Failed(self.digest(), "a block came before the size".into()));
         };
+        let hash = self.body(|body| body.list.get(block).copied()).flatten();
         partial.write(block, bytes).await.map_err(|error| store_failed(self.digest(), &error))?;
-        self.change(|body| body.gain(block, from));
+        // Another author may have begun meanwhile, with a list that does not know this block yet: a block without its hash would
+        // look like a contradiction once the whole list comes.
+        let fits = self.change(|body| {
+            let fits = hash.is_none_or(|hash| body.list.set(block, hash).is_ok());
+            if fits {
+                body.gain(block, from);
+            }
+            fits
+        });
+        if fits == Some(false) {
+            return Err(ReadError::Failed(self.digest(), "two piece lists contradict each other".into()));
+        }
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! A blob of which permits cover runs.
 
 use super::*;
+use crate::store::{Held, Notes, Partial, Resumed, StoreError};
 
 /// Ten blocks.
 const LEN: usize = 10 * BLOCK;
@@ -38,4 +39,79 @@ async fn a_registry_that_ignores_ranges_is_read_to_the_end_by_one_request() {
     assert_eq!(read(&node, digest).await.unwrap().0, other);
     assert_eq!(lab.reads(), 4, "it is remembered");
     assert_eq!(*lab.cluster.take_runs.lock(), [true, false, false]);
+}
+
+/// A partial blob whose writes wait.
+struct Late {
+    partial: Arc<dyn Partial>,
+    go: tokio::sync::Notify,
+}
+
+#[async_trait::async_trait]
+impl Partial for Late {
+    fn resumed(&self) -> Option<&Resumed> {
+        self.partial.resumed()
+    }
+
+    async fn write(&self, block: u32, bytes: Bytes) -> Result<(), StoreError> {
+        self.go.notified().await;
+        self.partial.write(block, bytes).await
+    }
+
+    async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, StoreError> {
+        self.partial.read_at(offset, len).await
+    }
+
+    async fn checkpoint(&self, notes: &Notes) -> Result<(), StoreError> {
+        self.partial.checkpoint(notes).await
+    }
+
+    async fn commit(&self, notes: &Notes) -> Result<Arc<dyn Held>, StoreError> {
+        self.partial.commit(notes).await
+    }
+
+    async fn discard(&self) -> Result<(), StoreError> {
+        self.partial.discard().await
+    }
+}
+
+/// Two read the origin, and the first one's list comes while a block of the second is being written. Without its hash that block would
+/// look like a contradiction when the list is sealed, and the pull would break.
+#[tokio::test]
+async fn a_block_that_is_written_while_another_author_begins_keeps_its_hash() {
+    let bytes = content(2 * BLOCK, 1);
+    let (digest, layout) = (Digest::from_bytes([1; 32]), Layout::of(bytes.len() as u64).unwrap());
+    let partial = Memory::new(0).partial(&digest, layout).await.unwrap();
+    let late = Arc::new(Late { partial, go: tokio::sync::Notify::new() });
+    let flight = Arc::new(flight::Flight::new(want(digest)));
+    flight.begin(layout, "".into(), "me".parse().unwrap(), late.clone());
+    let block = bytes.slice(..BLOCK);
+    let hash = PieceList::hash(&block);
+    flight.change(|body| body.list.set(0, hash).unwrap());
+    let put = tokio::spawn({
+        let flight = Arc::clone(&flight);
+        async move { flight.put(0, block, flight::From::Origin).await }
+    });
+    tokio::task::yield_now().await;
+    // As `take_author` does: of the old list only what is here stays, and that is nothing yet.
+    flight.change(|body| (body.list, body.author) = (PieceList::new(layout), "other".parse().unwrap()));
+    late.go.notify_one();
+    put.await.unwrap().unwrap();
+    let (list, has) = flight.body(|body| (body.list.get(0).copied(), body.have.contains(0))).unwrap();
+    assert_eq!((list, has), (Some(hash), true));
+
+    // The other author's list says another: the block is not taken.
+    flight.change(|body| body.list.set(1, hash).unwrap());
+    let put = tokio::spawn({
+        let (flight, block) = (Arc::clone(&flight), bytes.slice(BLOCK..));
+        async move { flight.put(1, block, flight::From::Peer).await }
+    });
+    tokio::task::yield_now().await;
+    flight.change(|body| {
+        body.list = PieceList::new(layout);
+        body.list.set(1, [7; 32]).unwrap();
+    });
+    late.go.notify_one();
+    assert!(matches!(put.await.unwrap(), Err(ReadError::Failed(..))));
+    assert!(!flight.body(|body| body.have.contains(1)).unwrap());
 }
