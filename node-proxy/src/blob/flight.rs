@@ -244,7 +244,9 @@ impl Flight {
             fits
         });
         if fits == Some(false) {
-            return Err(ReadError::Failed(self.digest(), "two piece lists contradict each other".into()));
+            let digest = self.digest();
+            tracing::warn!(%digest, block, "the piece lists of two authors contradict each other; the flight ends");
+            return Err(ReadError::Failed(digest, format!("two piece lists contradict each other on block {block}")));
         }
         Ok(())
     }

@@ -30,6 +30,7 @@ impl Blob {
         let lost = |(id, finder): (&FinderId, &Finder)| Some((*finder.lost.values().min()?, *id));
         assert_eq!(self.index.lost, self.finders.iter().filter_map(lost).collect());
         assert!(self.index.dirty.is_empty());
+        assert_eq!(self.take_none, all(&|_, finder| !finder.runs).len());
         let by_node: BTreeMap<NodeId, FinderId> = self.by_node.iter().map(|(node, id)| (node.clone(), *id)).collect();
         assert_eq!(by_node, self.finders.iter().map(|(id, finder)| (finder.node.clone(), *id)).collect());
         self.check_servers();

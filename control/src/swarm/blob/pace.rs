@@ -61,8 +61,8 @@ impl Pace {
         self.compared
     }
 
-    /// Somebody begins to read beside others.
-    pub(super) fn begins(&mut self, id: FinderId) {
+    /// Somebody begins to read beside others, and is to show how fast it is.
+    pub(super) fn tries(&mut self, id: FinderId) {
         self.tried = Some(id);
     }
 

@@ -244,7 +244,7 @@ impl Blob {
                 continue;
             }
             if !self.permits.is_empty() && !self.reads(id) {
-                self.pace.begins(id);
+                self.pace.tries(id);
             }
             let node = self.finders[&id].node.clone();
             let mut permit = Permit::new(around.dice.next().max(1), node.clone(), id, around.now);

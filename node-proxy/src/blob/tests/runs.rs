@@ -78,7 +78,7 @@ impl Partial for Late {
 /// Two read the origin, and the first one's list comes while a block of the second is being written. Without its hash that block would
 /// look like a contradiction when the list is sealed, and the pull would break.
 #[tokio::test]
-async fn a_block_that_is_written_while_another_author_begins_keeps_its_hash() {
+async fn i1_a_block_that_is_written_while_another_author_begins_keeps_its_hash() {
     let bytes = content(2 * BLOCK, 1);
     let (digest, layout) = (Digest::from_bytes([1; 32]), Layout::of(bytes.len() as u64).unwrap());
     let partial = Memory::new(0).partial(&digest, layout).await.unwrap();
