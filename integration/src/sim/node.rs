@@ -133,11 +133,11 @@ impl Node {
         if let Some(flight) = &self.flight {
             let missing: Vec<BlockIndex> = flight.board.missing().take(8).collect();
             text += &format!(
-                ", knows {} hashes, lacks {missing:?}, has {} streams and {} named parents, permits: {}, reads of the origin: {}",
+                ", knows {} hashes, lacks {missing:?}, has {} streams and {} named parents, permits: {:?}, reads of the origin: {}",
                 flight.known.len(),
                 flight.parents.len(),
                 flight.named.len(),
-                flight.permits.len(),
+                flight.permits.values().collect::<Vec<_>>(),
                 flight.reads.len(),
             );
         }

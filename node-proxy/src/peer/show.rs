@@ -40,11 +40,15 @@ const LOAN_AHEAD: Duration = Duration::from_millis(250);
 /// A child that was lent blocks and asks for none of them for so long does not need them from here. Longer than a hash takes
 /// to reach it.
 const UNASKED: Duration = Duration::from_millis(500);
+/// A first copy that a child did not ask for in so long goes back, although it takes others: it may be outside its window, and the last
+/// that everybody waits for.
+const NOT_YET: Duration = Duration::from_secs(2);
 /// A child that asks so often in a row for something else passes over what it was lent: that is outside its window, or the child is
 /// too slow to come to it.
 const PASSED_OVER: u32 = 2;
-/// A child is quick if a block takes it at most so many times as long as the quickest.
-const QUICK: f64 = 2.0;
+/// A child is quick if what it asked for furthest is at most so many pieces behind what any other asked for. How soon it takes a
+/// block says nothing: that is a matter of what else the uplink carries.
+const QUICK: u32 = 8;
 /// A child that got nothing of what it asked for so long does not hold up others (I8 gives a parent as long).
 const STALLED: Duration = Duration::from_secs(2);
 /// A child that comes late is shown after so long what others got before: until then it gets that from them, if it knows them, and
@@ -89,6 +93,8 @@ struct Shown {
     moved: Instant,
     /// Seconds a block, smoothed; 0 until measured.
     pace: f64,
+    /// The end of what it asked for furthest.
+    reach: BlockIndex,
 }
 
 /// The children of one blob.
@@ -200,6 +206,7 @@ impl Show {
             wanted: 0,
             moved: now,
             pace: 0.0,
+            reach: 0,
         };
         self.children.insert(child, shown);
         self.moved.get_or_insert(now);
@@ -236,10 +243,12 @@ impl Show {
         }
         // Only a source has turns; every other parent shows all, and is looked at for each block and child.
         let before = secret.as_ref().map_or(0, |secret| self.before(child, &secret.minus(&self.lent)));
-        let takes = |shown: &Shown| shown.refused == 0 && !shown.given.is_empty() && now < shown.moved + STALLED;
-        let best = secret.as_ref().and_then(|_| {
-            self.children.values().filter(|shown| takes(shown)).map(|shown| shown.pace).min_by(f64::total_cmp)
-        });
+        // One that has nothing on loan and waits for nothing would take something: nobody has offered it any.
+        let moves = |shown: &Shown| now < shown.moved + STALLED || shown.loan.is_empty();
+        let takes = |shown: &Shown| shown.refused == 0 && !shown.given.is_empty() && moves(shown);
+        let best = secret
+            .as_ref()
+            .and_then(|_| self.children.values().filter(|shown| takes(shown)).map(|shown| shown.reach).max());
         let every = self.every;
         let Some(shown) = self.children.get_mut(child) else { return Vec::new() };
         if secret.is_none() && !have.exceeds(&shown.told) {
@@ -268,7 +277,8 @@ impl Show {
         let all = first.len();
         let once_more = first.minus(&first.minus(&self.returned));
         // What one passed over goes to those who take what they are lent, and not to the next that is too slow for it.
-        let quick = takes(shown) && best.is_some_and(|best| shown.pace <= best * QUICK);
+        let near = QUICK * self.layout.piece_blocks(0).end;
+        let quick = best.is_none_or(|best| takes(shown) && shown.reach + near >= best);
         if !quick && !quiet {
             first = first.minus(&once_more);
         }
@@ -310,6 +320,7 @@ impl Show {
         let Some(shown) = self.children.get_mut(child) else { return };
         shown.wanted += run.count;
         shown.moved = now;
+        shown.reach = shown.reach.max(run.blocks().end);
         let lent = shown.unasked.len();
         shown.unasked.retain(|(block, _)| !run.blocks().contains(block));
         if shown.unasked.len() < lent {
@@ -393,6 +404,16 @@ impl Show {
                     shown.passed = 0;
                     shown.refused += 1;
                 }
+            } else if shown.unasked.front().is_some_and(|(_, since)| now >= *since + NOT_YET) {
+                shown.unasked.retain(|(block, since)| {
+                    let back = now >= *since + NOT_YET && !self.given.contains(*block);
+                    if back {
+                        self.lent.remove(*block);
+                        self.returned.insert(*block);
+                        shown.loan.remove(*block);
+                    }
+                    !back
+                });
             }
         }
     }

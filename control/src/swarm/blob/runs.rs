@@ -27,8 +27,12 @@ pub(super) const SHORT: u32 = 8;
 const STUCK: At = At::from_secs(5);
 
 impl Blob {
-    /// How the blob is cut, when it is read in runs.
+    /// How the blob is cut, when it is read in runs. Not while somebody holds it whom a reader can't use: the list is sealed, what
+    /// readers say is not added to it, and a run would never be seen to end.
     pub(super) fn cut(&self) -> Option<Layout> {
+        if self.seal.is_some() && !self.whole.is_empty() {
+            return None;
+        }
         let known = self.list.as_ref().map(|list| list.hashes.layout());
         known.or_else(|| Layout::of(self.hint?).ok()).filter(|layout| layout.size() > CUT_ABOVE)
     }

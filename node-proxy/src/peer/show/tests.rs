@@ -86,7 +86,7 @@ fn a_source_leaves_what_came_from_peers_to_them_while_first_copies_wait() {
 
 #[test]
 fn what_a_slow_child_passed_over_is_lent_to_a_quick_one_and_not_to_the_next_slow_one() {
-    let (layout, now) = (layout(100), Instant::now());
+    let (layout, now) = (layout(200), Instant::now());
     let mut show = Show::new(layout, EVERY);
     let [slow, slow_too, quick] = [show.join(now), show.join(now), show.join(now)];
     let own = set(layout, 0..12);
@@ -94,8 +94,8 @@ fn what_a_slow_child_passed_over_is_lent_to_a_quick_one_and_not_to_the_next_slow
         show.wanted(child, Run { first, count: 1 }, asked);
         show.gave(child, first, asked + took);
     };
-    // All are lent two, and show how fast they are.
-    for (child, took) in [(slow, ms(400)), (slow_too, ms(400)), (quick, ms(10))] {
+    // All are lent two. The slow ones get theirs sooner: it is the uplink that was busy.
+    for (child, took) in [(slow, ms(10)), (slow_too, ms(10)), (quick, ms(400))] {
         let lent = shown(&mut show, child, &own, Some(&own), now);
         assert_eq!(lent.len(), 2);
         give(&mut show, child, lent[0], now, took);
@@ -107,13 +107,41 @@ fn what_a_slow_child_passed_over_is_lent_to_a_quick_one_and_not_to_the_next_slow
     let other = shown(&mut show, slow_too, &own, Some(&own), begin);
     assert_eq!((one.len(), other.len()), (2, 2));
     for step in 0..5 {
-        // The uplink is never quiet.
-        give(&mut show, quick, 20 + step, begin + ms(100) * step, ms(10));
+        // The uplink is never quiet, and the quick one is far ahead.
+        give(&mut show, quick, 100 + step, begin + ms(100) * step, ms(10));
     }
     let late = begin + UNASKED;
     assert!(shown(&mut show, slow, &own, Some(&own), late).iter().all(|block| !other.contains(block)));
     let lent: BTreeSet<_> = shown(&mut show, quick, &own, Some(&own), late).into_iter().collect();
     assert!(one.iter().chain(&other).any(|block| lent.contains(block)), "{one:?} {other:?} {lent:?}");
+}
+
+/// A slow child that was lent many takes one of them now and then: that alone must not keep the others for good.
+#[test]
+fn a_first_copy_that_a_child_never_asks_for_goes_back_although_it_takes_others() {
+    let (layout, begin) = (layout(400), Instant::now());
+    let mut show = Show::new(layout, EVERY);
+    let [slow, other] = [show.join(begin), show.join(begin)];
+    let own = BlockSet::full(layout);
+    let mut owed = shown(&mut show, slow, &own, Some(&own), begin);
+    let left = owed.remove(0);
+    let mut back = None;
+    for step in 1..40 {
+        let now = begin + ms(100) * step;
+        owed.extend(shown(&mut show, slow, &own, Some(&own), now));
+        let mut taken: Vec<_> = owed.pop().map(|block| (slow, block)).into_iter().collect();
+        let lent = shown(&mut show, other, &own, Some(&own), now);
+        if lent.contains(&left) {
+            back.get_or_insert(now - begin);
+        }
+        taken.extend(lent.into_iter().map(|block| (other, block)));
+        for (child, block) in taken {
+            show.wanted(child, Run { first: block, count: 1 }, now);
+            show.gave(child, block, now + ms(1));
+        }
+    }
+    let back = back.expect("it goes to the other");
+    assert!((NOT_YET..NOT_YET + ms(500)).contains(&back), "{back:?}");
 }
 
 #[test]

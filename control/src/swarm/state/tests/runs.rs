@@ -287,6 +287,28 @@ fn an_older_node_is_given_no_run() {
 }
 
 #[test]
+fn who_cannot_use_the_only_holder_of_a_large_blob_reads_it_to_the_end() {
+    let mut bench = Bench::with(&["a", "b"]);
+    let held = Meta { size: LARGE, ..meta(1) };
+    bench.announce("a", Announced { held: vec![(digest(1), held)], ..Announced::default() });
+    let finder = bench.ask("b", Ask { size: Some(LARGE), ..want(1) });
+    assert_eq!(bench.permit(finder), None);
+    bench.tell(finder, Tell::Lied { node: node("a"), block: 0 });
+    let grants = |bench: &mut Bench| -> Vec<Grant> {
+        bench
+            .take(finder)
+            .into_iter()
+            .filter_map(|say| if let Say::Permit(grant) = say { Some(grant) } else { None })
+            .collect()
+    };
+    let granted = grants(&mut bench);
+    assert_eq!(granted.iter().map(|grant| (grant.first, grant.blocks)).collect::<Vec<_>>(), [(0, 0)]);
+    bench.tell(finder, Tell::Headers { permit: granted[0].id, size: LARGE, media_type: String::new() });
+    // Its words on what it reads are not added to the sealed list, so the permit may not end with some of them.
+    assert_eq!(grants(&mut bench), []);
+}
+
+#[test]
 fn what_a_reader_took_along_is_read_again() {
     let mut race = Race::new(&[100.0; 3], 100.0, Some(LARGE));
     for _ in 0..20 {
