@@ -389,17 +389,31 @@ impl Blob {
     }
 
     /// A node may not be named any more, to one finder or to any.
-    pub(super) fn shun(&mut self, node: &NodeId, to: Option<FinderId>, around: &Around<'_>) {
+    pub(super) fn shun(&mut self, node: &NodeId, to: Option<FinderId>, around: &mut Around<'_>) {
         if let Some(id) = to {
             self.review(id, around);
-        } else if self.whole.contains(node) {
-            self.fewer_hold_it(around);
+        } else {
+            if self.whole.contains(node) {
+                self.fewer_hold_it(around);
+            }
+            self.oust(node, around);
         }
         let Some(server) = self.servers.get(node) else { return };
         let again: Vec<FinderId> = server.namers.iter().copied().filter(|id| to.is_none_or(|to| to == *id)).collect();
         if !again.is_empty() {
             self.index.short.extend(again);
             self.changed(around.now);
+        }
+    }
+
+    /// Who is named to nobody reads for itself alone: all others would wait for what they can't get from it.
+    fn oust(&mut self, node: &NodeId, around: &mut Around<'_>) {
+        let Some(id) = self.finder_of(node) else { return };
+        let reads = self.reads(id);
+        self.drop_permits(|permit| permit.node == *node, Cause::Distrusted, around);
+        self.change(id, around, |finder| finder.denied = true);
+        if reads {
+            around.say(id, Say::Stop(Stop::Revoked));
         }
     }
 

@@ -362,8 +362,7 @@ impl State {
             }
             let mut entry = Finder::new(id.clone(), ask);
             // What it would say of the origin's bytes is not believed: it goes to the registry by itself.
-            entry.denied |= blamed;
-            entry.may_read &= !outcast;
+            entry.denied |= blamed || outcast;
             let known = around.rates.of(around.cluster, &ask.registry, &id, around.now);
             let best = around.rates.best_other(around.cluster, &ask.registry, &id, around.now);
             entry.slow = known.zip(best).is_some_and(|(known, best)| known * 4 < best);

@@ -37,6 +37,30 @@ fn a_liar_is_named_no_more_to_whom_it_lied() {
 }
 
 #[test]
+fn i6_a_permit_goes_on_when_its_holder_is_named_to_nobody_and_nobody_else_asks_the_origin() {
+    let mut bench = Bench::with(&["a", "b", "c", "liar"]);
+    let reading = bench.find("liar");
+    let permit = bench.permit(reading).unwrap();
+    bench.headers(reading, permit);
+    let others = ["a", "b", "c"].map(|name| bench.find(name));
+    for finder in &others[..2] {
+        bench.tell(*finder, Tell::Lied { node: node("liar"), block: 0 });
+    }
+    assert!(bench.take(reading).contains(&Say::Stop(Stop::Revoked)));
+    // The first one had nobody else to wait for; that was before a second one said the same.
+    assert!(bench.take(others[0]).contains(&Say::Stop(Stop::NotFound)));
+    let said = [others[1], others[2]].map(|finder| bench.take(finder));
+    assert_eq!(said.iter().flatten().filter(|say| matches!(say, Say::Permit(_))).count(), 1, "{said:?}");
+    assert!(!said.iter().flatten().any(|say| matches!(say, Say::Stop(_))), "{said:?}");
+    // Nor when it asks again, for this blob or another one, unless it is alone: then it goes to the origin by itself.
+    bench.apply(Event::Ended { finder: reading, clean: false });
+    let again = bench.find("liar");
+    assert_eq!(bench.permit(again), None);
+    let alone = bench.ask("liar", want(2));
+    assert!(bench.take(alone).contains(&Say::Stop(Stop::NotFound)));
+}
+
+#[test]
 fn a_liar_is_named_no_more_for_other_blobs_either_and_after_two_complaints_to_nobody() {
     let mut bench = Bench::with(&["a", "b", "c", "liar"]);
     for blob in 1..=4 {
