@@ -160,8 +160,11 @@ impl Blob {
         }
         let Some(layout) = self.cut().filter(|layout| self.unread(*layout) > FIRST * 2) else { return };
         let permit = &self.permits[0];
-        // Not the one that a node brought along from before control started, before it told what it has read.
-        let begun = self.list.is_some() || permit.run.end <= self.short(&permit.node, permit.run.start, layout);
+        // Not the one that a node brought along from before control started, before it told of all that it has: the other would read it
+        // again.
+        let has = permit.finder.and_then(|id| self.finders.get(&id)).map_or(0, |finder| finder.blocks);
+        let told = self.list.as_ref().is_some_and(|list| list.hashes.known() >= has);
+        let begun = told || (has == 0 && permit.run.end <= self.short(&permit.node, permit.run.start, layout));
         if !permit.closing && !permit.is_whole() && begun && self.idle(around, None).is_some() {
             self.pace.compared = true;
             self.pace.trial = Some(Trial { since: around.now, before: None });

@@ -294,18 +294,11 @@ fn who_cannot_use_the_only_holder_of_a_large_blob_reads_it_to_the_end() {
     let finder = bench.ask("b", Ask { size: Some(LARGE), ..want(1) });
     assert_eq!(bench.permit(finder), None);
     bench.tell(finder, Tell::Lied { node: node("a"), block: 0 });
-    let grants = |bench: &mut Bench| -> Vec<Grant> {
-        bench
-            .take(finder)
-            .into_iter()
-            .filter_map(|say| if let Say::Permit(grant) = say { Some(grant) } else { None })
-            .collect()
-    };
-    let granted = grants(&mut bench);
+    let granted = grants(&mut bench, finder);
     assert_eq!(granted.iter().map(|grant| (grant.first, grant.blocks)).collect::<Vec<_>>(), [(0, 0)]);
     bench.tell(finder, Tell::Headers { permit: granted[0].id, size: LARGE, media_type: String::new() });
     // Its words on what it reads are not added to the sealed list, so the permit may not end with some of them.
-    assert_eq!(grants(&mut bench), []);
+    assert_eq!(grants(&mut bench, finder), []);
 }
 
 #[test]
@@ -374,6 +367,92 @@ fn i4_after_a_restart_of_control_a_reader_keeps_its_run() {
     let other = Grant { id: 8, first: 128, blocks: 64 };
     let b = bench.ask("b", Ask { size: Some(LARGE), permit: other, ..want(1) });
     assert!(bench.take(b).contains(&Say::Permit(other)));
+}
+
+/// Two that read side by side: the first one's answer is there, the second one's is not.
+fn two_readers() -> (Bench, FinderId, Grant, FinderId) {
+    let mut bench = Bench::with(&["a", "b"]);
+    let large = || Ask { size: Some(LARGE), ..want(1) };
+    let (a, b) = (bench.ask("a", large()), bench.ask("b", large()));
+    let first = grants(&mut bench, a)[0];
+    bench.tell(a, Tell::Headers { permit: first.id, size: LARGE, media_type: String::new() });
+    (bench, a, first, b)
+}
+
+fn grants(bench: &mut Bench, finder: FinderId) -> Vec<Grant> {
+    let said = bench.take(finder).into_iter();
+    said.filter_map(|say| if let Say::Permit(grant) = say { Some(grant) } else { None }).collect()
+}
+
+/// A block of the first reader each quarter of a second.
+fn read_on(bench: &mut Bench, reader: FinderId, blocks: std::ops::Range<BlockIndex>) {
+    for block in blocks {
+        bench.wait(ms(250));
+        bench.hashes(reader, block, &[(block % 251) as u8]);
+        bench.tell(reader, Tell::Progress { blocks: block + 1, origin_bytes: u64::from(block + 1) * BLOCK });
+    }
+}
+
+#[test]
+fn i6b_a_second_reader_that_hears_nothing_loses_its_run_after_two_seconds() {
+    let (mut bench, a, _, b) = two_readers();
+    assert_eq!(grants(&mut bench, b).len(), 1);
+    read_on(&mut bench, a, 0..7);
+    assert!(!bench.take(b).contains(&Say::Stop(Stop::Revoked)), "1.75 s");
+    read_on(&mut bench, a, 7..9);
+    assert!(bench.take(b).contains(&Say::Stop(Stop::Revoked)), "{:?}", bench.notices);
+    let deaf =
+        |notice: &Notice| matches!(notice, Notice::Moved { node, cause: Cause::NoHeaders } if node.as_str() == "b");
+    assert!(bench.notices.iter().any(deaf), "{:?}", bench.notices);
+    read_on(&mut bench, a, 9..11);
+    assert_eq!(grants(&mut bench, b), [], "it may not read for a second");
+}
+
+/// Alone it has as long as I6 says: a registry that is slow to answer is no fault of the reader.
+#[test]
+fn i6b_a_first_reader_that_hears_nothing_keeps_its_run_for_twenty_seconds() {
+    let mut bench = Bench::with(&["a", "b"]);
+    let large = || Ask { size: Some(LARGE), ..want(1) };
+    let (a, _) = (bench.ask("a", large()), bench.ask("b", large()));
+    bench.wait(ms(19_900));
+    assert!(!bench.take(a).contains(&Say::Stop(Stop::Revoked)));
+    bench.wait(ms(200));
+    assert!(bench.take(a).contains(&Say::Stop(Stop::Revoked)));
+}
+
+#[test]
+fn i6_a_reader_whose_run_failed_gets_no_other_before_its_pause_is_over() {
+    let (mut bench, a, first, b) = two_readers();
+    let second = grants(&mut bench, b)[0];
+    bench.tell(b, Tell::Headers { permit: second.id, size: LARGE, media_type: String::new() });
+    bench.failed(a, first.id, Trouble::Unreachable);
+    assert_eq!(grants(&mut bench, a), []);
+    let taken = grants(&mut bench, b);
+    assert_eq!(
+        taken.iter().map(|grant| grant.first).collect::<Vec<_>>(),
+        [0],
+        "what everybody waits for goes to the other"
+    );
+    bench.wait(ms(900));
+    assert_eq!(grants(&mut bench, a), []);
+}
+
+#[test]
+fn i6_after_a_restart_nobody_is_compared_before_control_knows_what_was_read() {
+    let mut bench = Bench::default();
+    ["a", "b"].iter().for_each(|name| bench.join(name, Some("east")));
+    let permit = Grant { id: 7, first: 512, blocks: BLOCKS - 512 };
+    let large = || Ask { size: Some(LARGE), ..want(1) };
+    let (a, b) = (bench.ask("a", Ask { permit, blocks: 512, ..large() }), bench.ask("b", large()));
+    bench.wait(STARTING + ms(500));
+    assert_eq!(grants(&mut bench, b), [], "it would read what the other has read");
+    bench.tell(a, Tell::Headers { permit: 7, size: LARGE, media_type: String::new() });
+    bench.hashes(a, 0, &[7; 255]);
+    bench.hashes(a, 255, &[7; 257]);
+    bench.wait(ms(300));
+    let beside = grants(&mut bench, b);
+    assert!(beside.iter().all(|grant| grant.first > 512), "{beside:?}");
+    assert_eq!(beside.len(), 1, "{:?}", bench.notices);
 }
 
 proptest! {
