@@ -107,9 +107,6 @@ impl Client {
     }
 }
 
-/// Not yet: of forty crowds of real nodes with runs, one read broke off (decision 006).
-const TAKES_RUNS: bool = false;
-
 fn start(ask: Ask, session: &[u8]) -> wire::FindStart {
     let kind = match ask.kind {
         Kind::Blob => wire::Kind::Blob,
@@ -127,7 +124,7 @@ fn start(ask: Ask, session: &[u8]) -> wire::FindStart {
         permit_id: ask.permit.map_or(0, |permit| permit.id),
         permit_first_block: ask.permit.map_or(0, |permit| permit.first),
         permit_blocks: ask.permit.map_or(0, |permit| permit.blocks),
-        takes_runs: TAKES_RUNS && ask.takes_runs,
+        takes_runs: ask.takes_runs,
     }
 }
 
