@@ -9,8 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use shoal_proto::NodeId;
 
-use super::event::At;
-use super::state::Key;
+use super::event::{At, Key};
 
 /// As long as a node refuses a digest that did not match (I1).
 pub(super) const FOR: At = At::from_secs(600);

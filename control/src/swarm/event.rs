@@ -10,6 +10,9 @@ use shoal_proto::{BlockIndex, ClusterId, Digest, Hash, NodeId};
 /// A moment: how long control has been running.
 pub type At = Duration;
 
+/// A blob in a cluster: what one cluster holds is nothing to another (I3).
+pub(super) type Key = (ClusterId, Digest);
+
 /// One Find stream. Numbers grow, so that their order is the order of arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FinderId(pub u64);

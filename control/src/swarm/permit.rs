@@ -16,6 +16,13 @@ pub(super) const CLOSING: At = At::from_secs(20);
 /// All of a blob, however long it is.
 pub(super) const WHOLE: Range<BlockIndex> = 0..BlockIndex::MAX;
 
+/// The first run of a reader while several read, or it is found out whether they should; then as much as it has read already, up to
+/// [`SHORT`]. So a slow one does not hold up the others with a long one. One that reads alone reads to the end.
+pub(super) const FIRST: u64 = 4 << 20;
+/// Pieces of such a run at most, unless that is less than the first: all that is read at a time then lies in the 32 pieces from which
+/// nodes fetch first.
+pub(super) const SHORT: u32 = 8;
+
 #[derive(Debug)]
 pub(super) struct Permit {
     pub(super) id: u64,

@@ -14,7 +14,7 @@ use super::blob::{Blob, pause};
 use super::candidates::Dice;
 use super::distrust::Distrust;
 use super::event::{
-    Announced, Ask, At, Cause, Effect, Event, FinderId, Member, Meta, Notice, Say, Stop, Tell, Trouble,
+    Announced, Ask, At, Cause, Effect, Event, FinderId, Key, Member, Meta, Notice, Say, Stop, Tell, Trouble,
 };
 use super::finder::{Finder, LOST};
 use super::meter::Rates;
@@ -27,8 +27,6 @@ mod tests;
 
 /// I4: no permit is granted this long after the start, while nodes say again what they hold and read.
 pub const STARTING: At = At::from_secs(2);
-
-pub(super) type Key = (ClusterId, Digest);
 
 /// How much the machine knows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use shoal_proto::{BlockIndex, NodeId};
 use super::super::around::Around;
 use super::super::event::{At, Cause, FinderId, Notice};
 use super::super::meter::Meter;
+use super::super::permit::{FIRST, SHORT};
 use super::Blob;
-use super::runs::{FIRST, SHORT};
 
 /// So many read one blob at once at most.
 const MOST_READERS: usize = 4;

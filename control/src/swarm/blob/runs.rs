@@ -11,18 +11,12 @@ use shoal_proto::{BlockIndex, Layout, NodeId};
 use super::super::around::Around;
 use super::super::event::{At, FinderId, Notice, Say};
 use super::super::finder::Finder;
-use super::super::permit::{CLOSING, Permit, SILENT, WHOLE};
+use super::super::permit::{CLOSING, FIRST, Permit, SHORT, SILENT, WHOLE};
 use super::Blob;
 use super::pace::Reader;
 
 /// Above this size a permit may cover a run: a smaller blob is read sooner than a reader is found to be slow (decision 006).
 const CUT_ABOVE: u64 = 16 << 20;
-/// The first run of a reader while several read, or it is found out whether they should; then as much as it has read already, up to
-/// [`SHORT`]. So a slow one does not hold up the others with a long one. One that reads alone reads to the end.
-pub(super) const FIRST: u64 = 4 << 20;
-/// Pieces of such a run at most, unless that is less than the first: all that is read at a time then lies in the 32 pieces from which
-/// nodes fetch first.
-pub(super) const SHORT: u32 = 8;
 /// Everything was read, nobody has it all, and nobody has had more than anybody before for this long: what was read is gone.
 const STUCK: At = At::from_secs(5);
 
