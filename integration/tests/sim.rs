@@ -45,8 +45,8 @@ fn no_node_is_stuck_whatever_goes_wrong() {
 fn a_lying_parent_costs_its_blocks_and_no_more() {
     let outcome = outcome(&Plan { liars: 5, ..Plan::equal(40, 32 * MIB).expect("32 MiB can be cut") });
     assert!(outcome.lies > 0, "nobody lied: {outcome:?}");
-    // Two blocks of 128, which were on their way when the first reader's run was cut.
-    assert!(outcome.origin_ratio < 1.02, "{outcome:?}");
+    // Of 128 blocks: what was on its way when a run was cut, or taken from a reader that had lied. 1.023 was measured.
+    assert!(outcome.origin_ratio < 1.035, "{outcome:?}");
 }
 
 #[test]
@@ -67,10 +67,10 @@ fn one_copy_leaves_the_origin_while_nothing_goes_wrong() {
 }
 
 /// Two of eight are slow, and one of them is the first reader of the origin in some of the runs: without another one beside it, that
-/// took four times the limit. Measured: at most 1.51 and 1.15.
+/// took four times the limit. Measured: at most 1.25 and 1.14.
 #[test]
 fn a_slow_first_reader_does_not_hold_up_the_others() {
-    for (mib, most) in [(64, 1.65), (512, 1.25)] {
+    for (mib, most) in [(64, 1.35), (512, 1.2)] {
         for seed in 1..=8 {
             let plan = Plan { slow: 0.25, seed, ..Plan::equal(8, mib * MIB).expect("it can be cut") };
             let outcome = outcome(&plan);

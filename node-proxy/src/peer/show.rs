@@ -13,6 +13,7 @@
 //! - A child that is alone is shown everything; one that comes late, after a while, all that was given before it came.
 //! - A block on loan that the child does not ask for in time, or gets no byte of in time, is free for others again, quick ones first:
 //!   otherwise it goes from one slow child to the next, and is what everybody waits for in the end.
+//! - A quick child without work here does not wait for one that is far behind: what that one has not asked for comes back.
 //! - Once every first-hand block was given, or when nobody gets what it asked for, everything is shown. Whenever the uplink has
 //!   nothing to do, blocks that others got are lent too, more and more of them to a child that takes none. So whatever the
 //!   children do, each is shown every block in the end.
@@ -249,6 +250,12 @@ impl Show {
         let best = secret
             .as_ref()
             .and_then(|_| self.children.values().filter(|shown| takes(shown)).map(|shown| shown.reach).max());
+        let near = QUICK * self.layout.piece_blocks(0).end;
+        let is_quick = |shown: &Shown| best.is_none_or(|best| takes(shown) && shown.reach + near >= best);
+        let quick = self.children.get(child).is_some_and(is_quick);
+        if quick && let Some(secret) = &secret {
+            self.free_for(child, secret, is_quick, now);
+        }
         let every = self.every;
         let Some(shown) = self.children.get_mut(child) else { return Vec::new() };
         if secret.is_none() && !have.exceeds(&shown.told) {
@@ -277,8 +284,6 @@ impl Show {
         let all = first.len();
         let once_more = first.minus(&first.minus(&self.returned));
         // What one passed over goes to those who take what they are lent, and not to the next that is too slow for it.
-        let near = QUICK * self.layout.piece_blocks(0).end;
-        let quick = best.is_none_or(|best| takes(shown) && shown.reach + near >= best);
         if !quick && !quiet {
             first = first.minus(&once_more);
         }
@@ -377,6 +382,33 @@ impl Show {
         self.wanted -= blocks;
         if blocks > 0 && self.wanted == 0 {
             self.moved = Some(now);
+        }
+    }
+
+    /// A quick child that has nothing to ask here for is not kept waiting by one that is far behind it: what that one has not asked
+    /// for in a while comes back. In the end of a blob everybody waits for such blocks.
+    fn free_for(&mut self, child: Child, secret: &BlockSet, is_quick: impl Fn(&Shown) -> bool, now: Instant) {
+        let Some(shown) = self.children.get(child).filter(|shown| shown.wanted == 0 && shown.loan.is_empty()) else {
+            return;
+        };
+        let would_take = secret.minus(&shown.told);
+        if would_take.is_empty() || would_take.exceeds(&self.lent) {
+            return;
+        }
+        for behind in self.children.values_mut().filter(|other| !other.unasked.is_empty() && !is_quick(other)) {
+            let unasked = behind.unasked.len();
+            behind.unasked.retain(|(block, since)| {
+                let back = now >= *since + QUIET && would_take.contains(*block);
+                if back {
+                    self.lent.remove(*block);
+                    self.returned.insert(*block);
+                    behind.loan.remove(*block);
+                }
+                !back
+            });
+            if behind.unasked.len() < unasked {
+                behind.refused += 1;
+            }
         }
     }
 

@@ -116,6 +116,29 @@ fn what_a_slow_child_passed_over_is_lent_to_a_quick_one_and_not_to_the_next_slow
     assert!(one.iter().chain(&other).any(|block| lent.contains(block)), "{one:?} {other:?} {lent:?}");
 }
 
+/// The last blocks of a blob: all others are with everybody, and a slow child comes to them in seconds.
+#[test]
+fn a_quick_child_without_work_gets_what_one_far_behind_has_not_asked_for() {
+    let (layout, begin) = (layout(200), Instant::now());
+    let mut show = Show::new(layout, EVERY);
+    let [slow, quick] = [show.join(begin), show.join(begin)];
+    let own = set(layout, 0..4);
+    let lent = shown(&mut show, slow, &own, Some(&own), begin);
+    assert_eq!(lent.len(), 2);
+    for block in shown(&mut show, quick, &own, Some(&own), begin) {
+        show.wanted(quick, Run { first: block, count: 1 }, begin);
+        show.gave(quick, block, begin + ms(10));
+    }
+    // The quick one is far ahead with its other parents, and the slow one waits for something else of ours.
+    show.wanted(quick, Run { first: 150, count: 1 }, begin + ms(20));
+    show.gave(quick, 150, begin + ms(30));
+    show.wanted(slow, Run { first: 20, count: 1 }, begin + ms(40));
+    assert!(shown(&mut show, quick, &own, Some(&own), begin + QUIET / 2).is_empty(), "its hash may be on the way");
+    let got = shown(&mut show, quick, &own, Some(&own), begin + QUIET + ms(1));
+    assert_eq!(got, lent);
+    assert!(shown(&mut show, slow, &own, Some(&own), begin + QUIET + ms(60)).is_empty(), "it knows of them");
+}
+
 /// A slow child that was lent many takes one of them now and then: that alone must not keep the others for good.
 #[test]
 fn a_first_copy_that_a_child_never_asks_for_goes_back_although_it_takes_others() {
