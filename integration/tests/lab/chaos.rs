@@ -10,7 +10,6 @@ use crate::alone;
 const SEED: u64 = 4;
 
 #[test]
-#[ignore = "until an hour of it has passed: cargo test --test lab -- --ignored chaos"]
 fn nothing_that_breaks_for_two_minutes_costs_a_pull_or_a_byte() {
     alone(async {
         let found = chaos::run(seed()?, Duration::from_secs(120)).await?;

@@ -233,7 +233,11 @@ impl Flight {
             return Err(ReadError::Failed(self.digest(), "a block came before the size".into()));
         };
         let hash = self.body(|body| body.list.get(block).copied()).flatten();
-        partial.write(block, bytes).await.map_err(|error| store_failed(self.digest(), &error))?;
+        partial.write(block, bytes).await.map_err(|error| {
+            // The end of a flight does not wait for blocks that are on their way: the store refuses them, and nothing is wrong.
+            let over = self.is_over().then(|| ReadError::Failed(self.digest(), "the flight is over".into()));
+            over.unwrap_or_else(|| store_failed(self.digest(), &error))
+        })?;
         // Another author may have begun meanwhile, with a list that does not know this block yet: a block without its hash would
         // look like a contradiction once the whole list comes.
         let fits = self.change(|body| {

@@ -37,7 +37,8 @@
 //! counted. Claims, evictions and removals run one at a time ([`Inner::room`]), so that no file is removed that has
 //! been made anew.
 //!
-//! **Threads.** Everything that touches a file runs on tokio's blocking threads. Look-ups are in memory.
+//! **Threads.** Everything that touches a file runs on tokio's blocking threads, but for the look whether it is in the page cache, which
+//! never waits. Look-ups are in memory.
 
 mod held;
 mod partial;
@@ -57,6 +58,7 @@ use nix::errno::Errno;
 use nix::sys::sendfile::sendfile64;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
+use rustix::io::ReadWriteFlags;
 use shoal_proto::{Digest, Layout};
 use tokio::sync::broadcast;
 
@@ -71,6 +73,8 @@ use super::{Change, Config, Held, Info, Partial, Store, StoreError, Usage, walk}
 
 /// What a power cut may cost a partial blob at most, and what is synced at once: a second of a fast disk.
 const SYNC_EVERY: u64 = 128 << 20;
+/// One byte in so many is looked at to tell whether a part of a file is in the page cache. Less than a kernel reads ahead (128 KiB).
+const SAMPLED: u64 = 64 << 10;
 
 /// Blobs in a directory of this machine. See the module's description.
 pub struct Disk {
@@ -319,6 +323,18 @@ async fn blocking<T: Send + 'static>(
             Err(_) => Err(StoreError::Damaged("the daemon is ending".into())),
         },
     }
+}
+
+/// Whether a part of a file is in the page cache, as far as one byte in [`SAMPLED`] tells: the kernel reads ahead, and throws out,
+/// more than that at a time. Never waits for the disk. False too where the file system can't tell, and behind the end of the file.
+fn is_cached(file: &File, offset: u64, len: u64) -> bool {
+    let Some(last) = len.checked_sub(1).and_then(|last| offset.checked_add(last)) else { return true };
+    let in_cache = |at: u64| {
+        let mut byte = [0];
+        let read = rustix::io::preadv2(file, &mut [io::IoSliceMut::new(&mut byte)], at, ReadWriteFlags::NOWAIT);
+        matches!(read, Ok(1))
+    };
+    (offset..last).step_by(SAMPLED as usize).chain([last]).all(in_cache)
 }
 
 impl Inner {

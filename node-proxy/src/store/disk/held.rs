@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use shoal_proto::{Digest, PieceList};
 
-use super::{Inner, blocking};
+use super::{Inner, blocking, is_cached};
 use crate::store::files::failed;
 use crate::store::ledger::Opened;
 use crate::store::{Held, Info, StoreError, sidecar};
@@ -90,6 +90,9 @@ impl Held for HeldFile {
     }
 
     async fn warm(&self, offset: u64, len: u64) -> Result<(), StoreError> {
+        if is_cached(&self.file, offset, len) {
+            return Ok(());
+        }
         let (inner, file, path) = (Arc::clone(&self.inner), Arc::clone(&self.file), Arc::clone(&self.path));
         blocking(move || inner.warm(&file, &path, offset, len)).await
     }

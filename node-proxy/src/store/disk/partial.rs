@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use shoal_proto::{BlockIndex, BlockSet, Digest, Layout};
 
 use super::held::{HeldFile, stamp};
-use super::{Inner, blocking, now};
+use super::{Inner, blocking, is_cached, now};
 use crate::store::files::failed;
 use crate::store::places::{LIST, RECENT, STATE};
 use crate::store::sidecar::{self, Record};
@@ -175,6 +175,9 @@ impl Partial for PartialFile {
 
     async fn warm(&self, offset: u64, len: u64) -> Result<(), StoreError> {
         let writing = Arc::clone(self.writing());
+        if is_cached(&writing.file, offset, len) {
+            return Ok(());
+        }
         blocking(move || writing.inner.warm(&writing.file, &writing.path, offset, len)).await
     }
 

@@ -62,6 +62,9 @@ async fn warming_reads_what_is_there_and_finds_a_file_that_was_cut() {
     let held = sample.put(&*disk).await.unwrap();
     held.warm(0, 3 * BLOCK - 7).await.unwrap();
     held.warm(BLOCK + 1, 100).await.unwrap();
+    held.warm(5, 0).await.unwrap();
+    let whole = held.file().unwrap();
+    assert!(!super::super::is_cached(&whole, 3 * BLOCK - 8, 2), "the last byte is behind the end");
     let file = std::fs::File::options().write(true).open(disk.inner.places.held(&sample.digest)).unwrap();
     file.set_len(2 * BLOCK).unwrap();
     held.warm(0, 2 * BLOCK).await.unwrap();
