@@ -12,8 +12,8 @@ use super::outcome::{Outcome, head, line};
 use super::plan::{Plan, Rate, quarter_piece};
 use super::play;
 
-/// The blob of a run of ten thousand nodes, unless one is asked for: with 512 MiB it would take several minutes.
-const BLOB_OF_TEN_THOUSAND: u64 = 128 << 20;
+/// The blob of a run of ten thousand nodes, unless one is asked for: it takes a minute or two, and 512 MiB take a quarter of an hour.
+const BLOB_OF_TEN_THOUSAND: u64 = 32 << 20;
 /// The blob of every smaller run.
 const BLOB: u64 = 512 << 20;
 
@@ -23,7 +23,7 @@ pub struct Options {
     /// Nodes that start at once.
     #[arg(long, default_value_t = 1000)]
     pub nodes: u32,
-    /// Size of the blob [default: 512MiB, above 5,000 nodes 128MiB].
+    /// Size of the blob [default: 512MiB, above 5,000 nodes 32MiB].
     #[arg(long)]
     pub blob: Option<String>,
     /// Up and down, of each node.
