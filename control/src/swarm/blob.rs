@@ -408,9 +408,11 @@ impl Blob {
 
     /// Who is named to nobody reads for itself alone: all others would wait for what they can't get from it.
     fn oust(&mut self, node: &NodeId, around: &mut Around<'_>) {
-        let Some(id) = self.finder_of(node) else { return };
-        let reads = self.reads(id);
+        let finder = self.finder_of(node);
+        let reads = finder.is_some_and(|id| self.reads(id));
+        // Those, too, that wait for it to come back.
         self.drop_permits(|permit| permit.node == *node, Cause::Distrusted, around);
+        let Some(id) = finder else { return };
         self.change(id, around, |finder| finder.denied = true);
         if reads {
             around.say(id, Say::Stop(Stop::Revoked));

@@ -252,7 +252,7 @@ impl Show {
             .and_then(|_| self.children.values().filter(|shown| takes(shown)).map(|shown| shown.reach).max());
         let near = QUICK * self.layout.piece_blocks(0).end;
         let is_quick = |shown: &Shown| best.is_none_or(|best| takes(shown) && shown.reach + near >= best);
-        let quick = self.children.get(child).is_some_and(is_quick);
+        let quick = secret.is_some() && self.children.get(child).is_some_and(is_quick);
         if quick && let Some(secret) = &secret {
             self.free_for(child, secret, is_quick, now);
         }
@@ -396,17 +396,8 @@ impl Show {
             return;
         }
         for behind in self.children.values_mut().filter(|other| !other.unasked.is_empty() && !is_quick(other)) {
-            let unasked = behind.unasked.len();
-            behind.unasked.retain(|(block, since)| {
-                let back = now >= *since + QUIET && would_take.contains(*block);
-                if back {
-                    self.lent.remove(*block);
-                    self.returned.insert(*block);
-                    behind.loan.remove(*block);
-                }
-                !back
-            });
-            if behind.unasked.len() < unasked {
+            let back = |block, since| now >= since + QUIET && would_take.contains(block);
+            if behind.gives_back(&mut self.lent, &mut self.returned, back) {
                 behind.refused += 1;
             }
         }
@@ -426,26 +417,13 @@ impl Show {
                 shown.passed = 0;
                 shown.refused += 1;
             } else if shown.passed >= PASSED_OVER {
-                let old = shown.unasked.partition_point(|(_, since)| now >= *since + UNASKED);
-                for (block, _) in shown.unasked.drain(..old) {
-                    self.lent.remove(block);
-                    self.returned.insert(block);
-                    shown.loan.remove(block);
-                }
-                if old > 0 {
+                if shown.gives_back(&mut self.lent, &mut self.returned, |_, since| now >= since + UNASKED) {
                     shown.passed = 0;
                     shown.refused += 1;
                 }
             } else if shown.unasked.front().is_some_and(|(_, since)| now >= *since + NOT_YET) {
-                shown.unasked.retain(|(block, since)| {
-                    let back = now >= *since + NOT_YET && !self.given.contains(*block);
-                    if back {
-                        self.lent.remove(*block);
-                        self.returned.insert(*block);
-                        shown.loan.remove(*block);
-                    }
-                    !back
-                });
+                let back = |block, since| now >= since + NOT_YET && !self.given.contains(block);
+                shown.gives_back(&mut self.lent, &mut self.returned, back);
             }
         }
     }
@@ -469,6 +447,26 @@ impl Shown {
         });
         self.at = Some(now);
         new
+    }
+
+    /// Takes back those blocks on loan that it has not asked for and that `which` names, by when they were lent. True: there were some.
+    fn gives_back(
+        &mut self,
+        lent: &mut BlockSet,
+        returned: &mut BlockSet,
+        which: impl Fn(BlockIndex, Instant) -> bool,
+    ) -> bool {
+        let before = self.unasked.len();
+        self.unasked.retain(|(block, since)| {
+            let back = which(*block, *since);
+            if back {
+                lent.remove(*block);
+                returned.insert(*block);
+                self.loan.remove(*block);
+            }
+            !back
+        });
+        self.unasked.len() < before
     }
 
     /// How many more blocks may be lent to it now.

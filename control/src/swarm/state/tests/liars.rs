@@ -61,6 +61,22 @@ fn i6_a_permit_goes_on_when_its_holder_is_named_to_nobody_and_nobody_else_asks_t
 }
 
 #[test]
+fn i6_a_permit_that_waits_for_a_node_that_is_named_to_nobody_goes_on_at_once() {
+    let mut bench = Bench::with(&["a", "b", "c", "liar"]);
+    let reading = bench.find("liar");
+    let permit = bench.permit(reading).unwrap();
+    bench.headers(reading, permit);
+    let others = ["a", "b", "c"].map(|name| bench.find(name));
+    bench.apply(Event::Ended { finder: reading, clean: false });
+    for finder in &others[..2] {
+        bench.tell(*finder, Tell::Lied { node: node("liar"), block: 0 });
+    }
+    let said = [others[1], others[2]].map(|finder| bench.take(finder));
+    assert_eq!(said.iter().flatten().filter(|say| matches!(say, Say::Permit(_))).count(), 1, "{said:?}");
+    assert!(!said.iter().flatten().any(|say| matches!(say, Say::Stop(_))), "{said:?}");
+}
+
+#[test]
 fn a_liar_is_named_no_more_for_other_blobs_either_and_after_two_complaints_to_nobody() {
     let mut bench = Bench::with(&["a", "b", "c", "liar"]);
     for blob in 1..=4 {

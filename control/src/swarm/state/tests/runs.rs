@@ -287,7 +287,7 @@ fn an_older_node_is_given_no_run() {
 }
 
 #[test]
-fn who_cannot_use_the_only_holder_of_a_large_blob_reads_it_to_the_end() {
+fn i6_who_cannot_use_the_only_holder_of_a_large_blob_reads_it_to_the_end() {
     let mut bench = Bench::with(&["a", "b"]);
     let held = Meta { size: LARGE, ..meta(1) };
     bench.announce("a", Announced { held: vec![(digest(1), held)], ..Announced::default() });
