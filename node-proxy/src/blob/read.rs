@@ -238,6 +238,8 @@ impl Reading {
                 let part = match (&held, flight.partial()) {
                     (Some(held), _) => part_of_held(&**held, self.at, len, files).await,
                     (None, Some(partial)) => part_of_partial(&*partial, self.at, len, files).await,
+                    // It failed between the two looks: the next round says why.
+                    (None, None) if flight.is_over() => continue,
                     (None, None) => return Err(ReadError::Failed(self.digest, "its bytes vanished".into())),
                 };
                 let part = match part {

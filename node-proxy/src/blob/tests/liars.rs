@@ -27,14 +27,7 @@ async fn i1_what_came_by_the_lists_of_a_lying_author_is_thrown_away_and_nothing_
         flight.put(block, part, flight::From::Peer).await.unwrap();
     }
     for opened in [first, second] {
-        let mut reading = opened.read(0..u64::MAX);
-        let error = loop {
-            match reading.next().await {
-                Some(Ok(_)) => {}
-                Some(Err(error)) => break error,
-                None => panic!("a lie was completed"),
-            }
-        };
+        let (_, error) = read_to_error(&opened).await;
         assert!(matches!(error, ReadError::Mismatched(_)), "{error}");
     }
     // What it says of a third blob is not even listened to.
