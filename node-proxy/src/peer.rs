@@ -247,7 +247,9 @@ impl Peer {
                 () = drain.signalled() => return End::Refuse(Refusal::Draining),
             };
             let done = match frame {
-                Frame::Open { digest, traceparent } => self.serve(connection, child, digest, &traceparent, drain).await,
+                Frame::Open { digest, traceparent, holders } => {
+                    self.serve(connection, child, serve::Asked { digest, holders }, &traceparent, drain).await
+                }
                 Frame::Close if void => connection.send(&Frame::Closed).await.map(|()| serve::Done::Closed),
                 Frame::Want(_) | Frame::WantList if void => continue,
                 _ => return End::Refuse(Refusal::Protocol),

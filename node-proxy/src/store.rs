@@ -116,6 +116,9 @@ pub enum StoreError {
     /// The digest is being written already, in this process. Join that flight.
     #[error("{0} is being written already")]
     Busy(Digest),
+    /// Blocks were retracted while this one was being written: it is not, and may be written again.
+    #[error("blocks of {0} were retracted in the meantime")]
+    Stale(Digest),
     /// The blob is open, so it can't be removed now.
     #[error("{0} is being read")]
     InUse(Digest),
@@ -234,7 +237,7 @@ pub trait Partial: Send + Sync {
     /// Cancel safe: a dropped call has written the block or not.
     ///
     /// # Errors
-    /// [`StoreError::Full`] when the disk has no room; what was written before stays readable.
+    /// [`StoreError::Full`] when the disk has no room; what was written before stays readable. [`StoreError::Stale`].
     async fn write(&self, block: BlockIndex, bytes: Bytes) -> Result<(), StoreError>;
 
     /// Reads bytes of blocks that were written: `offset..offset + len`, cut at the end of the blob.
@@ -263,6 +266,13 @@ pub trait Partial: Send + Sync {
     /// # Errors
     /// [`StoreError`]; the earlier record stays.
     async fn checkpoint(&self, notes: &Notes) -> Result<(), StoreError>;
+
+    /// Forgets that these blocks are written: their bytes are not what the list says. A write of any block that began before
+    /// and is not over yet is refused ([`StoreError::Stale`]); the next checkpoint is on disk when it returns.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the thread that does it ended.
+    async fn retract(&self, blocks: &[BlockIndex]) -> Result<(), StoreError>;
 
     /// Makes the blob held: the caller has checked the SHA-256 of the whole, and `notes.list` is complete.
     /// Afterwards this partial is used up; calls on it fail.

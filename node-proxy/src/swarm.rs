@@ -440,10 +440,10 @@ struct Served {
     media_type: String,
 }
 
-/// Opens a blob, in the trace of the current span.
-fn open_frame(digest: Digest) -> Frame {
+/// Opens a blob, in the trace of the current span. `holders`: so many are known to hold it whole; 0: says nothing.
+fn open_frame(digest: Digest, holders: u8) -> Frame {
     let traceparent = shoal_base::telemetry::traceparent_of(&tracing::Span::current()).unwrap_or_default();
-    Frame::Open { digest, traceparent }
+    Frame::Open { digest, traceparent, holders }
 }
 
 impl Swarm {

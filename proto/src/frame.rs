@@ -101,6 +101,8 @@ pub enum Frame {
         digest: Digest,
         /// W3C `traceparent`, or empty.
         traceparent: String,
+        /// How many nodes the child knows that hold the blob whole, the parent included if it does; 255 for more.
+        holders: u8,
     },
     /// Parent: I hold it, whole or in part. `Have` follows, and again as it grows.
     Blob {
@@ -257,9 +259,10 @@ impl Frame {
                 put_text(out, hello.node.as_str());
             }
             Self::Refused(refusal) => out.put_u8(*refusal as u8),
-            Self::Open { digest, traceparent } => {
+            Self::Open { digest, traceparent, holders } => {
                 out.put_slice(digest.as_bytes());
                 put_text(out, traceparent);
+                out.put_u8(*holders);
             }
             Self::Blob { size, media_type, whole } => {
                 out.put_u64(*size);
@@ -310,7 +313,7 @@ impl Frame {
             kind::OPEN => {
                 let digest =
                     Digest::try_from(from.take(32, "digest")?.as_ref()).map_err(|_| FrameError::Malformed("digest"))?;
-                Self::Open { digest, traceparent: from.text("traceparent")? }
+                Self::Open { digest, traceparent: from.text("traceparent")?, holders: from.u8("holders")? }
             }
             kind::BLOB => {
                 let size = from.u64("size")?;
@@ -454,7 +457,7 @@ mod tests {
         vec![
             Frame::Hello(hello),
             Frame::Refused(Refusal::Network),
-            Frame::Open { digest: Digest::from_bytes([9; 32]), traceparent: "00-ab-cd-01".into() },
+            Frame::Open { digest: Digest::from_bytes([9; 32]), traceparent: "00-ab-cd-01".into(), holders: 3 },
             Frame::Blob { size: 1 << 40, media_type: "application/octet-stream".into(), whole: true },
             Frame::Have(vec![Run { first: 0, count: 3 }, Run { first: 9, count: 1 }]),
             Frame::Have(vec![]),

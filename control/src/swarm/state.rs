@@ -412,9 +412,11 @@ impl State {
                 self.touch(&key, step, |blob, around| blob.changed(around.now));
             }
             Tell::Lied { node, block: _ } => {
-                if self.nodes.contains_key(&node) {
-                    self.complain(&node, &id, &key, step);
+                // Who says so of nodes that are not there fills nobody's memory.
+                if !self.nodes.contains_key(&node) {
+                    return;
                 }
+                self.complain(&node, &id, &key, step);
                 self.touch(&key, step, |blob, around| {
                     let outcast = around.distrust.is_outcast(&node, around.now);
                     blob.shun(&node, Some(finder).filter(|_| !outcast), around);

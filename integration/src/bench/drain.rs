@@ -87,7 +87,7 @@ impl Child {
     /// nothing of it.
     pub(super) fn take(&mut self, digest: Digest) -> Result<Option<Duration>> {
         let start = Instant::now();
-        self.send(&Frame::Open { digest, traceparent: String::new() })?;
+        self.send(&Frame::Open { digest, traceparent: String::new(), holders: 1 })?;
         let layout = match self.small()? {
             Frame::Blob { size, .. } => Layout::of(size)?,
             Frame::Gone | Frame::Busy { .. } => return Ok(None),

@@ -47,6 +47,9 @@ pub struct Options {
     /// Further nodes that start at half of the limit's time.
     #[arg(long, default_value_t = 0)]
     pub join: u32,
+    /// Nodes among them that hold the blob when the others start.
+    #[arg(long, default_value_t = 0)]
+    pub holders: u32,
     /// Nodes that send a wrong block now and then.
     #[arg(long, default_value_t = 0)]
     pub liars: u32,
@@ -177,6 +180,7 @@ fn plans(options: &Options) -> Result<Vec<Plan>> {
             slow_rate: options.slow_rate,
             crash,
             join: options.join,
+            holders: options.holders,
             liars: options.liars,
             control_restart_s: options.control_restart,
             neighbours: options.neighbours,

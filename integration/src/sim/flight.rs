@@ -257,8 +257,10 @@ impl World {
         let (blocks, delay) = (self.layout.blocks(), self.delay);
         let life = self.nodes[at as usize].life;
         let whole = |parent: &Parent| {
-            parent.complete
-                && self.nodes.get(node_at(parent.addr.0) as usize).is_some_and(|node| node.stage == Stage::Held)
+            self.nodes.get(node_at(parent.addr.0) as usize).is_some_and(|node| match &node.flight {
+                Some(flight) => node.is_up() && flight.known.is_full(),
+                None => node.stage == Stage::Held,
+            })
         };
         let Some(flight) = &self.nodes[at as usize].flight else { return };
         if !flight.sealed || flight.fetching_list || flight.known.is_full() || !flight.named.iter().any(whole) {

@@ -1,5 +1,6 @@
 //! The parent's half of a stream, and the origin's: answering, showing, sending. What to show is `peer::show`'s decision.
 
+use node_proxy::peer::show::Opening;
 use shoal_proto::BlockIndex;
 use shoal_proto::frame::Run;
 
@@ -25,6 +26,8 @@ impl World {
             return;
         }
         let now = self.instant();
+        let known = self.nodes[found.to as usize].flight.as_ref();
+        let holders = known.map_or(0, |flight| flight.named.iter().filter(|parent| parent.complete).count() as u32);
         let node = &mut self.nodes[from as usize];
         let refused = if !node.is_up() {
             Some(Why::Broken)
@@ -41,7 +44,8 @@ impl World {
             return;
         }
         node.uploads += 1;
-        let child = node.show.join(now);
+        let opening = Opening { holders, whole: node.have.is_full() };
+        let child = node.show.join(opening, now);
         node.children.push(Served { flow, child, grown: 0, show_at: None });
         if let Some(found) = self.flows.get_mut(flow) {
             found.served = true;
@@ -111,7 +115,8 @@ impl World {
     fn show_to(&mut self, node: NodeIx, at: usize) {
         let (now, epoch) = (self.instant(), self.epoch);
         let node = &mut self.nodes[node as usize];
-        let first_hand = (!node.first_hand.is_empty()).then_some(&node.first_hand);
+        let own = if node.show.lends_all() { &node.have } else { &node.first_hand };
+        let first_hand = (!own.is_empty()).then_some(own);
         let Served { flow, child, grown, show_at } = &mut node.children[at];
         let runs = node.show.show(*child, &node.have, first_hand, now);
         if !runs.is_empty() {

@@ -70,6 +70,8 @@ pub struct Plan {
     pub crash: f64,
     /// Further nodes that start when half of the limit's time is over.
     pub join: u32,
+    /// Nodes among them that hold the blob when the others start.
+    pub holders: u32,
     /// Nodes that send a wrong block now and then.
     pub liars: u32,
     /// When control stops, in seconds; it is back one second later.
@@ -97,6 +99,7 @@ impl Plan {
             slow_rate: 0.25,
             crash: 0.0,
             join: 0,
+            holders: 0,
             liars: 0,
             control_restart_s: None,
             neighbours: 0,
@@ -114,6 +117,7 @@ impl Plan {
         ensure!(self.slow_rate > 0.0 && self.slow_rate <= 1.0, "a slow node's rate is above 0 and at most 1");
         ensure!((0.0..=0.5).contains(&self.crash), "at most half of the nodes crash per second");
         ensure!(self.liars < self.nodes, "one node at least is honest");
+        ensure!(self.holders < self.nodes, "one node at least does not hold the blob");
         Layout::of(self.blob_bytes)?;
         Ok(())
     }

@@ -148,7 +148,16 @@ impl World {
 
     /// Plans the starts, and what goes wrong later.
     fn prepare(&mut self) {
-        for at in 0..self.plan.nodes {
+        for at in 0..self.plan.holders {
+            let node = &mut self.nodes[at as usize];
+            node.stage = Stage::Held;
+            node.have = BlockSet::full(self.layout);
+            node.focus = self.layout.blocks();
+            node.done = Some(0);
+            self.left -= 1;
+            self.hub_registers(at);
+        }
+        for at in self.plan.holders..self.plan.nodes {
             self.hub_registers(at);
             // Nobody presses a button in the same nanosecond on every machine.
             let start = self.dice.below(self.delay.max(1));

@@ -10,7 +10,7 @@ use shoal_proto::{BlockIndex, BlockSet, Digest, Hash, Layout, NodeId, PieceList}
 use tokio::sync::watch;
 
 use super::{ReadError, Sources, Want, store_failed};
-use crate::store::{Held, Notes, Partial};
+use crate::store::{Held, Notes, Partial, StoreError};
 use crate::swarm::{Ground, Halt, Survey};
 
 /// Where a block came from in this flight.
@@ -18,6 +18,14 @@ use crate::swarm::{Ground, Halt, Survey};
 pub(super) enum From {
     Peer,
     Origin,
+}
+
+/// Why another list can't take the place of the one that is known.
+pub(super) enum Contradicted {
+    /// It says other bytes than a reader was given.
+    Read,
+    /// The store failed.
+    Store(ReadError),
 }
 
 /// What is known once the size is.
@@ -233,26 +241,80 @@ impl Flight {
             return Err(ReadError::Failed(self.digest(), "a block came before the size".into()));
         };
         let hash = self.body(|body| body.list.get(block).copied()).flatten();
-        partial.write(block, bytes).await.map_err(|error| {
+        match partial.write(block, bytes).await {
+            Ok(()) => {}
+            // The list that it was checked against is another one now: as if it had not come.
+            Err(StoreError::Stale(_)) => return Ok(()),
             // The end of a flight does not wait for blocks that are on their way: the store refuses them, and nothing is wrong.
-            let over = self.is_over().then(|| ReadError::Failed(self.digest(), "the flight is over".into()));
-            over.unwrap_or_else(|| store_failed(self.digest(), &error))
-        })?;
+            Err(_) if self.is_over() => return Err(ReadError::Failed(self.digest(), "the flight is over".into())),
+            Err(error) => return Err(store_failed(self.digest(), &error)),
+        }
         // Another author may have begun meanwhile, with a list that does not know this block yet: a block without its hash would
         // look like a contradiction once the whole list comes.
         let fits = self.change(|body| {
             let fits = hash.is_none_or(|hash| body.list.set(block, hash).is_ok());
             if fits {
                 body.gain(block, from);
+            } else {
+                body.lose(block);
             }
             fits
         });
         if fits == Some(false) {
             let digest = self.digest();
             tracing::warn!(%digest, block, "the piece lists of two authors contradict each other; the flight ends");
+            partial.retract(&[block]).await.map_err(|error| store_failed(digest, &error))?;
             return Err(ReadError::Failed(digest, format!("two piece lists contradict each other on block {block}")));
         }
         Ok(())
+    }
+
+    /// Takes another list in the place of the one that is known. Blocks that are here and that it contradicts are given up, on
+    /// disk too, before anybody can get others in their place. `Ok`: whether there were any.
+    ///
+    /// # Errors
+    /// [`Contradicted`] when a reader has bytes of such a block; the store's, as what ends the flight.
+    pub(super) async fn replace_list(&self, list: &PieceList, author: Option<NodeId>) -> Result<bool, Contradicted> {
+        let mut lost = false;
+        loop {
+            let Some(partial) = self.partial() else { return Ok(lost) };
+            let contradicted = self.change(|body| {
+                let have = body.have.runs();
+                let blocks = have.iter().flat_map(shoal_proto::frame::Run::blocks);
+                let wrong: Vec<_> = blocks.filter(|block| body.list.get(*block) != list.get(*block)).collect();
+                if wrong.is_empty() {
+                    body.list = list.clone();
+                    body.author = author.clone().unwrap_or_else(|| body.author.clone());
+                }
+                wrong
+            });
+            let contradicted = contradicted.unwrap_or_default();
+            if contradicted.is_empty() {
+                return Ok(lost);
+            }
+            if contradicted.iter().any(|block| self.is_read_past(*block)) {
+                return Err(Contradicted::Read);
+            }
+            lost = true;
+            // Their hashes are unknown until the old bytes are gone for good, so that nobody asks for them meanwhile.
+            let notes = self.change(|body| {
+                let mut left = PieceList::new(body.layout);
+                for block in 0..body.layout.blocks() {
+                    match list.get(block) {
+                        Some(hash) if !contradicted.contains(&block) => left.set(block, *hash).expect("the list is empty"),
+                        _ => {}
+                    }
+                }
+                contradicted.iter().for_each(|block| body.lose(*block));
+                body.list = left;
+                body.author = author.clone().unwrap_or_else(|| body.author.clone());
+                body.notes()
+            });
+            let Some(notes) = notes else { return Ok(lost) };
+            let failed = |error| Contradicted::Store(store_failed(self.digest(), &error));
+            partial.retract(&contradicted).await.map_err(failed)?;
+            partial.checkpoint(&notes).await.map_err(failed)?;
+        }
     }
 
     /// Bytes in `range` by where they came from.

@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use shoal_proto::frame::Run;
-use shoal_proto::{BlockIndex, BlockSet, Digest, Layout};
+use shoal_proto::{BlockSet, Digest, Layout};
 use tokio::sync::watch;
 
 use super::Peer;
-use super::show::{Child, Show};
+use super::show::{Child, Opening, Show};
 
 /// What the uploads of one blob share. It ends with the last of them.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(super) struct Place {
 
 impl Peer {
     /// A place among the children of a blob.
-    pub(super) fn place(&self, digest: Digest, layout: Layout) -> Place {
+    pub(super) fn place(&self, digest: Digest, layout: Layout, opening: Opening) -> Place {
         let mut crowds = self.crowds.lock();
         crowds.retain(|_, crowd| crowd.strong_count() > 0);
         let known = crowds.get(&digest).and_then(Weak::upgrade).filter(|crowd| crowd.layout == layout);
@@ -42,7 +42,7 @@ impl Peer {
             crowd
         });
         drop(crowds);
-        let child = crowd.show.lock().join(Instant::now());
+        let child = crowd.show.lock().join(opening, Instant::now());
         Place { crowd, child, closed: false }
     }
 }
@@ -51,6 +51,7 @@ impl Place {
     /// What to show the child now, and when to look again although nothing has changed.
     pub(super) fn show(&self, have: &BlockSet, first_hand: Option<&BlockSet>) -> (Vec<Run>, Option<Instant>) {
         let mut show = self.crowd.show.lock();
+        let first_hand = first_hand.or_else(|| show.lends_all().then_some(have));
         (show.show(self.child, have, first_hand, Instant::now()), show.due(self.child))
     }
 
@@ -58,10 +59,15 @@ impl Place {
         self.crowd.show.lock().wanted(self.child, run, Instant::now());
     }
 
-    pub(super) fn gave(&self, block: BlockIndex) {
-        if self.crowd.show.lock().gave(self.child, block, Instant::now()) {
+    pub(super) fn gave(&self, run: Run) {
+        if self.crowd.show.lock().gave_run(self.child, run, Instant::now()) {
             self.crowd.changed.send_replace(());
         }
+    }
+
+    /// How many blocks to send in one go.
+    pub(super) fn at_once(&self) -> u32 {
+        self.crowd.show.lock().at_once(self.child)
     }
 
     /// Changes when what another child did lets this one be shown more.

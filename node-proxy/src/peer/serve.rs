@@ -20,6 +20,7 @@ use super::connection::{Connection, End};
 use super::crowd::Place;
 use super::metrics::Answer;
 use super::outgoing::Part;
+use super::show::Opening;
 use super::{Metrics, Offer, Peer};
 
 /// Wants that may be queued; a child of ours queues two.
@@ -72,13 +73,20 @@ struct Serving<'a> {
     bytes: u64,
 }
 
+/// An `Open`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    pub(super) digest: Digest,
+    pub(super) holders: u8,
+}
+
 impl Peer {
     /// Answers an `Open`.
     pub(super) async fn serve(
         &self,
         connection: &mut Connection,
         child: &Hello,
-        digest: Digest,
+        Asked { digest, holders }: Asked,
         traceparent: &str,
         drain: &Drain,
     ) -> Result<Done, End> {
@@ -97,6 +105,7 @@ impl Peer {
             parent: None, "serve blob", %digest, peer.node = %child.node, bytes = tracing::field::Empty
         );
         set_parent(&span, traceparent);
+        let opening = Opening { holders: holders.into(), whole: offer.is_whole() };
         let (layout, now) = (offer.layout(), Instant::now());
         let serving = Serving {
             peer: self,
@@ -105,7 +114,7 @@ impl Peer {
             offer,
             layout,
             wants: VecDeque::new(),
-            place: self.place(digest, layout),
+            place: self.place(digest, layout, opening),
             quiet_since: now,
             bytes: 0,
         };
@@ -253,7 +262,7 @@ impl Serving<'_> {
     fn next_blocks(&self, have: &BlockSet, in_file: bool) -> Option<Range<BlockIndex>> {
         let run = self.wants.front()?;
         let most = match self.peer.config.upload.rate() {
-            0 if in_file => (AT_ONCE / self.layout.block_size()).max(1),
+            0 if in_file => (AT_ONCE / self.layout.block_size()).min(self.place.at_once().into()).max(1),
             // One at a time is in memory, or has its turn.
             _ => 1,
         };
@@ -338,7 +347,7 @@ impl Serving<'_> {
     fn gave(&mut self, blocks: &Range<BlockIndex>) {
         let len = blocks.clone().map(|block| self.layout.block_len(block) as u64).sum::<u64>();
         self.quiet_since = Instant::now();
-        blocks.clone().for_each(|block| self.place.gave(block));
+        self.place.gave(Run { first: blocks.start, count: blocks.end - blocks.start });
         self.bytes += len;
         self.peer.metrics.served.inc_by(len);
         if let Some(run) = self.wants.front_mut() {

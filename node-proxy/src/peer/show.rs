@@ -2,8 +2,8 @@
 //! passed in.
 //!
 //! Blocks that came here from peers are shown to every child. Blocks that this node has first hand (it read them from the
-//! origin, or it is a seed) are where a crowd's bytes come from, and its uplink should carry each of them once before it carries
-//! one twice. So with several children such a block is *lent*: shown to one child alone, a few at a time, until that child has
+//! origin, or it is one of few that hold the blob whole) are where a crowd's bytes come from, and its uplink should carry each of
+//! them once before it carries one twice. So with several children such a block is *lent*: shown to one child alone, a few at a time, until that child has
 //! got it and passes it on itself.
 //!
 //! What always holds:
@@ -62,8 +62,21 @@ const HELD_BACK: Duration = Duration::from_secs(3);
 /// Nobody waits for a block for so long: the uplink has room for second copies. Some round trips, so that a want is on its way
 /// when there is one.
 const QUIET: Duration = Duration::from_millis(200);
+/// A crowd is large if it has more than so many children to each that holds the blob whole.
+const MANY: u32 = 4;
+/// So much is sent to a child in one go, by its pace: well below [`STALLED`].
+const AT_ONCE: Duration = Duration::from_millis(500);
 /// Weight of the newest measurement of a child's pace.
 const NEWEST: f64 = 0.3;
+
+/// What is known when a child opens the blob.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Opening {
+    /// So many nodes hold it whole, as the child knows; 0: it does not say.
+    pub holders: u32,
+    /// This node is one of them.
+    pub whole: bool,
+}
 
 /// What one child was shown.
 #[derive(Debug)]
@@ -105,6 +118,10 @@ pub struct Show {
     every: Duration,
     children: Few<Child, Shown>,
     next: Child,
+    /// So many hold the blob whole, as the last child to come knew.
+    holders: u32,
+    /// This node held the blob whole when the first of these children came.
+    was_whole: bool,
     /// Given to some child.
     given: BlockSet,
     /// On loan to some child.
@@ -178,6 +195,8 @@ impl Show {
             every,
             children: Few::new(),
             next: 0,
+            holders: 0,
+            was_whole: false,
             given,
             lent,
             returned,
@@ -187,8 +206,21 @@ impl Show {
         }
     }
 
+    /// Whether to lend although nothing was read from the origin here: this node held the blob whole when the first of these
+    /// children came, and they are many beside those that hold it. Shown everything, each child would take nearly all of it from
+    /// here; lent, they take it from each other. With others that hold it too, a small crowd is quicker with everything in sight.
+    pub fn lends_all(&self) -> bool {
+        self.was_whole && (self.holders <= 1 || self.children.len() as u32 > MANY * self.holders)
+    }
+
     /// A child opened the blob.
-    pub fn join(&mut self, now: Instant) -> Child {
+    pub fn join(&mut self, opening: Opening, now: Instant) -> Child {
+        if opening.holders > 0 {
+            self.holders = opening.holders;
+        }
+        if self.children.is_empty() {
+            self.was_whole = opening.whole;
+        }
         let child = self.next;
         self.next += 1;
         let none = || BlockSet::empty(self.layout);
@@ -345,18 +377,38 @@ impl Show {
 
     /// A block was sent to the child. True: others may be shown more now.
     pub fn gave(&mut self, child: Child, block: BlockIndex, now: Instant) -> bool {
+        self.gave_run(child, Run { first: block, count: 1 }, now)
+    }
+
+    /// Blocks were sent to the child, one right after the other. True: others may be shown more now.
+    pub fn gave_run(&mut self, child: Child, run: Run, now: Instant) -> bool {
         let Some(shown) = self.children.get_mut(child) else { return false };
-        let took = now.saturating_duration_since(shown.moved).as_secs_f64();
-        shown.pace = if shown.pace == 0.0 { took } else { shown.pace * (1.0 - NEWEST) + took * NEWEST };
+        let took = now.saturating_duration_since(shown.moved).as_secs_f64() / f64::from(run.count);
+        let mut asked = 0;
+        for block in run.blocks() {
+            shown.pace = if shown.pace == 0.0 { took } else { shown.pace * (1.0 - NEWEST) + took * NEWEST };
+            shown.loan.remove(block);
+            shown.given.insert(block);
+            self.lent.remove(block);
+            asked += 1;
+        }
         shown.moved = now;
-        let asked = shown.wanted.min(1);
+        let asked = shown.wanted.min(asked);
         shown.wanted -= asked;
-        shown.loan.remove(block);
-        shown.given.insert(block);
-        self.lent.remove(block);
         self.moved = Some(now);
         self.unwant(asked, now);
-        self.given.insert(block) && self.given.is_full()
+        let before = self.given.len();
+        for block in run.blocks() {
+            self.given.insert(block);
+        }
+        self.given.len() > before && self.given.is_full()
+    }
+
+    /// How many blocks to send the child in one go: what it takes in [`AT_ONCE`], so that it is seen to live while it takes
+    /// them. At least 1.
+    pub fn at_once(&self, child: Child) -> u32 {
+        let pace = self.children.get(child).map_or(0.0, |shown| shown.pace);
+        if pace == 0.0 { LEAST_LOAN } else { (AT_ONCE.as_secs_f64() / pace).clamp(1.0, f64::from(u32::MAX)) as u32 }
     }
 
     /// When to look again although nothing has changed: [`Show::show`] may then have something for the child.

@@ -217,6 +217,14 @@ impl Partial for PartialBytes {
         Ok(())
     }
 
+    async fn retract(&self, blocks: &[BlockIndex]) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        for block in blocks {
+            state.written.remove(*block);
+        }
+        Ok(())
+    }
+
     async fn commit(&self, notes: &Notes) -> Result<Arc<dyn Held>, StoreError> {
         let Some(root) = notes.list.root().filter(|_| notes.list.layout() == self.layout) else {
             return Err(self.refused("the list is not complete"));

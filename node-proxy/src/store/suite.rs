@@ -138,6 +138,7 @@ macro_rules! suite {
             cuts_reads_at_the_end,
             has_one_writer,
             resumes_what_the_last_checkpoint_recorded,
+            i1_a_retracted_block_is_not_resumed_and_may_be_written_again,
             keeps_nothing_without_a_checkpoint,
             resumes_only_the_same_layout,
             discards,
@@ -264,6 +265,25 @@ pub(super) async fn has_one_writer(make: impl AsyncFn(u64) -> Fixture) {
     assert!(matches!(sample.begin(store).await, Err(StoreError::Busy(digest)) if digest == sample.digest));
     drop(partial);
     eventually(async || sample.begin(store).await.ok()).await;
+}
+
+pub(super) async fn i1_a_retracted_block_is_not_resumed_and_may_be_written_again(make: impl AsyncFn(u64) -> Fixture) {
+    let fixture = make(0).await;
+    let (store, sample) = (&*fixture.store, Sample::new(3, 4 * BLOCK));
+    let partial = sample.begin(store).await.unwrap();
+    sample.write(&*partial, 0..3).await.unwrap();
+    let wrong = Sample::new(4, 4 * BLOCK);
+    partial.write(1, wrong.block(1)).await.unwrap();
+    partial.checkpoint(&sample.notes).await.unwrap();
+    partial.retract(&[1]).await.unwrap();
+    assert!(partial.commit(&sample.notes).await.is_err(), "a block is missing");
+    partial.checkpoint(&sample.notes).await.unwrap();
+    drop(partial);
+    let partial = eventually(async || sample.begin(store).await.ok()).await;
+    assert_eq!(partial.resumed().unwrap().have, set(sample.layout, [0, 2]));
+    drop(partial);
+    sample.finish(store).await;
+    sample.assert_held(store).await;
 }
 
 pub(super) async fn resumes_what_the_last_checkpoint_recorded(make: impl AsyncFn(u64) -> Fixture) {

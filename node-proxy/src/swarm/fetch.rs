@@ -1,7 +1,7 @@
 //! One blob from its parents: keeps as many streams busy as there should be, until every block is in.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -35,9 +35,15 @@ pub(super) struct Shared {
     pub(super) wake: Notify,
     /// Whether another parent would take the place of one that has nothing for us.
     spare: AtomicBool,
+    /// So many of the parents hold the blob whole.
+    holders: AtomicU8,
 }
 
 impl Shared {
+    pub(super) fn holders(&self) -> u8 {
+        self.holders.load(Ordering::Relaxed)
+    }
+
     pub(super) fn is_done(&self) -> bool {
         self.board.lock().is_done()
     }
@@ -104,6 +110,7 @@ impl Swarm {
             bump: watch::Sender::new(()),
             wake: Notify::new(),
             spare: AtomicBool::new(false),
+            holders: AtomicU8::new(0),
         });
         let span = tracing::Span::current();
         let crew = Crew::new(self.config.streams);
@@ -150,6 +157,8 @@ impl Swarm {
 impl Streams {
     /// Takes control's new set of candidates.
     fn rename(&mut self, parents: &[Parent]) {
+        let holders = parents.iter().filter(|parent| parent.complete).count().try_into().unwrap_or(u8::MAX);
+        self.shared.holders.store(holders, Ordering::Relaxed);
         let retired = self.crew.rename(parents);
         let mut board = self.shared.board.lock();
         retired.into_iter().for_each(|seat| board.retire(seat));

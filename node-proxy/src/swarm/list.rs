@@ -95,7 +95,7 @@ impl Swarm {
     }
 
     async fn list_from(&self, parent: &Parent, digest: Digest, layout: Layout) -> Result<PieceList, Loss> {
-        let open = super::open_frame(digest);
+        let open = super::open_frame(digest, 0);
         let (mut connection, served) = match self.open(parent, &open, layout).await? {
             super::Answer::Blob(connection, served) => (connection, served),
             super::Answer::Busy(_, after) => return Err(Loss::Busy(after)),

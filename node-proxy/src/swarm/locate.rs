@@ -37,7 +37,7 @@ impl Swarm {
     async fn located(&self, parent: &Parent, digest: Digest) -> Result<Option<Located>, Loss> {
         // No block is asked for, so the smallest bound on blocks will do.
         let smallest = Layout::of(1).expect("a blob of one byte has a layout");
-        let (mut connection, served) = match self.open(parent, &super::open_frame(digest), smallest).await? {
+        let (mut connection, served) = match self.open(parent, &super::open_frame(digest, 0), smallest).await? {
             Answer::Blob(connection, served) => (connection, served),
             Answer::Busy(connection, after) => {
                 self.rest(parent.clone(), connection);

@@ -109,7 +109,7 @@ impl Stream {
 
     async fn drive(&mut self) -> Result<Ended, Loss> {
         let fetch = self.fetch.clone();
-        let open = super::open_frame(fetch.digest);
+        let open = super::open_frame(fetch.digest, fetch.holders());
         let (mut connection, size) = match fetch.swarm.open(&self.parent, &open, fetch.layout).await? {
             Answer::Blob(connection, served) => (connection, served.size),
             Answer::Busy(connection, after) => {

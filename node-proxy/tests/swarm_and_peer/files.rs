@@ -30,7 +30,7 @@ async fn a_child_that_reads_slowly_gets_every_byte_of_a_file() {
     let (book, _file) = Book::in_file(&blob);
     let parent = parent("p", &[&book]).await;
     let mut wire = dial_in(parent.parent.addr.0).await;
-    wire.send(Frame::Open { digest: blob.digest, traceparent: String::new() }).await.unwrap();
+    wire.send(Frame::Open { digest: blob.digest, traceparent: String::new(), holders: 1 }).await.unwrap();
     wire.send(Frame::Want(Run { first: 0, count: 40 })).await.unwrap();
     let mut got = Vec::new();
     while got.len() < blob.bytes.len() {
@@ -57,7 +57,7 @@ async fn i7_a_file_that_shrinks_ends_the_connection_and_no_other_byte_is_made_up
         let parent = parent_with("p", config, Some(hello("a", "p")), &[&book]).await;
         file.set_len(30 * BLOCK + 1000).unwrap();
         let mut wire = dial_in(parent.parent.addr.0).await;
-        wire.send(Frame::Open { digest: blob.digest, traceparent: String::new() }).await.unwrap();
+        wire.send(Frame::Open { digest: blob.digest, traceparent: String::new(), holders: 1 }).await.unwrap();
         wire.send(Frame::Want(Run { first: 0, count: 40 })).await.unwrap();
         let mut got = Vec::new();
         let end = loop {
@@ -79,7 +79,7 @@ async fn i11_a_child_that_takes_nothing_of_a_file_is_dropped() {
     let config = peer::Config { write_timeout: Duration::from_millis(100), ..peer_config() };
     let parent = parent_with("p", config, Some(hello("a", "p")), &[&book]).await;
     let mut wire = dial_in(parent.parent.addr.0).await;
-    wire.send(Frame::Open { digest: blob.digest, traceparent: String::new() }).await.unwrap();
+    wire.send(Frame::Open { digest: blob.digest, traceparent: String::new(), holders: 1 }).await.unwrap();
     wire.send(Frame::Want(Run { first: 0, count: 200 })).await.unwrap();
     eventually("the child was dropped", || parent.connections() == 0).await;
 }

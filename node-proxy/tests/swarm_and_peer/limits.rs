@@ -50,7 +50,7 @@ async fn i8_with_a_low_limit_few_children_are_served_and_the_others_told_to_go_e
     let mut busy = 0;
     for _ in 0..64 {
         let mut wire = dial_in(parent.parent.addr.0).await;
-        wire.send(Frame::Open { digest: blob.digest, traceparent: String::new() }).await.unwrap();
+        wire.send(Frame::Open { digest: blob.digest, traceparent: String::new(), holders: 1 }).await.unwrap();
         match next(&mut wire).await {
             Some(Ok(Frame::Blob { .. })) => served.push(wire),
             Some(Ok(Frame::Busy { .. })) => busy += 1,

@@ -80,14 +80,14 @@ async fn i3_children_are_dropped_when_the_parent_moves() {
     let blob = Blob::of(10 * BLOCK);
     let parent = parent("p", &[&Book::stuck(&blob, 1)]).await;
     let mut serving = dial_in(parent.parent.addr.0).await;
-    serving.send(Frame::Open { digest: blob.digest, traceparent: String::new() }).await.unwrap();
+    serving.send(Frame::Open { digest: blob.digest, traceparent: String::new(), holders: 1 }).await.unwrap();
     serving.send(Frame::Want(Run { first: 0, count: 10 })).await.unwrap();
     let mut resting = dial_in(parent.parent.addr.0).await;
     eventually("it serves", || parent.peer.load().uploads == 1).await;
     // Another epoch of the same cluster changes nothing for them.
     parent.me.send_modify(|me| me.as_mut().unwrap().epoch += 1);
     resting
-        .send(Frame::Open { digest: shoal_proto::Digest::from_bytes([1; 32]), traceparent: String::new() })
+        .send(Frame::Open { digest: shoal_proto::Digest::from_bytes([1; 32]), traceparent: String::new(), holders: 1 })
         .await
         .unwrap();
     assert_eq!(next(&mut resting).await, Some(Ok(Frame::Gone)));
@@ -121,7 +121,7 @@ async fn another_version_is_told_so() {
 async fn frames_that_make_no_sense_are_refused() {
     let blob = Blob::of(10 * BLOCK);
     let parent = parent("p", &[&Book::stuck(&blob, 0)]).await;
-    let open = Frame::Open { digest: blob.digest, traceparent: String::new() };
+    let open = Frame::Open { digest: blob.digest, traceparent: String::new(), holders: 1 };
     let want = |first, count| Frame::Want(Run { first, count });
     let mut many = vec![open.clone()];
     many.extend((0..66).map(|_| want(0, 1)));

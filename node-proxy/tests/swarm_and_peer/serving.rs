@@ -10,7 +10,7 @@ use shoal_proto::frame::{Frame, Refusal, Run};
 use crate::support::*;
 
 async fn open(wire: &mut Wire, blob: &Blob) {
-    wire.send(Frame::Open { digest: blob.digest, traceparent: String::new() }).await.unwrap();
+    wire.send(Frame::Open { digest: blob.digest, traceparent: String::new(), holders: 1 }).await.unwrap();
 }
 
 async fn frame(wire: &mut Wire) -> Frame {
@@ -116,7 +116,7 @@ async fn gone_is_said_of_what_is_not_there_and_of_what_failed_and_the_connection
     let book = Book::empty(&blob);
     let parent = parent("p", &[&book, &Book::whole(&good)]).await;
     let mut wire = dial_in(parent.parent.addr.0).await;
-    let nothing = Frame::Open { digest: Digest::from_bytes([0; 32]), traceparent: "nonsense".into() };
+    let nothing = Frame::Open { digest: Digest::from_bytes([0; 32]), traceparent: "nonsense".into(), holders: 0 };
     wire.send(nothing).await.unwrap();
     assert_eq!(frame(&mut wire).await, Frame::Gone);
     open(&mut wire, &blob).await;

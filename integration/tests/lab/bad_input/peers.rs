@@ -76,7 +76,7 @@ impl Scene {
     }
 
     fn open(&self) -> Frame {
-        Frame::Open { digest: self.digest, traceparent: String::new() }
+        Frame::Open { digest: self.digest, traceparent: String::new(), holders: 1 }
     }
 }
 

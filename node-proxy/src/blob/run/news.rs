@@ -6,7 +6,7 @@ use std::time::Duration;
 use shoal_proto::{Digest, Layout, NodeId, PieceList};
 use tokio::time::Instant;
 
-use super::super::flight::Field;
+use super::super::flight::{Contradicted, Field};
 use super::super::metrics::Leave;
 use super::super::{ReadError, close, store_failed};
 use super::{Runner, TICK, start};
@@ -15,6 +15,16 @@ use crate::swarm::{ListError, Located, News, Parent};
 
 /// How long a flight waits for the one before it to leave the disk.
 const TIDYING: Duration = Duration::from_secs(1);
+
+/// Still fetching parents that are asked for a list at a time: they may not have it yet.
+const PARTIAL_FOR_LIST: usize = 4;
+
+/// Whom to ask for the body of a sealed list; `turn`: random, so that it is not always the same of those that still fetch.
+fn with_list(parents: &[Parent], turn: usize) -> Arc<[Parent]> {
+    let (whole, part): (Vec<&Parent>, Vec<&Parent>) = parents.iter().partition(|parent| parent.complete);
+    let part = part.iter().cycle().skip(turn % part.len().max(1)).take(PARTIAL_FOR_LIST.min(part.len()));
+    whole.iter().chain(part).map(|parent| Parent::clone(parent)).collect()
+}
 
 impl Runner {
     pub(super) async fn on_news(&mut self, news: Option<News>) {
@@ -171,11 +181,12 @@ impl Runner {
         });
     }
 
-    /// Gets the body of a sealed list from a whole parent, when the list is not complete already.
+    /// Gets the body of a sealed list, when the list is not complete already: from whole parents, or from some that still fetch.
+    /// Of a crowd only a few may be told of those that hold the blob, and all of it must come to its hashes.
     pub(super) fn want_list_body(&mut self) {
         let (Some((_, root)), None) = (&self.sealed, &self.list_body) else { return };
         let Some((layout, complete)) = self.flight.body(|body| (body.layout, body.list.is_complete())) else { return };
-        let parents: Arc<[Parent]> = self.parents.borrow().iter().filter(|parent| parent.complete).cloned().collect();
+        let parents = with_list(&self.parents.borrow(), rand::random::<u32>() as usize);
         if complete || parents.is_empty() {
             return;
         }
@@ -225,29 +236,16 @@ impl Runner {
             None => return,
         };
         let author = self.sealed.as_ref().map(|(author, _)| author.clone());
-        let contradicted = self.flight.body(|body| {
-            let known = body.have.runs();
-            let known = known.iter().flat_map(shoal_proto::frame::Run::blocks);
-            known.filter(|block| body.list.get(*block) != list.get(*block)).collect::<Vec<_>>()
-        });
-        let contradicted = contradicted.unwrap_or_default();
-        if contradicted.iter().any(|block| self.flight.is_read_past(*block)) {
-            // One of two authors lied, and a reader has bytes of the first: it must not get a complete body.
-            tracing::warn!(digest = %self.flight.digest(), "a sealed list contradicts bytes that were read");
-            return self.contradiction().await;
-        }
-        self.flight.change(|body| {
-            for block in &contradicted {
-                body.lose(*block);
-            }
-            body.list = list;
-            if let Some(author) = author {
-                body.author = author;
-            }
-        });
-        if !contradicted.is_empty() {
+        match self.flight.replace_list(&list, author).await {
+            Ok(false) => {}
             // What was hashed may be gone, and whoever fetched may have ended: both begin again.
-            self.follow();
+            Ok(true) => self.follow(),
+            Err(Contradicted::Read) => {
+                // One of two authors lied, and a reader has bytes of the first: it must not get a complete body.
+                tracing::warn!(digest = %self.flight.digest(), "a sealed list contradicts bytes that were read");
+                self.contradiction().await;
+            }
+            Err(Contradicted::Store(error)) => self.fail(error),
         }
     }
 }

@@ -186,6 +186,10 @@ impl Runner {
             Heard::Block { .. } => self.progress().await,
             Heard::Ended(Ok(())) => {
                 self.reads.remove(&permit);
+                // What peers gave of the run meanwhile was not read again, and control waits for its hashes.
+                if let Some(grant) = self.permits.get(&permit).copied() {
+                    self.tell_held(grant, false).await;
+                }
                 if self.permits.get(&permit).is_some_and(|grant| grant.blocks > 0) {
                     self.permits.remove(&permit);
                 }

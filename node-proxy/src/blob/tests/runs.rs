@@ -66,6 +66,10 @@ impl Partial for Late {
         self.partial.checkpoint(notes).await
     }
 
+    async fn retract(&self, blocks: &[u32]) -> Result<(), StoreError> {
+        self.partial.retract(blocks).await
+    }
+
     async fn commit(&self, notes: &Notes) -> Result<Arc<dyn Held>, StoreError> {
         self.partial.commit(notes).await
     }
@@ -114,4 +118,43 @@ async fn i1_a_block_that_is_written_while_another_author_begins_keeps_its_hash()
     late.go.notify_one();
     assert!(matches!(put.await.unwrap(), Err(ReadError::Failed(..))));
     assert!(!flight.body(|body| body.have.contains(1)).unwrap());
+}
+
+/// A list takes another's place, and says other bytes than those that are here: the next flight must not take them for right.
+#[tokio::test]
+async fn i1_what_another_list_contradicts_is_not_resumed_from_disk() {
+    let (bytes, digest) = (content(3 * BLOCK, 1), Digest::from_bytes([1; 32]));
+    let layout = Layout::of(bytes.len() as u64).unwrap();
+    let store = Memory::new(0);
+    let flight = Arc::new(flight::Flight::new(want(digest)));
+    flight.begin(layout, "".into(), "liar".parse().unwrap(), store.partial(&digest, layout).await.unwrap());
+    let mut list = PieceList::new(layout);
+    for block in 0..3 {
+        let block_bytes = bytes.slice(block as usize * BLOCK..(block as usize + 1) * BLOCK);
+        list.set(block, PieceList::hash(&block_bytes)).unwrap();
+        flight.change(|body| body.list.set(block, PieceList::hash(&block_bytes)).unwrap());
+        flight.put(block, block_bytes, flight::From::Peer).await.unwrap();
+    }
+    let mut other = PieceList::new(layout);
+    for block in [0, 2] {
+        other.set(block, *list.get(block).unwrap()).unwrap();
+    }
+    other.set(1, [7; 32]).unwrap();
+    let replaced = flight.replace_list(&other, Some("honest".parse().unwrap())).await;
+    assert!(matches!(replaced, Ok(true)));
+    let (have, author, known) =
+        flight.body(|body| (body.have.clone(), body.author.clone(), body.list.get(1).copied())).unwrap();
+    assert_eq!((have.runs().len(), have.len(), have.contains(1)), (2, 2, false));
+    assert_eq!((author, known), ("honest".parse().unwrap(), Some([7; 32])));
+    flight.release();
+    let left = store.partial(&digest, layout).await.unwrap();
+    assert_eq!(left.resumed().unwrap().have, have);
+
+    // A reader has bytes of the other: then the flight is over.
+    flight.begin(layout, "".into(), "liar".parse().unwrap(), left);
+    let reader = flight.reader_comes(0);
+    flight.reader_moves(reader, BLOCK as u64);
+    let mut third = PieceList::new(layout);
+    (0..3).for_each(|block| third.set(block, [8; 32]).unwrap());
+    assert!(matches!(flight.replace_list(&third, None).await, Err(flight::Contradicted::Read)));
 }

@@ -28,7 +28,7 @@ fn ms(ms: u64) -> Duration {
 fn growth_is_shown_at_once_when_it_is_much_and_else_when_it_is_time() {
     let (layout, now) = (layout(100), Instant::now());
     let mut show = Show::new(layout, EVERY);
-    let child = show.join(now);
+    let child = show.join(Opening::default(), now);
     assert_eq!(shown(&mut show, child, &set(layout, [3, 5]), None, now), [3, 5]);
     assert_eq!(show.due(child), None);
     show.wanted(child, Run { first: 3, count: 1 }, now);
@@ -47,7 +47,7 @@ fn growth_is_shown_at_once_when_it_is_much_and_else_when_it_is_time() {
 fn a_child_that_is_alone_is_shown_everything() {
     let (layout, now) = (layout(40), Instant::now());
     let mut show = Show::new(layout, EVERY);
-    let (child, whole) = (show.join(now), BlockSet::full(layout));
+    let (child, whole) = (show.join(Opening::default(), now), BlockSet::full(layout));
     assert_eq!(shown(&mut show, child, &whole, Some(&whole), now).len(), 40);
 }
 
@@ -55,7 +55,7 @@ fn a_child_that_is_alone_is_shown_everything() {
 fn a_source_leaves_what_came_from_peers_to_them_while_first_copies_wait() {
     let (layout, now) = (layout(100), Instant::now());
     let mut show = Show::new(layout, EVERY);
-    let children = [show.join(now), show.join(now)];
+    let children = [show.join(Opening::default(), now), show.join(Opening::default(), now)];
     let own = set(layout, 0..20);
     let have = set(layout, 0..40);
     let second_hand = |blocks: Vec<BlockIndex>| blocks.into_iter().filter(|block| *block >= 20).count();
@@ -88,7 +88,7 @@ fn a_source_leaves_what_came_from_peers_to_them_while_first_copies_wait() {
 fn what_a_slow_child_passed_over_is_lent_to_a_quick_one_and_not_to_the_next_slow_one() {
     let (layout, now) = (layout(200), Instant::now());
     let mut show = Show::new(layout, EVERY);
-    let [slow, slow_too, quick] = [show.join(now), show.join(now), show.join(now)];
+    let [slow, slow_too, quick] = [show.join(Opening::default(), now), show.join(Opening::default(), now), show.join(Opening::default(), now)];
     let own = set(layout, 0..12);
     let give = |show: &mut Show, child, first, asked: Instant, took| {
         show.wanted(child, Run { first, count: 1 }, asked);
@@ -121,7 +121,7 @@ fn what_a_slow_child_passed_over_is_lent_to_a_quick_one_and_not_to_the_next_slow
 fn a_quick_child_without_work_gets_what_one_far_behind_has_not_asked_for() {
     let (layout, begin) = (layout(200), Instant::now());
     let mut show = Show::new(layout, EVERY);
-    let [slow, quick] = [show.join(begin), show.join(begin)];
+    let [slow, quick] = [show.join(Opening::default(), begin), show.join(Opening::default(), begin)];
     let own = set(layout, 0..4);
     let lent = shown(&mut show, slow, &own, Some(&own), begin);
     assert_eq!(lent.len(), 2);
@@ -144,7 +144,7 @@ fn a_quick_child_without_work_gets_what_one_far_behind_has_not_asked_for() {
 fn a_first_copy_that_a_child_never_asks_for_goes_back_although_it_takes_others() {
     let (layout, begin) = (layout(400), Instant::now());
     let mut show = Show::new(layout, EVERY);
-    let [slow, other] = [show.join(begin), show.join(begin)];
+    let [slow, other] = [show.join(Opening::default(), begin), show.join(Opening::default(), begin)];
     let own = BlockSet::full(layout);
     let mut owed = shown(&mut show, slow, &own, Some(&own), begin);
     let left = owed.remove(0);
@@ -171,7 +171,7 @@ fn a_first_copy_that_a_child_never_asks_for_goes_back_although_it_takes_others()
 fn first_hand_blocks_go_to_one_child_each_until_all_were_given() {
     let (layout, now) = (layout(8), Instant::now());
     let (mut show, whole) = (Show::new(layout, EVERY), BlockSet::full(layout));
-    let children = [show.join(now), show.join(now)];
+    let children = [show.join(Opening::default(), now), show.join(Opening::default(), now)];
     let mut given = Vec::new();
     let mut told = [Vec::new(), Vec::new()];
     while given.len() < 8 {
@@ -196,7 +196,7 @@ fn first_hand_blocks_go_to_one_child_each_until_all_were_given() {
 fn what_a_child_does_not_take_goes_to_another() {
     let (layout, now) = (layout(4), Instant::now());
     let (mut show, whole) = (Show::new(layout, EVERY), BlockSet::full(layout));
-    let (idle, busy) = (show.join(now), show.join(now));
+    let (idle, busy) = (show.join(Opening::default(), now), show.join(Opening::default(), now));
     assert_eq!(shown(&mut show, idle, &whole, Some(&whole), now), [0, 1]);
     assert_eq!(shown(&mut show, busy, &whole, Some(&whole), now), [2, 3]);
     show.wanted(busy, Run { first: 2, count: 2 }, now);
@@ -224,7 +224,7 @@ fn what_a_child_does_not_take_goes_to_another() {
 fn a_child_that_is_busy_with_other_blocks_keeps_neither_its_loan_nor_its_turn() {
     let (layout, now) = (layout(64), Instant::now());
     let (mut show, whole) = (Show::new(layout, EVERY), BlockSet::full(layout));
-    let (slow, fast) = (show.join(now), show.join(now));
+    let (slow, fast) = (show.join(Opening::default(), now), show.join(Opening::default(), now));
     let (mut then, mut got) = (now, BlockSet::empty(layout));
     for second in 0..20 {
         let _ = shown(&mut show, slow, &whole, Some(&whole), then);
@@ -249,7 +249,7 @@ fn a_child_that_is_busy_with_other_blocks_keeps_neither_its_loan_nor_its_turn() 
 fn second_copies_are_shown_when_the_uplink_has_nothing_to_do() {
     let (layout, now) = (layout(64), Instant::now());
     let (mut show, part) = (Show::new(layout, EVERY), set(layout, 0..4));
-    let (one, two) = (show.join(now), show.join(now));
+    let (one, two) = (show.join(Opening::default(), now), show.join(Opening::default(), now));
     assert_eq!(shown(&mut show, one, &part, Some(&part), now), [0, 1]);
     assert_eq!(shown(&mut show, two, &part, Some(&part), now), [2, 3]);
     for (child, first) in [(one, 0), (two, 2)] {
@@ -268,8 +268,8 @@ fn second_copies_are_shown_when_the_uplink_has_nothing_to_do() {
 fn what_a_broken_child_got_counts_as_not_given() {
     let (layout, now) = (layout(64), Instant::now());
     let (mut show, part) = (Show::new(layout, EVERY), set(layout, 0..2));
-    let (one, two) = (show.join(now), show.join(now));
-    let three = show.join(now);
+    let (one, two) = (show.join(Opening::default(), now), show.join(Opening::default(), now));
+    let three = show.join(Opening::default(), now);
     assert_eq!(shown(&mut show, one, &part, Some(&part), now), [0, 1]);
     show.wanted(one, Run { first: 0, count: 2 }, now);
     show.gave(one, 0, now);
@@ -283,7 +283,7 @@ fn what_a_broken_child_got_counts_as_not_given() {
 fn blocks_that_come_one_by_one_go_to_all_children_in_turn() {
     let (layout, now) = (layout(64), Instant::now());
     let mut show = Show::new(layout, EVERY);
-    let children: Vec<Child> = (0..4).map(|_| show.join(now)).collect();
+    let children: Vec<Child> = (0..4).map(|_| show.join(Opening::default(), now)).collect();
     let mut got = [0; 4];
     for read in 1..=32 {
         let have = set(layout, 0..read);
@@ -303,12 +303,12 @@ fn blocks_that_come_one_by_one_go_to_all_children_in_turn() {
 fn who_comes_late_is_shown_what_others_got_before_only_after_a_while() {
     let (layout, now) = (layout(64), Instant::now());
     let mut show = Show::new(layout, EVERY);
-    let (one, _two) = (show.join(now), show.join(now));
+    let (one, _two) = (show.join(Opening::default(), now), show.join(Opening::default(), now));
     let mut have = set(layout, 0..2);
     assert_eq!(shown(&mut show, one, &have, Some(&have), now), [0, 1]);
     show.wanted(one, Run { first: 0, count: 2 }, now);
     show.gave(one, 0, now);
-    let late = show.join(now);
+    let late = show.join(Opening::default(), now);
     have = set(layout, 0..10);
     let told = shown(&mut show, late, &have, Some(&have), now);
     assert!(!told.is_empty() && !told.contains(&0), "{told:?}");
@@ -374,7 +374,7 @@ proptest! {
         };
         for step in steps {
             match step {
-                Step::Join => children.push((show.join(now), BlockSet::empty(layout), Vec::new())),
+                Step::Join => children.push((show.join(Opening::default(), now), BlockSet::empty(layout), Vec::new())),
                 Step::Read(count) => {
                     let first = have.first_missing(0);
                     for block in first..(first + count).min(blocks) {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use shoal_proto::{BlockIndex, BlockSet, Digest, Layout};
 
 use super::held::{HeldFile, stamp};
@@ -35,6 +35,8 @@ struct Writing {
     resumed: Option<Resumed>,
     left: Arc<AtomicU64>,
     marks: Mutex<Marks>,
+    /// How often blocks were retracted; held while a block is written, so that none of before lands after.
+    turn: RwLock<u64>,
     /// Held while a record is written, the blob committed or discarded: one at a time.
     record: Mutex<()>,
 }
@@ -83,6 +85,7 @@ impl PartialFile {
             resumed,
             left: claim.left,
             marks: Mutex::new(marks),
+            turn: RwLock::default(),
             record: Mutex::default(),
         };
         Ok(Self { writing: Some(Arc::new(writing)) })
@@ -164,7 +167,8 @@ impl Partial for PartialFile {
 
     async fn write(&self, block: BlockIndex, bytes: Bytes) -> Result<(), StoreError> {
         let writing = Arc::clone(self.writing());
-        blocking(move || writing.write(block, &bytes)).await
+        let turn = *writing.turn.read();
+        blocking(move || writing.write(block, &bytes, turn)).await
     }
 
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, StoreError> {
@@ -190,6 +194,15 @@ impl Partial for PartialFile {
         blocking(move || writing.checkpoint(&notes)).await
     }
 
+    async fn retract(&self, blocks: &[BlockIndex]) -> Result<(), StoreError> {
+        let (writing, blocks) = (Arc::clone(self.writing()), blocks.to_vec());
+        blocking(move || {
+            writing.retract(&blocks);
+            Ok(())
+        })
+        .await
+    }
+
     async fn commit(&self, notes: &Notes) -> Result<Arc<dyn Held>, StoreError> {
         let (writing, notes) = (Arc::clone(self.writing()), notes.clone());
         Ok(Arc::new(blocking(move || writing.commit(&notes)).await?))
@@ -202,10 +215,14 @@ impl Partial for PartialFile {
 }
 
 impl Writing {
-    fn write(&self, block: BlockIndex, bytes: &[u8]) -> Result<(), StoreError> {
+    fn write(&self, block: BlockIndex, bytes: &[u8], asked_in: u64) -> Result<(), StoreError> {
         let range = self.layout.block_range(block);
         if range.is_empty() || bytes.len() as u64 != range.end - range.start {
             return Err(StoreError::refused(&self.digest, format!("block {block} has not {} bytes", bytes.len())));
+        }
+        let turn = self.turn.read();
+        if *turn != asked_in {
+            return Err(StoreError::Stale(self.digest));
         }
         self.marks.lock().writable(&self.digest)?;
         let started = Instant::now();
@@ -217,6 +234,19 @@ impl Writing {
             self.left.fetch_sub(bytes.len() as u64, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    fn retract(&self, blocks: &[BlockIndex]) {
+        *self.turn.write() += 1;
+        let mut marks = self.marks.lock();
+        for block in blocks {
+            if marks.written.remove(*block) {
+                self.left.fetch_add(self.layout.block_len(*block) as u64, Ordering::Relaxed);
+            }
+            marks.durable.remove(*block);
+        }
+        // The record on disk may name them: the next one has to replace it for good.
+        marks.unsynced = marks.unsynced.max(self.inner.sync_every);
     }
 
     fn checkpoint(&self, notes: &Notes) -> Result<(), StoreError> {
