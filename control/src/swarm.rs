@@ -4,7 +4,7 @@
 //! Decides whom a finder is told of, and who reads the origin. The rules are a pure machine ([`State`]); what is here
 //! gives it the time and random numbers, and carries its words to the streams.
 //!
-//! What always holds: one permit per digest and cluster (I6); nobody is told of a node of another cluster (I3); none is
+//! What always holds: no two permits of a digest and cluster cover one block (I6); nobody is told of a node of another cluster (I3); none is
 //! granted in the first two seconds (I4); a finder whose stream does not keep up is cut off and delays nobody.
 
 use std::collections::{HashMap, HashSet};

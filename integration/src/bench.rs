@@ -55,6 +55,9 @@ pub enum Bench {
         /// Size of the blob in MiB.
         #[arg(long, default_value_t = 4096)]
         mebibytes: u64,
+        /// How often it is measured, each time with new daemons.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+        repetitions: u32,
         /// Write what was measured here.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
@@ -79,8 +82,8 @@ pub async fn run(bench: Bench) -> Result<()> {
             write(json.as_deref(), &served)
         }
         Bench::Crowd(crowd) => crowd.run().await,
-        Bench::Memory { mebibytes, json } => {
-            let memory = memory::measure(mebibytes << 20).await?;
+        Bench::Memory { mebibytes, repetitions, json } => {
+            let memory = memory::measure(mebibytes << 20, repetitions).await?;
             print!("{}", memory.table());
             write(json.as_deref(), &memory)
         }

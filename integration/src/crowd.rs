@@ -50,6 +50,9 @@ pub struct CrowdPlan {
     pub slow: u8,
     /// Nodes that begin at half time.
     pub join: u8,
+    /// Nodes that hold the blob before the others begin.
+    #[serde(default)]
+    pub holders: u8,
     /// Chooses bytes, and which nodes are slow or late.
     pub seed: u64,
 }
@@ -58,8 +61,8 @@ impl CrowdPlan {
     /// Fails when there are fewer nodes than the plan speaks of.
     fn check(&self) -> Result<()> {
         ensure!(
-            u16::from(self.slow) + u16::from(self.join) < u16::from(NODES),
-            "of {NODES} nodes one at least must be neither slow nor late"
+            u16::from(self.slow) + u16::from(self.join) + u16::from(self.holders) < u16::from(NODES),
+            "of {NODES} nodes one at least must be neither slow nor late nor a holder"
         );
         ensure!(self.runs > 0 && !self.mebibytes.is_empty(), "nothing to run");
         Ok(())
@@ -76,7 +79,7 @@ impl CrowdPlan {
             some.sort_unstable();
             some
         };
-        Cast { slow: take(self.slow), late: take(self.join) }
+        Cast { slow: take(self.slow), late: take(self.join), holders: take(self.holders) }
     }
 }
 
@@ -87,6 +90,9 @@ pub struct Cast {
     pub slow: Vec<usize>,
     /// They begin when half of the bound is over.
     pub late: Vec<usize>,
+    /// They hold the blob before the others begin.
+    #[serde(default)]
+    pub holders: Vec<usize>,
 }
 
 /// Runs everything; `done` hears of each run as it ends.
@@ -151,7 +157,7 @@ mod tests {
     use super::*;
 
     fn plan(slow: u8, join: u8) -> CrowdPlan {
-        CrowdPlan { mebibytes: vec![4], runs: 3, direct_runs: 1, slow, join, seed: 7 }
+        CrowdPlan { mebibytes: vec![4], runs: 3, direct_runs: 1, slow, join, holders: 1, seed: 7 }
     }
 
     #[test]
@@ -160,14 +166,15 @@ mod tests {
             let cast = plan(2, 4).cast(run);
             assert_eq!(cast, plan(2, 4).cast(run));
             assert_eq!((cast.slow.len(), cast.late.len()), (2, 4));
-            assert!(cast.slow.iter().all(|node| !cast.late.contains(node)), "{cast:?}");
+            let all = [&cast.slow, &cast.late, &cast.holders].into_iter().flatten();
+            assert_eq!(all.collect::<std::collections::BTreeSet<_>>().len(), 7, "{cast:?}");
         }
         assert!((0..50).any(|run| plan(2, 4).cast(run) != plan(2, 4).cast(0)));
     }
 
     #[test]
     fn a_plan_without_an_ordinary_node_is_refused() {
-        assert!(plan(2, 5).check().is_ok());
-        assert!(plan(4, 4).check().is_err());
+        assert!(plan(2, 4).check().is_ok());
+        assert!(plan(4, 3).check().is_err());
     }
 }

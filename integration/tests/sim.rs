@@ -66,6 +66,29 @@ fn one_copy_leaves_the_origin_while_nothing_goes_wrong() {
     }
 }
 
+/// Yesterday a node pulled it, today all others do: they must take it from each other and not all of it from there. Measured at most:
+/// 1.12, 1.17, 1.20 and 1.14; shown everything by the one that has it, the first took 6.7 and the second 32.
+#[test]
+fn a_crowd_that_starts_at_a_few_holders_is_done_soon_after_the_limit() {
+    for (nodes, holders, most) in [(8, 1, 1.2), (100, 1, 1.25), (100, 2, 1.25), (100, 16, 1.2)] {
+        for seed in 1..=3 {
+            let outcome = outcome(&Plan { holders, seed, ..Plan::equal(nodes, 128 * MIB).expect("it can be cut") });
+            assert!(outcome.factor < most, "{:.3} with {:?}", outcome.factor, outcome.plan);
+            assert!(outcome.origin_ratio < 1e-9, "{outcome:?}");
+        }
+    }
+}
+
+/// At a twentieth of the rate sixteen blocks at once take longer than a parent may be silent: nodes asked for so many and got none.
+#[test]
+fn a_very_slow_node_is_done_too() {
+    for slow_rate in [0.05, 0.1] {
+        let plan = Plan { slow: 0.1, slow_rate, ..Plan::equal(100, 64 * MIB).expect("it can be cut") };
+        let outcome = outcome(&plan);
+        assert!(outcome.factor < 1.45, "{:.3} with {:?}", outcome.factor, outcome.plan);
+    }
+}
+
 /// Two of eight are slow, and one of them is the first reader of the origin in some of the runs: without another one beside it, that
 /// took four times the limit. Measured: at most 1.25 and 1.14.
 #[test]

@@ -320,7 +320,11 @@ impl Inner {
 fn store_failed(digest: Digest, error: &StoreError) -> ReadError {
     match error {
         StoreError::Full { .. } => ReadError::NotKept(digest, error.to_string()),
-        StoreError::Busy(_) | StoreError::Stale(_) | StoreError::InUse(_) | StoreError::Io { .. } | StoreError::Damaged(_) => {
+        StoreError::Busy(_)
+        | StoreError::Stale(_)
+        | StoreError::InUse(_)
+        | StoreError::Io { .. }
+        | StoreError::Damaged(_) => {
             tracing::error!(%digest, %error, "store failed");
             ReadError::NotKept(digest, error.to_string())
         }

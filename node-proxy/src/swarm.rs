@@ -9,6 +9,7 @@
 
 pub mod crew;
 mod fetch;
+pub mod intake;
 mod list;
 mod locate;
 mod metrics;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use shoal_proto::{Digest, frame::Hello};
 
-use super::{MIB, drain::Child};
+use super::{MIB, Spread, drain::Child};
 use crate::{
     image::{Image, Plan},
     memory::{own_now, peak_without_files},
@@ -26,21 +26,51 @@ const AGAIN: (Duration, u32) = (Duration::from_millis(20), 500);
 pub(super) struct Memory {
     blob_bytes: u64,
     children: u8,
-    /// After the start, when nothing was asked of it yet.
+    /// After the start, when nothing was asked of it yet: the median.
     idle_mib: f64,
-    /// The most, until the last child had its last byte and the blob was held.
+    /// The most, until the last child had its last byte and the blob was held: the median.
     peak_mib: f64,
+    idle: Spread,
+    peak: Spread,
     /// When all that was over.
-    after_mib: f64,
+    after: Spread,
     /// From the first request to the last child's last byte.
+    seconds: Spread,
+}
+
+/// One time, in bytes.
+struct Once {
+    blob_bytes: u64,
+    idle: u64,
+    peak: u64,
+    after: u64,
     seconds: f64,
 }
 
-/// Measures.
+/// Measures so often, each time with a new world.
 ///
 /// # Errors
 /// When a part can't be started, or a transfer fails.
-pub(super) async fn measure(size: u64) -> Result<Memory> {
+pub(super) async fn measure(size: u64, repetitions: u32) -> Result<Memory> {
+    let mut all = Vec::new();
+    for _ in 0..repetitions {
+        all.push(once(size).await?);
+    }
+    let spread = |figure: fn(&Once) -> f64| Spread::of(all.iter().map(figure));
+    let (idle, peak) = (spread(|once| once.idle as f64 / MIB), spread(|once| once.peak as f64 / MIB));
+    Ok(Memory {
+        blob_bytes: all.first().map_or(0, |once| once.blob_bytes),
+        children: CHILDREN,
+        idle_mib: idle.median,
+        peak_mib: peak.median,
+        idle,
+        peak,
+        after: spread(|once| once.after as f64 / MIB),
+        seconds: spread(|once| once.seconds),
+    })
+}
+
+async fn once(size: u64) -> Result<Once> {
     let mut plan = WorldPlan { origin_rate: None, ..WorldPlan::one_cluster(1) };
     for child in 1..=CHILDREN {
         plan = plan.with_guest(&format!("c{child}"), [10, 77, 9, child].into());
@@ -85,29 +115,21 @@ pub(super) async fn measure(size: u64) -> Result<Memory> {
     let seconds = start.elapsed().as_secs_f64();
     let peak = peak_without_files(pid)?;
     tokio::time::sleep(REST).await;
-    let mib = |bytes: u64| bytes as f64 / MIB;
-    Ok(Memory {
-        blob_bytes: blob.size,
-        children: CHILDREN,
-        idle_mib: mib(idle),
-        peak_mib: mib(peak),
-        after_mib: mib(own_now(pid)?),
-        seconds,
-    })
+    Ok(Once { blob_bytes: blob.size, idle, peak, after: own_now(pid)?, seconds })
 }
 
 impl Memory {
     /// As a table.
     pub(super) fn table(&self) -> String {
         format!(
-            "{:.1} MiB from the registry through a node to {} children and a reader, {:.1} s\n\
-             idle_mib {:.1} (aim: below 24), peak_mib {:.1} (aim: below 96), 5 s after it {:.1}\n",
+            "{:.1} MiB from the registry through a node to {} children and a reader, {} s\n\
+             idle_mib {} (aim: below 24), peak_mib {} (aim: below 96), 5 s after it {}\n",
             self.blob_bytes as f64 / MIB,
             self.children,
             self.seconds,
-            self.idle_mib,
-            self.peak_mib,
-            self.after_mib
+            self.idle,
+            self.peak,
+            self.after
         )
     }
 }

@@ -23,6 +23,9 @@ pub struct CrowdArgs {
     /// So many of the eight nodes begin at half time.
     #[arg(long, default_value_t = 0)]
     join: u8,
+    /// So many of the eight nodes hold the blob before the others begin.
+    #[arg(long, default_value_t = 0)]
+    holders: u8,
     /// Chooses bytes, and which nodes are slow or late.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -43,6 +46,7 @@ impl CrowdArgs {
             direct_runs: self.direct_runs.unwrap_or(self.runs),
             slow: self.slow,
             join: self.join,
+            holders: self.holders,
             seed: self.seed,
         };
         let report = bench(&plan, |line| eprintln!("{line}")).await?;

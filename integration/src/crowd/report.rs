@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_size_without_a_run_that_ended_has_no_figure() {
-        let plan = CrowdPlan { mebibytes: vec![4], runs: 1, direct_runs: 0, slow: 0, join: 0, seed: 1 };
+        let plan = CrowdPlan { mebibytes: vec![4], runs: 1, direct_runs: 0, slow: 0, join: 0, holders: 0, seed: 1 };
         let mut size = SizeReport::new(4 << 20, &plan);
         size.failed.push("run 1".to_owned());
         size.sum_up();

@@ -23,6 +23,8 @@ use crate::{
 const AHEAD: Duration = Duration::from_millis(200);
 /// A read that takes so many times the longest that any policy needs is a failure.
 const PATIENCE: f64 = 4.0;
+/// For the reads of those that hold the blob before the others begin, each.
+const WARMING: Duration = Duration::from_secs(300);
 /// Until the registry has written a line for each read that it has answered.
 const LOGGED: Duration = Duration::from_secs(3);
 
@@ -34,21 +36,28 @@ const TOLD: [&str; 7] =
 pub(super) async fn through_shoal(site: &mut Site, image: &Image, cast: &Cast) -> Result<Run> {
     set_links(site, cast)?;
     site.start_daemons().await?;
-    let logged = site.registry.access_log()?.len();
-    let clients = (0..site.names().count()).map(|node| site.at_mirror(node)).collect::<Result<Vec<_>>>()?;
     let wanted = wanted(site, image, format!("?ns={}", registry::HOST))?;
     let blob = wanted.blob();
+    for holder in &cast.holders {
+        read::read(&site.at_mirror(*holder)?, &wanted, WARMING).await.context("a holder's own read")?;
+    }
+    let logged = site.registry.access_log()?.len();
+    let readers = (0..site.names().count()).filter(|node| !cast.holders.contains(node));
+    let clients = readers.map(|node| Ok((node, site.at_mirror(node)?))).collect::<Result<Vec<_>>>()?;
     let mut run = read_all(site, &wanted, cast, clients).await?;
-    run.origin_bytes = origin_bytes(site, blob, logged).await?;
+    let least = if cast.holders.is_empty() { blob.size } else { 0 };
+    run.origin_bytes = origin_bytes(site, blob, logged, least).await?;
     run.origin_ratio = run.origin_bytes as f64 / blob.size as f64;
-    for (number, node) in site.daemons()?.nodes.iter().enumerate() {
+    let names: Vec<&str> = site.names().collect();
+    for (node, name) in site.daemons()?.nodes.iter().zip(names) {
         let text = node.admin().get_text("/metrics").await?;
         let found = samples(&text);
         let of = |name: &str| found.get(name).copied().unwrap_or(0.0) as u64;
-        let reader = &mut run.readers[number];
-        reader.from_origin = of("shoal_blob_from_origin_bytes_total");
-        reader.from_peers = of("shoal_blob_from_peers_bytes_total");
-        reader.served = of("shoal_peer_served_bytes_total");
+        if let Some(reader) = run.readers.iter_mut().find(|reader| reader.name == name) {
+            reader.from_origin = of("shoal_blob_from_origin_bytes_total");
+            reader.from_peers = of("shoal_blob_from_peers_bytes_total");
+            reader.served = of("shoal_peer_served_bytes_total");
+        }
         for (name, value) in found {
             *run.metrics.entry(name).or_default() += value;
         }
@@ -59,7 +68,8 @@ pub(super) async fn through_shoal(site: &mut Site, image: &Image, cast: &Cast) -
 /// All read at the registry itself.
 pub(super) async fn direct(site: &Site, image: &Image, cast: &Cast) -> Result<Run> {
     set_links(site, cast)?;
-    let clients = (0..site.names().count()).map(|node| site.at_registry(node)).collect::<Result<Vec<_>>>()?;
+    let clients =
+        (0..site.names().count()).map(|node| Ok((node, site.at_registry(node)?))).collect::<Result<Vec<_>>>()?;
     read_all(site, &wanted(site, image, String::new())?, cast, clients).await
 }
 
@@ -77,9 +87,10 @@ fn rate(cast: &Cast, node: usize) -> u64 {
 }
 
 /// Begins all reads at one moment, those of the late ones at half of the bound. Time counts from the first request for the blob.
-async fn read_all(site: &Site, wanted: &Wanted, cast: &Cast, clients: Vec<Client>) -> Result<Run> {
+async fn read_all(site: &Site, wanted: &Wanted, cast: &Cast, clients: Vec<(usize, Client)>) -> Result<Run> {
     let blob = wanted.blob();
-    let links: Vec<u64> = (0..clients.len()).map(|node| payload_rate(rate(cast, node))).collect();
+    let nodes: Vec<usize> = clients.iter().map(|(node, _)| *node).collect();
+    let links: Vec<u64> = nodes.iter().map(|node| payload_rate(rate(cast, *node))).collect();
     let source = payload_rate(LINK);
     let fast = alone(blob.size, source, payload_rate(LINK));
     let all = Links { source, readers: links.iter().map(|link| (*link, *link)).collect() };
@@ -92,7 +103,7 @@ async fn read_all(site: &Site, wanted: &Wanted, cast: &Cast, clients: Vec<Client
     let before = Look::take(&pids, control)?;
     let begin = Instant::now() + AHEAD;
     let half = fast / 2.0;
-    let reads = clients.into_iter().enumerate().map(|(node, client)| {
+    let reads = clients.into_iter().map(|(node, client)| {
         let after = if cast.late.contains(&node) { half } else { 0.0 };
         let (wanted, at) = (wanted.clone(), begin + Duration::from_secs_f64(after));
         tokio::spawn(async move {
@@ -101,21 +112,21 @@ async fn read_all(site: &Site, wanted: &Wanted, cast: &Cast, clients: Vec<Client
         })
     });
     let mut progress: Vec<(std::time::Instant, Progress)> = Vec::new();
-    for (read, name) in futures::future::join_all(reads).await.into_iter().zip(site.names()) {
-        progress.push(read?.with_context(|| format!("the reader of {name}"))?);
+    let names: Vec<&str> = site.names().collect();
+    for (read, node) in futures::future::join_all(reads).await.into_iter().zip(&nodes) {
+        progress.push(read?.with_context(|| format!("the reader of {}", names[*node]))?);
     }
     let first = progress.iter().map(|(began, _)| *began).min().context("nobody read")?;
     let after = Look::take(&pids, control)?;
     let readers: Vec<Reader> = progress
         .into_iter()
-        .zip(site.names())
-        .enumerate()
-        .map(|(node, ((began, progress), name))| Reader {
-            name: name.to_owned(),
-            slow: cast.slow.contains(&node),
-            late: cast.late.contains(&node),
+        .zip(nodes.iter().zip(&links))
+        .map(|((began, progress), (node, link))| Reader {
+            name: names[*node].to_owned(),
+            slow: cast.slow.contains(node),
+            late: cast.late.contains(node),
             began: (began - first).as_secs_f64(),
-            factor: progress.end / alone(blob.size, source, links[node]),
+            factor: progress.end / alone(blob.size, source, *link),
             progress,
             from_origin: 0,
             from_peers: 0,
@@ -146,7 +157,7 @@ fn last<'a>(readers: impl Iterator<Item = &'a Reader>) -> f64 {
 }
 
 /// What nodes read of the blob since a line of the registry's log, once it is all written.
-async fn origin_bytes(site: &Site, blob: &ImageBlob, since: usize) -> Result<u64> {
+async fn origin_bytes(site: &Site, blob: &ImageBlob, since: usize, least: u64) -> Result<u64> {
     let read = || -> Result<u64> {
         let log = site.registry.access_log()?;
         let ours = log.iter().skip(since).filter(|line| line.is_read() && site.is_of_a_node(line));
@@ -154,7 +165,7 @@ async fn origin_bytes(site: &Site, blob: &ImageBlob, since: usize) -> Result<u64
     };
     eventually(LOGGED, "the registry's log", || async {
         let bytes = read()?;
-        ensure!(bytes >= blob.size, "{bytes} bytes of {} are in the registry's log", blob.size);
+        ensure!(bytes >= least, "{bytes} bytes of {} are in the registry's log", blob.size);
         Ok(())
     })
     .await?;

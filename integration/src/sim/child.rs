@@ -136,7 +136,7 @@ impl World {
 
     /// Keeps wants queued at the parent.
     pub(super) fn top_up(&mut self, flow: FlowRef) {
-        let now = self.queue.now();
+        let (now, instant) = (self.queue.now(), self.instant());
         let (most, silence) = (self.config.queue, nanos(self.config.silence));
         loop {
             let Some(found) = self.flows.get_mut(flow).filter(|flow| flow.child_open && flow.joined) else { return };
@@ -144,6 +144,7 @@ impl World {
             if found.owed.len() >= flight.board.queue(most) {
                 return;
             }
+            flight.board.set_most(flight.intake.most(instant));
             let Some(run) = flight.board.ask(found.seat) else { return };
             if found.owed.is_empty() {
                 found.owing_since = now;
@@ -169,7 +170,7 @@ impl World {
 
     /// A block is through the downlink.
     pub(super) fn arrive(&mut self, flow: FlowRef, block: BlockIndex) {
-        let now = self.queue.now();
+        let (now, instant) = (self.queue.now(), self.instant());
         let origin = self.origin_ix();
         let len = self.layout.block_len(block) as u64;
         let Some(found) = self.flows.get_mut(flow) else { return };
@@ -194,6 +195,7 @@ impl World {
             self.end(flow, How::Lied);
             return self.bump(to);
         }
+        flight.intake.landed(instant);
         let first = flight.board.land(seat);
         found.score.served(len as usize, Duration::from_nanos(now - found.owing_since));
         (found.owing_since, found.heard, found.useful) = (now, now, now);
@@ -237,6 +239,10 @@ impl World {
         let owes = !found.owed.is_empty();
         if owes {
             found.useful = now;
+            if found.flying > 0 && now >= found.heard.max(found.owing_since) + silence {
+                // Its bytes arrive.
+                found.heard = now;
+            }
             if now >= found.owing_since + patience || now >= found.heard.max(found.owing_since) + silence {
                 self.end(flow, How::Lost);
                 return self.bump(to);
@@ -248,6 +254,9 @@ impl World {
             found.late = late;
             if changed {
                 flight.board.set_late(seat, late);
+                if late {
+                    flight.intake.late(instant);
+                }
             }
             self.check_in(flow, next - now);
             if changed {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use control::swarm::{Ask, Event as Said, Grant, ParentSaid, Say, Stop, Tell};
 use node_proxy::swarm::crew::{Crew, How};
+use node_proxy::swarm::intake::Intake;
 use node_proxy::swarm::pick::Board;
 use node_proxy::swarm::{Parent, ParentAddr};
 use shoal_proto::{BlockIndex, BlockSet};
@@ -43,6 +44,7 @@ impl World {
         }
         let flight = Flight {
             board,
+            intake: Intake::default(),
             crew: Crew::new(config.streams),
             crew_at: None,
             parents: Vec::new(),

@@ -6,6 +6,7 @@ use control::swarm::{FinderId, Grant};
 use node_proxy::peer::show::{Child, Show};
 use node_proxy::swarm::Parent;
 use node_proxy::swarm::crew::Crew;
+use node_proxy::swarm::intake::Intake;
 use node_proxy::swarm::pick::{Board, Seat};
 use shoal_proto::{BlockIndex, BlockSet, Layout, NodeId};
 
@@ -40,6 +41,7 @@ pub(super) enum Down {
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) board: Board,
+    pub(super) intake: Intake,
     pub(super) crew: Crew,
     pub(super) crew_at: Option<Time>,
     /// Streams to parents, those included that have not answered yet, and their seats on the board.

@@ -301,7 +301,9 @@ impl Flight {
                 let mut left = PieceList::new(body.layout);
                 for block in 0..body.layout.blocks() {
                     match list.get(block) {
-                        Some(hash) if !contradicted.contains(&block) => left.set(block, *hash).expect("the list is empty"),
+                        Some(hash) if !contradicted.contains(&block) => {
+                            left.set(block, *hash).expect("the list is empty")
+                        }
                         _ => {}
                     }
                 }

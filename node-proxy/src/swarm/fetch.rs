@@ -13,6 +13,7 @@ use tokio::time::sleep_until;
 use tracing::Instrument;
 
 use super::crew::{Crew, How, Start};
+use super::intake::Intake;
 use super::pick::Board;
 use super::stream::{Ended, Finished, Stream};
 use super::wire::Loss;
@@ -28,6 +29,7 @@ pub(super) struct Shared {
     pub(super) digest: Digest,
     pub(super) layout: Layout,
     pub(super) board: Mutex<Board>,
+    pub(super) intake: Mutex<Intake>,
     pub(super) events: mpsc::Sender<Event>,
     /// Tells the streams to look at the board again.
     pub(super) bump: watch::Sender<()>,
@@ -106,6 +108,7 @@ impl Swarm {
             digest,
             layout,
             board,
+            intake: Mutex::default(),
             events,
             bump: watch::Sender::new(()),
             wake: Notify::new(),

@@ -80,6 +80,8 @@ pub struct Board {
     news: u64,
     /// Retired before they joined.
     retired_early: Vec<Seat>,
+    /// So many blocks may be on their way at once, of all parents together.
+    most: Option<u32>,
 }
 
 impl Board {
@@ -103,6 +105,7 @@ impl Board {
             seats: Few::new(),
             news: 1,
             retired_early: Vec::new(),
+            most: None,
         }
     }
 
@@ -307,12 +310,24 @@ impl Board {
         self.seats.get(seat).is_some_and(|side| side.dry != self.news || self.is_end_game())
     }
 
+    /// Bounds what may be on its way at once, of all parents together; `None`: nothing does.
+    pub fn set_most(&mut self, most: Option<u32>) {
+        self.most = most;
+    }
+
     /// Picks and marks what to ask of the parent next.
     pub fn ask(&mut self, seat: Seat) -> Option<Run> {
         if !self.may_ask(seat) {
             return None;
         }
-        let run = self.pick(seat);
+        let room = self.most.map_or(u32::MAX, |most| {
+            let on_their_way: usize = self.seats.values().map(|side| side.asked.len()).sum();
+            most.saturating_sub(on_their_way as u32)
+        });
+        if room == 0 {
+            return None;
+        }
+        let run = self.pick(seat).map(|run| Run { count: run.count.min(room), ..run });
         let news = self.news;
         let side = self.seats.get_mut(seat)?;
         let Some(run) = run else {

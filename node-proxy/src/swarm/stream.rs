@@ -157,6 +157,7 @@ impl Stream {
                 if late {
                     fetch.swarm.metrics.late.inc();
                     tracing::info!(digest = %fetch.digest, peer.node = %self.parent.node, "parent is late with what it shows");
+                    fetch.intake.lock().late(Instant::now());
                 }
                 fetch.board.lock().set_late(self.seat, late);
                 fetch.bump.send_replace(());
@@ -182,7 +183,8 @@ impl Stream {
                 () = sleep_until(deadline.into()) => {
                     let arrived = connection.buffered();
                     let listened = connection.listening_since().elapsed() >= config.silence;
-                    if owes && listened && (fetch.layout.block_size() as usize <= LARGE_BLOCK || arrived <= buffered) {
+                    // Bytes are a sign of life: this node's link may be slow, or the parent have many children.
+                    if owes && listened && arrived <= buffered {
                         return Err(Loss::Silent(config.silence));
                     }
                     (heard, buffered) = (Instant::now(), arrived);
@@ -209,7 +211,9 @@ impl Stream {
     }
 
     fn next_want(&self) -> Option<Run> {
+        let most = self.fetch.intake.lock().most(Instant::now());
         let mut board = self.fetch.board.lock();
+        board.set_most(most);
         let room = self.wants.len() < board.queue(self.fetch.swarm.config.queue);
         room.then(|| board.ask(self.seat)).flatten()
     }
@@ -261,6 +265,7 @@ impl Stream {
             fetch.board.lock().set_known(block, false);
             false
         };
+        fetch.intake.lock().landed(arrived);
         self.score.served(len, arrived.saturating_duration_since(self.owing_since));
         self.owing_since = Instant::now();
         if let Some(left) = self.wants.front_mut() {

@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use node_proxy::peer::show::{Child, Show};
+use node_proxy::peer::show::{Child, Opening, Show};
 use node_proxy::swarm::crew::{Crew, How};
 use node_proxy::swarm::pick::{Board, Seat};
 use node_proxy::swarm::score::Score;
@@ -467,7 +467,7 @@ impl Model {
             self.after(self.world.delay, Event::Closed(link));
             return;
         }
-        let place = self.nodes[parent].show.join(self.now);
+        let place = self.nodes[parent].show.join(Opening::default(), self.now);
         self.links[link].place = Some(place);
         // From now on the child counts for how long it has nothing for it.
         let when = self.now + self.world.delay;

@@ -52,6 +52,46 @@ fn a_child_that_is_alone_is_shown_everything() {
 }
 
 #[test]
+fn who_held_the_blob_before_its_children_came_lends_it_as_a_source_does() {
+    let (layout, now) = (layout(40), Instant::now());
+    for (opening, children, lends) in [
+        (Opening { holders: 1, whole: true }, 2, true),
+        (Opening { holders: 0, whole: true }, 2, true),
+        (Opening { holders: 2, whole: true }, 8, false),
+        (Opening { holders: 2, whole: true }, 9, true),
+        (Opening { holders: 1, whole: false }, 9, false),
+    ] {
+        let mut show = Show::new(layout, EVERY);
+        for _ in 0..children {
+            show.join(opening, now);
+        }
+        assert_eq!(show.lends_all(), lends, "{opening:?}, {children} children");
+    }
+    // It became whole while it served: that changes nothing for those who are there.
+    let mut show = Show::new(layout, EVERY);
+    let first = show.join(Opening::default(), now);
+    show.join(Opening { holders: 1, whole: true }, now);
+    assert!(!show.lends_all());
+    show.leave(first, false, now);
+}
+
+#[test]
+fn blocks_that_go_out_together_took_the_same_time_each() {
+    let (layout, begin) = (layout(64), Instant::now());
+    let mut show = Show::new(layout, EVERY);
+    let child = show.join(Opening::default(), begin);
+    assert_eq!(show.at_once(child), LEAST_LOAN, "nothing is known of it");
+    show.wanted(child, Run { first: 0, count: 8 }, begin);
+    show.gave_run(child, Run { first: 0, count: 8 }, begin + ms(800));
+    assert_eq!(show.at_once(child), 5, "100 ms each");
+    show.wanted(child, Run { first: 8, count: 1 }, begin + ms(800));
+    for block in 0..20 {
+        show.gave(child, 8 + block, begin + ms(800) + ms(3_000) * (block + 1));
+    }
+    assert_eq!(show.at_once(child), 1, "it takes seconds for one");
+}
+
+#[test]
 fn a_source_leaves_what_came_from_peers_to_them_while_first_copies_wait() {
     let (layout, now) = (layout(100), Instant::now());
     let mut show = Show::new(layout, EVERY);
@@ -88,7 +128,8 @@ fn a_source_leaves_what_came_from_peers_to_them_while_first_copies_wait() {
 fn what_a_slow_child_passed_over_is_lent_to_a_quick_one_and_not_to_the_next_slow_one() {
     let (layout, now) = (layout(200), Instant::now());
     let mut show = Show::new(layout, EVERY);
-    let [slow, slow_too, quick] = [show.join(Opening::default(), now), show.join(Opening::default(), now), show.join(Opening::default(), now)];
+    let [slow, slow_too, quick] =
+        [show.join(Opening::default(), now), show.join(Opening::default(), now), show.join(Opening::default(), now)];
     let own = set(layout, 0..12);
     let give = |show: &mut Show, child, first, asked: Instant, took| {
         show.wanted(child, Run { first, count: 1 }, asked);

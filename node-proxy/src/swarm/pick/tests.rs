@@ -144,6 +144,10 @@ enum Step {
     Focus(u32),
     Ask(prop::sample::Index),
     Arrive(prop::sample::Index, bool),
+    Late(prop::sample::Index, bool),
+    Rate(prop::sample::Index, u32),
+    Missing(u32),
+    Most(Option<u32>),
 }
 
 fn step(blocks: u32) -> impl Strategy<Value = Step> {
@@ -159,6 +163,10 @@ fn step(blocks: u32) -> impl Strategy<Value = Step> {
         1 => (0..blocks).prop_map(Step::Focus),
         12 => seat().prop_map(Step::Ask),
         6 => (seat(), any::<bool>()).prop_map(|(s, right)| Step::Arrive(s, right)),
+        2 => (seat(), any::<bool>()).prop_map(|(s, late)| Step::Late(s, late)),
+        2 => (seat(), 0..50u32).prop_map(|(s, rate)| Step::Rate(s, rate)),
+        1 => (0..blocks).prop_map(Step::Missing),
+        1 => prop::option::of(0..6u32).prop_map(Step::Most),
     ]
 }
 
@@ -168,7 +176,9 @@ fn check(board: &mut Board, seat: Seat) -> Result<Option<Run>, TestCaseError> {
     let end_game = board.missing().all(|block| flying[block as usize] > 0);
     let side = board.seats.get(seat).unwrap();
     let (mine, have) = (side.asked.clone(), side.have.clone());
-    let looked = board.pick(seat);
+    let on_their_way = |board: &Board| board.seats.values().map(|side| side.asked.len()).sum::<usize>() as u32;
+    let room = board.most.map_or(u32::MAX, |most| most.saturating_sub(on_their_way(board)));
+    let looked = board.pick(seat).filter(|_| room > 0).map(|run| Run { count: run.count.min(room), ..run });
     let asked = board.ask(seat);
     prop_assert_eq!(asked, looked, "it was not looked at although there is something");
     let Some(run) = asked else { return Ok(None) };
@@ -201,6 +211,8 @@ proptest! {
                 Step::Unknown(block) => board.set_known(block % blocks, false),
                 Step::DoneElsewhere(block) => board.set_done(block % blocks),
                 Step::Focus(block) => board.set_focuses(&[block % blocks]),
+                Step::Missing(block) => board.set_missing(block % blocks),
+                Step::Most(most) => board.set_most(most),
                 _ if seats.is_empty() => {}
                 Step::Leave(at) => { let at = at.index(seats.len()); board.leave(seats.remove(at)); }
                 Step::Retire(at) => {
@@ -210,6 +222,8 @@ proptest! {
                 }
                 Step::Show(at, first, count) => board.show(*at.get(&seats), &[Run { first, count }]),
                 Step::Ask(at) => { check(&mut board, *at.get(&seats))?; }
+                Step::Late(at, late) => board.set_late(*at.get(&seats), late),
+                Step::Rate(at, rate) => board.set_rate(*at.get(&seats), f64::from(rate)),
                 Step::Arrive(at, right) => {
                     let seat = *at.get(&seats);
                     let before = board.awaited(seat).filter(|_| right && board.land(seat));
@@ -220,7 +234,8 @@ proptest! {
             let mut flying = vec![0u8; blocks as usize];
             let mut holders = vec![0u16; blocks as usize];
             for side in board.seats.values() {
-                side.asked.iter().for_each(|block| flying[*block as usize] += 1);
+                // What a parent is late with may be asked of another, in the end game of two others.
+                side.asked.iter().filter(|_| !side.late).for_each(|block| flying[*block as usize] += 1);
                 side.have.runs().iter().flat_map(Run::blocks).for_each(|block| holders[block as usize] += 1);
             }
             prop_assert_eq!(&flying, &board.flying);
@@ -273,6 +288,20 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn no_more_is_asked_than_may_be_on_its_way() {
+    // 1 GiB: pieces of 16 blocks.
+    let mut board = board(4096, 32, 2);
+    board.set_most(Some(10));
+    assert_eq!(board.ask(0).map(|run| run.count), Some(10));
+    assert_eq!(board.ask(1), None);
+    assert!(board.land(0));
+    board.settle(0, true);
+    assert_eq!(board.ask(1).map(|run| run.count), Some(1));
+    board.set_most(None);
+    assert!(board.ask(1).is_some_and(|run| run.count > 1), "the rest of a piece");
 }
 
 #[test]
