@@ -245,6 +245,8 @@ impl Flight {
             Ok(()) => {}
             // The list that it was checked against is another one now: as if it had not come.
             Err(StoreError::Stale(_)) => return Ok(()),
+            // A second copy that came as the blob was closing: the first one is in it.
+            Err(_) if self.body(|body| body.have.contains(block)) == Some(true) => return Ok(()),
             // The end of a flight does not wait for blocks that are on their way: the store refuses them, and nothing is wrong.
             Err(_) if self.is_over() => return Err(ReadError::Failed(self.digest(), "the flight is over".into())),
             Err(error) => return Err(store_failed(self.digest(), &error)),
