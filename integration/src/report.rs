@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use crate::{
     check::{Verdict, ratio, short},
     facts::Facts,
+    registry::Reads,
 };
 
 /// The whole report without the verdicts.
@@ -53,13 +54,14 @@ fn pulls(facts: &Facts) -> Part {
 }
 
 fn origin(facts: &Facts) -> Part {
-    let mut rows = vec![row(["blob", "bytes", "reads by node"])];
+    let mut rows = vec![row(["blob", "bytes", "requests by node, and their bytes"])];
     let named = facts.image.layers.iter().map(|blob| ("layer", blob));
     let others = [("config", &facts.image.config), ("manifest", &facts.image.manifest)];
     for (kind, blob) in named.chain(others) {
         let none = BTreeMap::new();
         let reads = facts.origin_reads.get(&blob.digest).unwrap_or(&none);
-        let reads: Vec<String> = reads.iter().map(|(node, reads)| format!("{node}: {}", reads.requests)).collect();
+        let said = |(node, reads): (&String, &Reads)| format!("{node}: {}, {}", reads.requests, reads.bytes);
+        let reads: Vec<String> = reads.iter().map(said).collect();
         rows.push(vec![format!("{kind} {}", short(&blob.digest)), blob.size.to_string(), reads.join(", ")]);
     }
     ("What the origin's own log says".into(), rows)

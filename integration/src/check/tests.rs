@@ -110,17 +110,35 @@ fn a_good_file_passes_every_check() {
 fn a_second_read_of_a_blob_by_the_same_cluster_fails() {
     let mut facts = good();
     facts.origin_reads.get_mut("sha256:l2").unwrap().get_mut("a1").unwrap().requests = 2;
-    assert_only(&facts, "a: each blob");
+    assert_only(&facts, "a: each byte");
+}
+
+#[test]
+fn a_large_blob_may_be_read_in_runs_but_no_byte_of_it_twice() {
+    let mut facts = good();
+    let large = 100 << 20;
+    facts.image.layers.iter_mut().filter(|blob| blob.digest == "sha256:l2").for_each(|blob| blob.size = large);
+    let reads = facts.origin_reads.get_mut("sha256:l2").unwrap();
+    for node in ["a1", "b1"] {
+        *reads.get_mut(node).unwrap() = Reads { requests: 3, bytes: large };
+    }
+    let once =
+        |facts: &Facts| judge(facts).into_iter().find(|verdict| verdict.what.starts_with("a: each byte")).unwrap();
+    assert!(once(&facts).holds, "{:?}", once(&facts));
+    for (requests, bytes) in [(9, large), (0, large), (3, large + 1), (3, large - 1)] {
+        *facts.origin_reads.get_mut("sha256:l2").unwrap().get_mut("a1").unwrap() = Reads { requests, bytes };
+        assert!(!once(&facts).holds, "{requests} requests, {bytes} bytes");
+    }
 }
 
 #[test]
 fn a_blob_that_nobody_read_or_that_was_cut_fails() {
     let mut facts = good();
     facts.origin_reads.get_mut("sha256:man").unwrap().remove("b1");
-    assert_only(&facts, "b: each blob");
+    assert_only(&facts, "b: each byte");
     let mut facts = good();
     facts.origin_reads.get_mut("sha256:l1").unwrap().get_mut("b1").unwrap().bytes -= 1;
-    assert_only(&facts, "b: each blob");
+    assert_only(&facts, "b: each byte");
 }
 
 #[test]
