@@ -404,7 +404,7 @@ impl Show {
         self.given.len() > before && self.given.is_full()
     }
 
-    /// How many blocks to send the child in one go: what it takes in [`AT_ONCE`], so that it is seen to live while it takes
+    /// How many blocks to send the child in one go: what it takes in half a second, so that it is seen to live while it takes
     /// them. At least 1.
     pub fn at_once(&self, child: Child) -> u32 {
         let pace = self.children.get(child).map_or(0.0, |shown| shown.pace);
