@@ -298,15 +298,18 @@ impl Flight {
                 return Err(Contradicted::Read);
             }
             lost = true;
+            let blocks = contradicted.len();
+            tracing::warn!(digest = %self.digest(), blocks, author = ?author, "a piece list contradicts blocks that are here; they are fetched again");
             // Their hashes are unknown until the old bytes are gone for good, so that nobody asks for them meanwhile.
             let notes = self.change(|body| {
+                let mut kept = BlockSet::full(body.layout);
+                for block in &contradicted {
+                    kept.remove(*block);
+                }
                 let mut left = PieceList::new(body.layout);
-                for block in 0..body.layout.blocks() {
-                    match list.get(block) {
-                        Some(hash) if !contradicted.contains(&block) => {
-                            left.set(block, *hash).expect("the list is empty")
-                        }
-                        _ => {}
+                for block in (0..body.layout.blocks()).filter(|block| kept.contains(*block)) {
+                    if let Some(hash) = list.get(block) {
+                        left.set(block, *hash).expect("the list is empty");
                     }
                 }
                 contradicted.iter().for_each(|block| body.lose(*block));

@@ -208,7 +208,7 @@ impl Runner {
     fn retell(&mut self) {
         let (Some(permit), Some(finding)) = (self.permits.keys().next().copied(), &self.finding) else { return };
         let tell = finding.tell.clone();
-        if let Some(origin::Held { size, media_type, runs }) = self.held(&super::upstream::WHOLE) {
+        if let Some(origin::Held { size, media_type, runs }) = self.held(&super::upstream::WHOLE, |_, _| true) {
             tokio::spawn(async move {
                 let _ = tell.send(Tell::Headers { permit, size, media_type }).await;
                 for (first, hashes) in runs {

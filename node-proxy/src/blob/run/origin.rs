@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::super::ReadError;
+use super::super::flight::Body;
 use super::super::look_ahead::Awaited;
 use super::super::metrics::{Failure, Leave};
 use super::super::outside::Peers;
@@ -102,7 +103,7 @@ impl Runner {
     /// Tells of the blocks that a permit covers and that are here already: the origin is not asked for them again.
     async fn tell_held(&mut self, grant: Grant, with_size: bool) {
         let permit = grant.id;
-        let Some(Held { size, media_type, runs }) = self.held(&grant.covers()) else { return };
+        let Some(Held { size, media_type, runs }) = self.held(&grant.covers(), |_, _| true) else { return };
         if with_size {
             self.tell(Tell::Headers { permit, size, media_type }).await;
         }
@@ -111,12 +112,25 @@ impl Runner {
         }
     }
 
-    /// Size, media type, and hashes of the blocks of an extent that are here, for control.
-    pub(super) fn held(&self, covered: &Extent) -> Option<Held> {
+    /// Tells of the blocks of a run that peers gave while it was read: they were not read again, and control may wait for them.
+    /// What was read was told block by block; every finder hears again what is told again.
+    async fn tell_given(&mut self, run: Grant) {
+        let given = self.held(&run.covers(), |body, block| !body.first_hand().contains(block));
+        for (first, hashes) in given.map(|held| held.runs).unwrap_or_default() {
+            self.tell(Tell::Hashes { first, hashes: hashes.into() }).await;
+        }
+    }
+
+    /// Size, media type, and hashes of the blocks of an extent that are here and that `of` takes, for control.
+    pub(super) fn held(&self, covered: &Extent, of: impl Fn(&Body, BlockIndex) -> bool) -> Option<Held> {
         self.flight.body(|body| {
             let mut held = PieceList::new(body.layout);
             let blocks = body.have.runs();
-            for block in blocks.iter().flat_map(shoal_proto::frame::Run::blocks).filter(|block| covered.contains(block))
+            for block in blocks
+                .iter()
+                .flat_map(shoal_proto::frame::Run::blocks)
+                .filter(|block| covered.contains(block))
+                .filter(|block| of(body, *block))
             {
                 if let Some(hash) = body.list.get(block) {
                     held.set(block, *hash).expect("the list is empty and the block exists");
@@ -186,11 +200,8 @@ impl Runner {
             Heard::Block { .. } => self.progress().await,
             Heard::Ended(Ok(())) => {
                 self.reads.remove(&permit);
-                // What peers gave of the run meanwhile was not read again, and control waits for its hashes.
-                if let Some(grant) = self.permits.get(&permit).copied() {
-                    self.tell_held(grant, false).await;
-                }
-                if self.permits.get(&permit).is_some_and(|grant| grant.blocks > 0) {
+                if let Some(run) = self.permits.get(&permit).copied().filter(|grant| grant.blocks > 0) {
+                    self.tell_given(run).await;
                     self.permits.remove(&permit);
                 }
                 self.inner.failing.clear(&self.flight.want.target.registry);

@@ -61,6 +61,18 @@ fn i6_a_permit_goes_on_when_its_holder_is_named_to_nobody_and_nobody_else_asks_t
 }
 
 #[test]
+fn nothing_is_kept_of_a_complaint_about_a_node_that_is_not_there() {
+    let mut bench = Bench::with(&["a", "b"]);
+    let reading = bench.find("a");
+    for at in 0..100 {
+        bench.tell(reading, Tell::Lied { node: node(&format!("nobody-{at}")), block: 0 });
+    }
+    assert!(!bench.notices.iter().any(|notice| matches!(notice, Notice::ParentLied { .. })), "{:?}", bench.notices);
+    bench.tell(reading, Tell::Lied { node: node("b"), block: 0 });
+    assert_eq!(bench.notices.iter().filter(|notice| matches!(notice, Notice::ParentLied { .. })).count(), 1);
+}
+
+#[test]
 fn i6_a_permit_that_waits_for_a_node_that_is_named_to_nobody_goes_on_at_once() {
     let mut bench = Bench::with(&["a", "b", "c", "liar"]);
     let reading = bench.find("liar");
