@@ -145,12 +145,13 @@ impl Stream {
         let mut bump = fetch.bump.subscribe();
         let mut me = fetch.swarm.me.clone();
         let said = connection.said.clone();
-        let (mut heard, mut useful, mut buffered) = (Instant::now(), Instant::now(), 0);
+        let (mut heard, mut useful) = (Instant::now(), Instant::now());
         loop {
             self.top_up(connection).await?;
             let owes = !self.wants.is_empty();
             let listening = connection.listening_since();
             (heard, self.owing_since) = (listening.max(heard), listening.max(self.owing_since));
+            heard = heard.max(connection.heard_at());
             let late = owes && self.owing_since.elapsed() >= config.silence;
             if late != self.late {
                 self.late = late;
@@ -178,16 +179,13 @@ impl Stream {
                     if let Some(ended) = self.take(frame?).await? {
                         return Ok(ended);
                     }
-                    (heard, buffered) = (Instant::now(), 0);
+                    heard = Instant::now();
                 }
                 () = sleep_until(deadline.into()) => {
-                    let arrived = connection.buffered();
-                    let listened = connection.listening_since().elapsed() >= config.silence;
-                    // Bytes are a sign of life: this node's link may be slow, or the parent have many children.
-                    if owes && listened && arrived <= buffered {
+                    let heard = heard.max(connection.heard_at()).max(connection.listening_since());
+                    if owes && heard.elapsed() >= config.silence {
                         return Err(Loss::Silent(config.silence));
                     }
-                    (heard, buffered) = (Instant::now(), arrived);
                 }
                 _ = bump.changed() => {}
                 () = moved(&mut me, &said) => return Err(Loss::Unassigned),

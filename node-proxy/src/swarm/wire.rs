@@ -1,6 +1,8 @@
 //! One connection to a parent, from the hello on.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -8,7 +10,7 @@ use futures::StreamExt;
 use shoal_base::limit::Limiter;
 use shoal_proto::frame::{Frame, FrameCodec, FrameError, Hello, Refusal};
 use shoal_proto::{BlockIndex, ClusterId, Digest, Layout, NodeId};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
@@ -21,6 +23,9 @@ use super::{Config, Parent};
 const READ_BUFFER: usize = 256 << 10;
 /// A buffer above this is given back while a connection rests in the pool.
 const RESTING_BUFFER: usize = 8 << 10;
+/// So many bytes are a sign of life, if no frame is whole yet: at a sixth of the pace that a block needs to come within the
+/// patience with a parent.
+const SIGN_OF_LIFE: usize = 8 << 10;
 
 /// Why a parent can't be used now. All but `Unassigned` are the parent's, or the network's.
 #[derive(Debug, thiserror::Error)]
@@ -80,10 +85,41 @@ impl From<FrameError> for Loss {
     }
 }
 
+/// The reading half of a connection, and when bytes last came over it in earnest.
+#[derive(Debug)]
+struct Heard {
+    half: OwnedReadHalf,
+    /// Bytes since then.
+    since: usize,
+    at: Instant,
+}
+
+impl Heard {
+    fn new(half: OwnedReadHalf) -> Self {
+        Self { half, since: 0, at: Instant::now() }
+    }
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = ready!(Pin::new(&mut self.half).poll_read(context, buffer));
+        self.since += buffer.filled().len() - before;
+        if self.since >= SIGN_OF_LIFE {
+            (self.since, self.at) = (0, Instant::now());
+        }
+        Poll::Ready(read)
+    }
+}
+
 /// A connection on which both hellos were said and are of one cluster (I3).
 #[derive(Debug)]
 pub(super) struct Connection {
-    reader: FramedRead<OwnedReadHalf, FrameCodec>,
+    reader: FramedRead<Heard, FrameCodec>,
     writer: OwnedWriteHalf,
     out: BytesMut,
     pub(super) silence: Duration,
@@ -108,7 +144,7 @@ impl Connection {
         // Wants are small and must not wait for one another.
         stream.set_nodelay(true).map_err(|error| Loss::Connect(error.to_string()))?;
         let (read, write) = stream.into_split();
-        let reader = FramedRead::with_capacity(read, FrameCodec::default(), READ_BUFFER);
+        let reader = FramedRead::with_capacity(Heard::new(read), FrameCodec::default(), READ_BUFFER);
         let mut this = Self {
             reader,
             writer: write,
@@ -180,9 +216,9 @@ impl Connection {
         if self.paying.is_some() { Instant::now() } else { self.listening_since }
     }
 
-    /// Bytes of a frame that is not whole yet.
-    pub(super) fn buffered(&self) -> usize {
-        self.reader.read_buffer().len()
+    /// When the parent last gave a sign of life below a whole frame: its link may be slow, or have many children.
+    pub(super) fn heard_at(&self) -> Instant {
+        self.reader.get_ref().at
     }
 
     /// Ends the blob, so that the connection may serve another. Nothing that was wanted may be outstanding.
@@ -213,6 +249,6 @@ impl Connection {
     /// Whether the parent has said or done nothing since the blob was closed.
     pub(super) fn is_quiet(&self) -> bool {
         let mut byte = [0];
-        matches!(self.reader.get_ref().try_read(&mut byte), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+        matches!(self.reader.get_ref().half.try_read(&mut byte), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
     }
 }

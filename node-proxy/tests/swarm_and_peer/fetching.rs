@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use futures::{SinkExt, StreamExt};
 use node_proxy::swarm::{self, Event, Halt, ListError, Parent, ParentAddr, Sighting};
 use prometheus_client::registry::Registry;
@@ -123,6 +124,58 @@ async fn a_silent_parent_loses_its_pieces_to_another() {
     fetching.parents.send_replace(Arc::new([silent, good.parent.clone()]));
     assert_eq!(fetching.done().await.0, Ok(()));
     assert!(ground.bytes() == blob.bytes);
+}
+
+/// A parent that sends the head of the first block and `at_once` bytes of it, then `each` bytes every tenth of a second.
+async fn slow_parent(name: &'static str, blob: &Blob, at_once: usize, each: usize) -> Parent {
+    let (layout, bytes) = (blob.layout, blob.bytes.clone());
+    let talk = move |mut wire: Wire| {
+        let bytes = bytes.clone();
+        async move {
+            show_all(&mut wire, hello("a", name), layout).await;
+            let mut frame = BytesMut::new();
+            Frame::Block { block: 0, bytes }.encode(&mut frame);
+            let now = frame.split_to(at_once);
+            let mut sent = wire.get_mut().write_all(&now).await;
+            while sent.is_ok() && !frame.is_empty() && each > 0 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                let next = frame.split_to(each.min(frame.len()));
+                sent = wire.get_mut().write_all(&next).await;
+            }
+            while wire.next().await.is_some() {}
+        }
+    };
+    rogue(name, talk).await.0
+}
+
+#[tokio::test]
+async fn i8_half_a_block_or_a_drip_of_it_does_not_make_a_parent_less_silent() {
+    let blob = Blob::of(BLOCK);
+    let silence = Duration::from_secs(2);
+    let (swarm, _me) = child_with(swarm::Config { silence, ..swarm::Config::default() });
+    let lost = async |name: &'static str, at_once, each| {
+        let parent = slow_parent(name, &blob, at_once, each).await;
+        let began = Instant::now();
+        let lost = fetch(&swarm, &Field::of(&blob), &[&parent]).lost().await;
+        assert_eq!(lost, (node(name), "no frame for 2s".into()));
+        began.elapsed()
+    };
+    let (half, drip) = tokio::join!(lost("half", BLOCK as usize / 2, 0), lost("drip", 1, 1));
+    for took in [half, drip] {
+        assert!(silence <= took && took < silence * 7 / 4, "{took:?}");
+    }
+}
+
+#[tokio::test]
+async fn i8_a_parent_whose_block_takes_longer_than_the_silence_is_not_lost_while_its_bytes_come() {
+    let blob = Blob::of(BLOCK);
+    let silence = Duration::from_secs(1);
+    let (swarm, _me) = child_with(swarm::Config { silence, ..swarm::Config::default() });
+    let ground = Field::of(&blob);
+    let parent = slow_parent("slow", &blob, 1, 12 << 10).await;
+    let began = Instant::now();
+    assert_eq!(fetch(&swarm, &ground, &[&parent]).done().await.0, Ok(()));
+    assert!(ground.bytes() == blob.bytes && began.elapsed() > silence * 2);
 }
 
 #[tokio::test]
