@@ -72,7 +72,7 @@ impl World {
 
     /// A crashed node is back: with what its disk has, or as a new one.
     pub(super) fn comes_back(&mut self, at: NodeIx) {
-        let (layout, every) = (self.layout, self.peer.have_every);
+        let (layout, every, now) = (self.layout, self.peer.have_every, self.queue.now());
         let node = &mut self.nodes[at as usize];
         node.down = None;
         node.show = Show::new(layout, every);
@@ -82,6 +82,11 @@ impl World {
         }
         if node.have.is_full() {
             node.stage = Stage::Held;
+            // It may have gone down while it hashed the whole.
+            if node.done.is_none() {
+                node.done = Some(now);
+                self.left -= 1;
+            }
             let life = node.life;
             self.hub_registers(at);
             self.queue.after(SECOND, Event::Tick(at, life));
