@@ -1,4 +1,4 @@
-//! What both daemons need and what has no domain noun: configuration, telemetry, metrics, listeners, limits, drain,
+//! What both daemons need and what has no domain noun: configuration, telemetry, metrics, listeners, TLS, limits, drain,
 //! back-off and units. Knows nothing of blobs, nodes or clusters, and imports no other crate of the workspace.
 
 pub mod backoff;
@@ -9,4 +9,5 @@ pub mod limit;
 pub mod listen;
 pub mod metrics;
 pub mod telemetry;
+pub mod tls;
 pub mod units;

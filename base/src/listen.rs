@@ -17,6 +17,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use ipnet::IpNet;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -30,6 +31,21 @@ use unhurried::Unhurried;
 pub fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     let overlap = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() != 0 && one.port() == other.port() && overlap
+}
+
+/// The networks of this machine itself.
+pub fn loopback() -> Vec<IpNet> {
+    networks(&["127.0.0.0/8", "::1/128"])
+}
+
+/// Loopback, and the private networks of RFC 1918 and RFC 4193.
+pub fn private_networks() -> Vec<IpNet> {
+    let private = networks(&["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"]);
+    loopback().into_iter().chain(private).collect()
+}
+
+fn networks(texts: &[&str]) -> Vec<IpNet> {
+    texts.iter().map(|text| text.parse().expect("a network")).collect()
 }
 
 /// Connections that the kernel holds for us while we are busy.

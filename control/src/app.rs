@@ -2,18 +2,20 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use shoal_base::drain::{self, Signals};
+use shoal_base::drain::{self, Drain, Signals};
+use shoal_base::tls::{self, Keeper};
 use shoal_base::{listen, metrics, telemetry};
 use tokio::net::TcpListener;
 
 use crate::api::{grpc, rest};
 use crate::clusters::{self, Clusters};
 use crate::config::Config;
+use crate::identity::{self, Access, Authority, FirstToken, Identity};
 use crate::nodes::{self, Nodes};
-use crate::store::{SqliteStore, Store};
+use crate::store::{Identities, SqliteStore, Store};
 use crate::swarm::{self, Swarm};
 
 pub mod cli;
@@ -23,6 +25,8 @@ pub struct App {
     config: Config,
     telemetry: telemetry::Guard,
     store: Arc<SqliteStore>,
+    access: Arc<Access>,
+    identity: Option<Arc<Identity>>,
     clusters: Arc<Clusters>,
     nodes: Arc<Nodes>,
     swarm: Arc<Swarm>,
@@ -49,6 +53,10 @@ impl App {
         let counted = clusters::Metrics::register(registry.sub("clusters"));
         let clusters = Clusters::open(Arc::clone(&store) as Arc<dyn Store>, &config.clusters, counted);
         let clusters = Arc::new(clusters.await.context("open the clusters")?);
+        let access = open_access(&config, Arc::clone(&store) as Arc<dyn Identities>).await?;
+        let counted = identity::Metrics::register(registry.sub("identity"));
+        let identity = open_identity(&config, Arc::clone(&store) as Arc<dyn Identities>, counted).await?;
+
         let swarm = Arc::new(Swarm::new(swarm::Metrics::register(registry.sub("swarm"))));
         let counted = nodes::Metrics::register(registry.sub("nodes"));
         let watcher = Arc::clone(&swarm) as Arc<dyn nodes::Watcher>;
@@ -58,7 +66,7 @@ impl App {
         let grpc = bind("grpc.listen", config.grpc_listen)?;
         let rest = bind("rest.listen", config.rest_listen)?;
         let registry = Arc::new(registry);
-        Ok(Self { config, telemetry, store, clusters, nodes, swarm, registry, grpc, rest })
+        Ok(Self { config, telemetry, store, access, identity, clusters, nodes, swarm, registry, grpc, rest })
     }
 
     /// Serves until SIGTERM or SIGINT, then drains: nodes first, running requests within the grace. A second signal cuts
@@ -80,7 +88,19 @@ impl App {
         tokio::spawn(Arc::clone(&self.swarm).run(drain.clone()));
         // Health and metrics outlive the drain: a probe may look on while streams end.
         let (rest_end, rest_drain) = drain::channel();
+        let gate = match &self.identity {
+            Some(identity) => {
+                let keeper = Keeper::new();
+                keeper.trust([identity.authority().certificate()]).context("trust the authority of the nodes")?;
+                let renewing = show_own(identity, &keeper).context("certify this service")?;
+                tokio::spawn(keep_certified(Arc::clone(identity), Arc::clone(&keeper), renewing, drain.clone()));
+                grpc::Gate::secured(Arc::clone(identity), &keeper)
+            }
+            None => grpc::Gate::open(),
+        };
         let parts = rest::Parts {
+            access: self.access,
+            identity: self.identity,
             clusters: self.clusters,
             nodes: Arc::clone(&self.nodes),
             registry: self.registry,
@@ -88,7 +108,8 @@ impl App {
         };
         tokio::spawn(listen::serve_http(self.rest, rest::router(parts), rest_drain));
         let working = drain.guard();
-        let mut serving = tokio::spawn(grpc::run(self.grpc, self.config.grpc, self.nodes, self.swarm, drain.clone()));
+        let parts = grpc::Parts { nodes: self.nodes, swarm: self.swarm, gate };
+        let mut serving = tokio::spawn(grpc::run(self.grpc, self.config.grpc, parts, drain.clone()));
 
         let failed = tokio::select! {
             signal = signals.next() => {
@@ -124,6 +145,67 @@ impl App {
         tracing::info!(seconds = asked.elapsed().as_secs_f64(), "ended");
         self.telemetry.shutdown().await;
         Ok(())
+    }
+}
+
+/// The API tokens. The first one, if it is made here, is printed: once, and to standard error alone.
+async fn open_access(config: &Config, store: Arc<dyn Identities>) -> anyhow::Result<Arc<Access>> {
+    let supplied = match &config.admin_token_file {
+        Some(path) => {
+            let text = tokio::fs::read_to_string(path).await;
+            Some(text.with_context(|| format!("rest.admin_token_file: read {}", path.display()))?.trim().to_owned())
+        }
+        None => None,
+    };
+    let (access, first) = Access::open(store, supplied.as_deref()).await.context("open the API tokens")?;
+    match first {
+        FirstToken::Made(token) => {
+            eprintln!("The first API token, of an admin. It is not shown again:\n\n    {token}\n");
+        }
+        FirstToken::Supplied => tracing::info!("took the first API token from rest.admin_token_file"),
+        FirstToken::None => {}
+    }
+    Ok(Arc::new(access))
+}
+
+async fn open_identity(
+    config: &Config,
+    store: Arc<dyn Identities>,
+    metrics: identity::Metrics,
+) -> anyhow::Result<Option<Arc<Identity>>> {
+    if config.tls == tls::Mode::Off {
+        tracing::warn!(
+            allow = ?config.grpc.allow,
+            "tls is off: whoever connects from these networks is the node that it says it is, and everybody between reads along"
+        );
+        return Ok(None);
+    }
+    let authority = match &config.authority {
+        Some((certificate, key)) => Authority::supplied(certificate, key, config.trust_domain.clone()),
+        None => Authority::open(&config.state_dir, config.trust_domain.clone()),
+    };
+    let authority = authority.context("open the authority of the nodes")?;
+    let identity = Identity::open(config.identity.clone(), authority, store, metrics).await;
+    Ok(Some(Arc::new(identity.context("open the members")?)))
+}
+
+/// Shows a new certificate of this service from now on. How long until the next.
+fn show_own(identity: &Identity, keeper: &Keeper) -> anyhow::Result<Duration> {
+    let (chain, key, until) = identity.own()?;
+    keeper.show(chain, key)?;
+    Ok(until)
+}
+
+async fn keep_certified(identity: Arc<Identity>, keeper: Arc<Keeper>, mut until: Duration, drain: Drain) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(until) => {}
+            () = drain.signalled() => return,
+        }
+        until = show_own(&identity, &keeper).unwrap_or_else(|error| {
+            tracing::error!(%error, "can't renew the certificate of this service; tries again in a minute");
+            Duration::from_secs(60)
+        });
     }
 }
 

@@ -3,23 +3,30 @@
 //! The doc comments of [`Raw`] are the operator's reference: `docs/reference/shoal-control.md` is made from them.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shoal_base::config::Faults;
-use shoal_base::listen::collide;
+use shoal_base::listen::{self, collide};
 use shoal_base::telemetry::TelemetryConfig;
+use shoal_base::tls;
 use shoal_base::units::Span;
+use shoal_proto::identity::TrustDomain;
 
 use crate::api::grpc;
 use crate::clusters;
+use crate::identity;
 use crate::scope::{ClusterScope, Scopes};
 
 #[doc(hidden)]
 pub mod fuzz;
+
+/// Bounds on how long a certificate counts: time to renew it, and not for ever if its node is forgotten.
+const SHORTEST_LIFE: Duration = Duration::from_secs(60);
+const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Settings of `shoal-control`. Every key has a default.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -31,6 +38,11 @@ pub struct Raw {
     pub default_cluster: String,
     /// How long requests may go on after SIGTERM.
     pub grace: Span,
+    /// `on`: nodes show certificates that this service issued, and it shows them one. `off` is for labs: whoever connects from
+    /// `grpc.allow` is the node that it says it is. Nodes must say the same.
+    pub tls: tls::Mode,
+    /// The authority of the nodes.
+    pub identity: RawIdentity,
     /// The port for nodes.
     pub grpc: RawGrpc,
     /// The port for people: REST, health and metrics.
@@ -45,9 +57,37 @@ impl Default for Raw {
             state_dir: "/var/lib/shoal/control".into(),
             default_cluster: "default".into(),
             grace: Span::secs(10),
+            tls: tls::Mode::default(),
+            identity: RawIdentity::default(),
             grpc: RawGrpc::default(),
             rest: RawRest::default(),
             telemetry: TelemetryConfig::default(),
+        }
+    }
+}
+
+/// The authority of the nodes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawIdentity {
+    /// What stands before the path in the names of certificates, `spiffe://<trust domain>/…`. To change it, nodes must join anew.
+    pub trust_domain: String,
+    /// How long a node's certificate counts. It is renewed at two thirds; with this service away, what is left is how long nodes
+    /// still talk to each other.
+    pub certificate_life: Span,
+    /// A PEM file with the certificate of an authority of your own. Empty: one is made in `state_dir` on the first start.
+    pub ca_certificate: PathBuf,
+    /// The PEM file with its key (PKCS#8, ECDSA on P-256), readable by its owner alone.
+    pub ca_key: PathBuf,
+}
+
+impl Default for RawIdentity {
+    fn default() -> Self {
+        Self {
+            trust_domain: "shoal".into(),
+            certificate_life: Span::secs(24 * 3600),
+            ca_certificate: PathBuf::new(),
+            ca_key: PathBuf::new(),
         }
     }
 }
@@ -58,15 +98,14 @@ impl Default for Raw {
 pub struct RawGrpc {
     /// Where nodes connect.
     pub listen: SocketAddr,
-    /// Networks that nodes may connect from. Until nodes have certificates this is all that tells them from others, so
-    /// list what you have. Default: loopback and the private networks of RFC 1918 and RFC 4193.
+    /// Networks that nodes may connect from. Empty: loopback and the private networks of RFC 1918 and RFC 4193; with
+    /// `tls = "off"` loopback alone.
     pub allow: Vec<String>,
 }
 
 impl Default for RawGrpc {
     fn default() -> Self {
-        let private = ["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
-        Self { listen: ([0, 0, 0, 0], 6080).into(), allow: private.map(str::to_owned).to_vec() }
+        Self { listen: ([0, 0, 0, 0], 6080).into(), allow: Vec::new() }
     }
 }
 
@@ -74,14 +113,17 @@ impl Default for RawGrpc {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawRest {
-    /// Where `shoalctl`, probes and scrapers connect. Whoever reaches it may change clusters, for there are no API
-    /// tokens yet; so it is on loopback unless you say otherwise.
+    /// Where `shoalctl`, probes and scrapers connect. It speaks HTTP without TLS, and API tokens travel on it; so it is on loopback
+    /// unless you say otherwise.
     pub listen: SocketAddr,
+    /// A file with the first API token, that of an admin, at least 32 characters. It is read when there is no API token yet, and
+    /// never after. Empty: one is made and printed once.
+    pub admin_token_file: PathBuf,
 }
 
 impl Default for RawRest {
     fn default() -> Self {
-        Self { listen: ([127, 0, 0, 1], 6081).into() }
+        Self { listen: ([127, 0, 0, 1], 6081).into(), admin_token_file: PathBuf::new() }
     }
 }
 
@@ -100,6 +142,12 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     pub(crate) grpc: grpc::Config,
     pub(crate) clusters: clusters::Config,
+    pub(crate) tls: tls::Mode,
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) identity: identity::Config,
+    /// Certificate and key that the operator supplies.
+    pub(crate) authority: Option<(PathBuf, PathBuf)>,
+    pub(crate) admin_token_file: Option<PathBuf>,
 }
 
 impl TryFrom<Raw> for Config {
@@ -124,8 +172,28 @@ impl TryFrom<Raw> for Config {
         }
         if raw.grpc.allow.is_empty() {
             // The room reads an empty list as "all"; nobody gets that by leaving something out.
-            faults.push("grpc.allow", "is empty, and no node could connect; for all networks say 0.0.0.0/0 and ::/0");
+            allow = match raw.tls {
+                tls::Mode::On => listen::private_networks(),
+                tls::Mode::Off => listen::loopback(),
+            };
         }
+        let trust_domain: Option<TrustDomain> = faults.take("identity.trust_domain", raw.identity.trust_domain.parse());
+        let life = Duration::from(raw.identity.certificate_life);
+        if !(SHORTEST_LIFE..=LONGEST_LIFE).contains(&life) {
+            faults.push("identity.certificate_life", "must be 1m to 720h");
+        }
+        let authority = match (given(&raw.identity.ca_certificate), given(&raw.identity.ca_key)) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            (Some(_), None) => {
+                faults.push("identity.ca_key", "is missing, and identity.ca_certificate is there");
+                None
+            }
+            (None, Some(_)) => {
+                faults.push("identity.ca_certificate", "is missing, and identity.ca_key is there");
+                None
+            }
+        };
         if collide(raw.rest.listen, raw.grpc.listen) {
             faults.push("rest.listen", format!("{} is taken by grpc.listen, {}", raw.rest.listen, raw.grpc.listen));
         }
@@ -138,9 +206,19 @@ impl TryFrom<Raw> for Config {
             telemetry: raw.telemetry,
             grpc: grpc::Config { allow },
             clusters: clusters::Config { default_cluster },
+            tls: raw.tls,
+            trust_domain: trust_domain.unwrap_or_else(|| "shoal".parse().expect("a trust domain")),
+            identity: identity::Config { life },
+            authority,
+            admin_token_file: given(&raw.rest.admin_token_file),
         };
         faults.into_result(config)
     }
+}
+
+/// A path that says something.
+fn given(path: &Path) -> Option<PathBuf> {
+    (!path.as_os_str().is_empty()).then(|| path.to_owned())
 }
 
 #[cfg(test)]
@@ -175,8 +253,27 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_list_of_networks_does_not_admit_everybody() {
-        assert_eq!(load(&[("grpc.allow", "")]).unwrap_err().iter().next().unwrap().key, "grpc.allow");
+    fn without_tls_only_loopback_and_what_is_listed_is_admitted() {
+        let off = load(&[("tls", "off")]).unwrap();
+        let admits = |config: &Config, ip: &str| {
+            config.grpc.allow.iter().any(|network| network.contains(&ip.parse::<std::net::IpAddr>().unwrap()))
+        };
+        assert!(admits(&off, "127.0.0.1") && admits(&off, "::1") && !admits(&off, "10.1.2.3"));
+        let listed = load(&[("tls", "off"), ("grpc.allow", "10.0.0.0/8")]).unwrap();
+        assert!(admits(&listed, "10.1.2.3") && !admits(&listed, "127.0.0.1"));
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_identity_is_named() {
+        for (key, value, fault) in [
+            ("identity.trust_domain", "Not A Domain", "identity.trust_domain"),
+            ("identity.certificate_life", "1s", "identity.certificate_life"),
+            ("identity.certificate_life", "721h", "identity.certificate_life"),
+            ("identity.ca_certificate", "/ca.pem", "identity.ca_key"),
+            ("identity.ca_key", "/ca.key", "identity.ca_certificate"),
+        ] {
+            assert_eq!(load(&[(key, value)]).unwrap_err().iter().next().unwrap().key, fault, "{key}={value}");
+        }
     }
 
     #[test]

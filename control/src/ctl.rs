@@ -8,6 +8,7 @@ mod apply;
 mod cli;
 mod client;
 mod cluster;
+mod identity;
 mod node;
 mod table;
 
@@ -32,6 +33,9 @@ enum Error {
     /// It is not as the caller thought, or it is in use.
     #[error("conflict: {0}")]
     Conflict(String),
+    /// The token is missing or not known, or lets its bearer do less.
+    #[error("not allowed: {0}")]
+    NotAllowed(String),
     /// No answer.
     #[error("can't reach {server}: {reason}")]
     Unreachable {
@@ -51,6 +55,7 @@ impl Error {
             Self::NotFound(_) => 3,
             Self::Conflict(_) => 4,
             Self::Unreachable { .. } => 5,
+            Self::NotAllowed(_) => 6,
         }
     }
 }
@@ -70,13 +75,31 @@ pub async fn run(cli: Cli) -> ExitCode {
 }
 
 async fn answer(cli: Cli) -> Result<String, Error> {
-    let client = Client::new(&cli.server)?;
+    let client = Client::new(&cli.server, token(&cli)?)?;
     match cli.command {
         Command::Cluster(command) => cluster::run(&client, command, cli.output).await,
         Command::Apply(args) => apply::run(&client, &args, cli.output).await,
         Command::Node(command) => node::run(&client, &command, cli.output).await,
         Command::Explain(place) => node::explain(&client, &place, cli.output).await,
+        Command::JoinToken(command) => identity::join_token(&client, command, cli.output).await,
+        Command::Member(command) => identity::member(&client, command, cli.output).await,
+        Command::ApiToken(command) => identity::api_token(&client, command, cli.output).await,
+        Command::Audit(args) => identity::audit(&client, &args, cli.output).await,
+        Command::Ca => identity::authority(&client, cli.output).await,
+        Command::Whoami => identity::whoami(&client, cli.output).await,
     }
+}
+
+/// The API token, from a file or the environment; never from an argument, which everybody on the machine may read.
+fn token(cli: &Cli) -> Result<Option<String>, Error> {
+    let text = match &cli.token_file {
+        Some(path) => {
+            let read = std::fs::read_to_string(path);
+            Some(read.map_err(|error| Error::Refused(format!("--token-file {}: {error}", path.display())))?)
+        }
+        None => std::env::var("SHOAL_TOKEN").ok(),
+    };
+    Ok(text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()))
 }
 
 /// A reader that went away (`| head`) is no error.

@@ -1,5 +1,46 @@
-//! Who is who: the certificate authority of the nodes, join tokens and API tokens.
+//! Who is who: the authority of the nodes, join tokens, certificates that are void, and API tokens.
 //!
-//! Will own the keys and what is issued with them; [`crate::store`] will keep tokens (as hashes) and the audit log. Until
-//! then a node is who its address is: control admits nodes by network (`allow` in the configuration), and the author of
-//! a piece list is a node's session.
+//! Owns keys and what is issued with them. [`crate::store`] keeps tokens as hashes, and the audit log. Decides nothing about
+//! clusters: whoever asks for a certificate says of which one it is to be.
+//!
+//! What always holds: a node becomes a member by a token or with the key that it joined with, and by nothing else; no secret is
+//! kept, logged or told again; every change is in the audit log.
+
+mod access;
+mod authority;
+mod join;
+mod metrics;
+
+use std::time::SystemTime;
+
+pub use crate::store::{ApiTokenRow, AuditEntry, AuditRow, JoinTokenRow, Member, Role};
+pub use access::{Access, Caller, Error as AccessError, FirstToken, NewToken};
+pub use authority::{Authority, AuthorityError, BadRequest, Issued, SigningRequest};
+pub use join::{Config, Error, Identity, NewJoinToken};
+pub use metrics::{Metrics, Reason};
+
+/// Who is named in the audit log when no token was shown.
+pub const CONTROL: &str = "shoal-control";
+
+/// Seconds since 1970.
+pub(crate) fn now_seconds() -> u64 {
+    access::seconds(SystemTime::now())
+}
+
+/// An entry of the audit log, of now.
+pub(crate) fn entry(
+    who: &str,
+    action: &str,
+    subject: &str,
+    before: Option<serde_json::Value>,
+    after: Option<serde_json::Value>,
+) -> AuditEntry {
+    AuditEntry {
+        at: now_seconds(),
+        who: who.to_owned(),
+        action: action.to_owned(),
+        subject: subject.to_owned(),
+        before,
+        after,
+    }
+}

@@ -79,8 +79,22 @@ pub struct Registration {
     pub peer_port: u16,
     /// The cluster that its config names.
     pub pin: Option<String>,
+    /// The cluster that it was let in for; outranks all that it says of itself.
+    pub bound: Option<ClusterId>,
     /// What it is for.
     pub role: Role,
+}
+
+impl Registration {
+    fn decide(&self, clusters: &ClusterSet) -> Decision {
+        let Some(bound) = &self.bound else { return clusters.decide(&self.facts, self.pin.as_deref()) };
+        let cluster = clusters.get(bound).cloned();
+        let reason = match &cluster {
+            Some(cluster) => format!("its join token binds it to {}", cluster.name),
+            None => "the cluster that its join token binds it to was deleted".to_owned(),
+        };
+        Decision { cluster, reason }
+    }
 }
 
 /// How a node does. Byte counts are totals since its process started.
@@ -221,7 +235,7 @@ impl Nodes {
     /// Begins a session; one that the node had before ends.
     pub fn register(&self, who: Registration) -> Joined {
         let mut inner = self.inner.lock();
-        let Decision { cluster, reason } = self.clusters.borrow().decide(&who.facts, who.pin.as_deref());
+        let Decision { cluster, reason } = who.decide(&self.clusters.borrow());
         let cluster = cluster.map(|cluster| (cluster.id.clone(), cluster.name.clone()));
         let session: SessionId = rand::random();
         let id = who.node.clone();
@@ -317,6 +331,22 @@ impl Nodes {
         self.inner.lock().sessions.get(&session).cloned()
     }
 
+    /// The cluster that a live node belongs to.
+    pub fn cluster_of(&self, node: &NodeId) -> Option<ClusterId> {
+        let inner = self.inner.lock();
+        let assignment = inner.nodes.get(node)?.assignment.borrow();
+        assignment.cluster.as_ref().map(|(id, _)| id.clone())
+    }
+
+    /// Ends a node's session and lease, as if it had gone. False: it is not live.
+    pub fn expel(&self, node: &NodeId, why: &'static str) -> bool {
+        let mut inner = self.inner.lock();
+        let live = inner.nodes.contains_key(node);
+        self.remove(&mut inner, node, why);
+        self.count(&inner);
+        live
+    }
+
     /// How many live nodes a cluster has.
     pub fn count_of(&self, cluster: &ClusterId) -> usize {
         let inner = self.inner.lock();
@@ -353,7 +383,7 @@ impl Nodes {
     fn decide_all(&self, clusters: &ClusterSet) {
         let mut inner = self.inner.lock();
         for (id, record) in &mut inner.nodes {
-            let Decision { cluster, reason } = clusters.decide(&record.who.facts, record.who.pin.as_deref());
+            let Decision { cluster, reason } = record.who.decide(clusters);
             let cluster = cluster.map(|cluster| (cluster.id.clone(), cluster.name.clone()));
             let was = record.assignment.borrow().clone();
             if was.cluster == cluster && was.reason == reason {

@@ -1,14 +1,15 @@
-//! What outlives the process: clusters and their scopes.
+//! What outlives the process: clusters and their scopes, who may join and who has joined, API tokens, and the audit log.
 //!
-//! Owns the [`Store`] trait, its SQLite implementation ([`SqliteStore`], the default) and one in memory
+//! Owns the [`Store`] and [`Identities`] traits, their SQLite implementation ([`SqliteStore`], the default) and one in memory
 //! ([`MemoryStore`], for tests and for programs that embed control). Owns no rules: what may be written is decided by
 //! [`crate::clusters`] before it comes here. Who holds which blob is soft state and never comes here.
 //!
 //! What holds: all changes of one call are written together or not at all, and only if nobody else changed the
 //! clusters since they were read ([`Error::Conflict`]); so a check of the whole set before a write stays true after it,
 //! also with several processes on one database. One test suite (`store/suite.rs`) runs on every implementation.
-//! Tokens, jobs and audit get their own tables and their own methods when there is something to keep in them.
+//! What is written to the audit log is written with the change that it tells of, or neither. Of secrets only hashes come here.
 
+mod identities;
 mod memory;
 mod sqlite;
 #[cfg(test)]
@@ -19,6 +20,10 @@ mod upgrade;
 use async_trait::async_trait;
 use shoal_proto::ClusterId;
 
+pub use identities::{
+    Admission, ApiTokenRow, AuditEntry, AuditRow, Identities, JoinTokenRow, Joining, Member, Role, Seconds, Sha256,
+    Void,
+};
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
 
@@ -31,14 +36,19 @@ pub trait Store: Send + Sync + 'static {
     /// [`Error::Failed`].
     async fn clusters(&self) -> Result<ClusterTable, Error>;
 
-    /// Writes all changes together, deletions first, and gives back what is stored then. Cancel safe: a dropped call
+    /// Writes all changes and the audit entries together, deletions first, and gives back what is stored then. Cancel safe: a dropped call
     /// has written all or nothing.
     ///
     /// # Errors
     /// [`Error::Conflict`] if `generation` is not that of the stored clusters any more, [`Error::NoCluster`] for a
     /// change of a cluster that is not there, [`Error::NameTaken`], [`Error::Failed`]. After an error nothing has
     /// changed.
-    async fn change_clusters(&self, generation: u64, changes: &[ClusterChange]) -> Result<ClusterTable, Error>;
+    async fn change_clusters(
+        &self,
+        generation: u64,
+        changes: &[ClusterChange],
+        audit: &[AuditEntry],
+    ) -> Result<ClusterTable, Error>;
 
     /// Whether the store can be read and written right now: it does both.
     ///
@@ -138,8 +148,8 @@ pub enum Error {
     /// A change of a cluster that is not stored.
     #[error("there is no cluster with the id {0}")]
     NoCluster(ClusterId),
-    /// Another cluster has the name.
-    #[error("another cluster is named {0}")]
+    /// Another cluster, or another API token, has the name.
+    #[error("another one is named {0}")]
     NameTaken(String),
     /// Another process has the state directory.
     #[error("{path} is locked: another shoal-control runs on this state directory")]

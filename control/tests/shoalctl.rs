@@ -12,6 +12,8 @@ struct Server {
     _state: tempfile::TempDir,
 }
 
+const TOKEN: &str = "an admin's token that is long enough";
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -22,10 +24,14 @@ impl Drop for Server {
 impl Server {
     fn start() -> Self {
         let state = tempfile::tempdir().unwrap();
+        let token_file = state.path().join("admin-token");
+        std::fs::write(&token_file, TOKEN).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_shoal-control"))
             .args(["serve", "--set", "grpc.listen=127.0.0.1:0", "--set", "rest.listen=127.0.0.1:0"])
             .args(["--set", "telemetry.log_format=json", "--set"])
             .arg(format!("state_dir={}", state.path().join("control").display()))
+            .arg("--set")
+            .arg(format!("rest.admin_token_file={}", token_file.display()))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -42,7 +48,12 @@ impl Server {
     }
 
     fn ctl(&self, args: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_shoalctl")).args(["--server", &self.url]).args(args).output().unwrap()
+        self.ctl_with(TOKEN, args)
+    }
+
+    fn ctl_with(&self, token: &str, args: &[&str]) -> Output {
+        let mut ctl = Command::new(env!("CARGO_BIN_EXE_shoalctl"));
+        ctl.env("SHOAL_TOKEN", token).args(["--server", &self.url]).args(args).output().unwrap()
     }
 
     fn well(&self, args: &[&str]) -> String {
@@ -109,4 +120,64 @@ fn a_second_apply_prints_no_difference() {
     std::fs::write(file, text.replace("cluster-2", "a||b")).unwrap();
     let (code, said) = server.badly(&["apply", "-f", file]);
     assert!(code == Some(2) && said.contains("idc") && said.contains('b'), "{said}");
+}
+
+#[test]
+fn tokens_are_made_shown_once_and_taken_away() {
+    let server = Server::start();
+    let printed = server.well(&["api-token", "create", "ci", "--role", "viewer", "--ttl", "24h"]);
+    let token = printed.trim();
+    assert!(token.starts_with("shoal-api.") && !server.well(&["api-token", "list"]).contains(token));
+    let whoami = server.ctl_with(token, &["whoami"]);
+    assert_eq!(String::from_utf8(whoami.stdout).unwrap().trim(), "ci: viewer of all clusters");
+    let refused = server.ctl_with(token, &["cluster", "create", "b"]);
+    assert_eq!(refused.status.code(), Some(6), "{refused:?}");
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("operator"));
+    server.well(&["api-token", "delete", "ci"]);
+    assert_eq!(server.ctl_with(token, &["whoami"]).status.code(), Some(6));
+    let nobody = server.ctl_with("", &["cluster", "list"]);
+    assert!(nobody.status.code() == Some(6) && String::from_utf8(nobody.stderr).unwrap().contains("SHOAL_TOKEN"));
+
+    let join = server.well(&["join-token", "create", "--cluster", "default", "--uses", "3"]);
+    assert!(join.starts_with("shoal-join."));
+    let listed: Value = serde_json::from_str(&server.well(&["join-token", "list", "-o", "json"])).unwrap();
+    assert_eq!((&listed[0]["cluster"], &listed[0]["uses_left"]), (&"default".into(), &3.into()));
+    assert_eq!(listed[0].get("token"), None);
+    server.well(&["join-token", "delete", listed[0]["id"].as_str().unwrap()]);
+    assert_eq!(server.badly(&["join-token", "create", "--uses", "0"]).0, Some(2));
+    assert_eq!(server.badly(&["member", "revoke", "nobody"]).0, Some(3));
+    assert!(server.well(&["ca"]).contains("BEGIN CERTIFICATE"));
+    let log = server.well(&["audit"]);
+    for action in ["join-token.remove", "join-token.create", "api-token.remove", "api-token.create", "cluster.create"] {
+        assert!(log.contains(action), "{log}");
+    }
+    assert!(!log.contains(token) && !log.contains(join.trim()) && !log.contains(TOKEN));
+}
+
+#[test]
+fn the_first_start_prints_a_token_once() {
+    let state = tempfile::tempdir().unwrap();
+    let start = || {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_shoal-control"))
+            .args(["serve", "--set", "grpc.listen=127.0.0.1:0", "--set", "rest.listen=127.0.0.1:0", "--set"])
+            .arg(format!("state_dir={}", state.path().display()))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = Vec::new();
+        for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+            let line = line.unwrap();
+            let ready = line.contains("ready");
+            said.push(line);
+            if ready {
+                break;
+            }
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        said.into_iter().filter(|line| line.trim().starts_with("shoal-api.")).collect::<Vec<_>>()
+    };
+    assert_eq!(start().len(), 1);
+    assert_eq!(start().len(), 0);
 }

@@ -49,30 +49,41 @@ pub struct Control {
     rest: Client,
     ns: Netns,
     conditions: Conditions,
+    /// Holds an admin's API token.
+    token_file: PathBuf,
 }
 
+/// Nodes that may join by one token of the lab's.
+const USES: &str = "1000";
+
 impl Control {
-    /// Starts it in the namespace and waits until it is ready.
+    /// Starts it in the namespace and waits until it is ready. Without TLS nodes need no token.
     ///
     /// # Errors
     /// When it can't be started.
-    pub async fn start(programs: &ShoalPrograms, ns: &Netns, dir: &Path) -> Result<Self> {
+    pub async fn start(programs: &ShoalPrograms, ns: &Netns, dir: &Path, tls: bool) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-        let config = dir.join("shoal-control.toml");
+        let (config, token_file) = (dir.join("shoal-control.toml"), dir.join("admin-token"));
+        let token = hex::encode(rand::random::<[u8; 32]>());
+        fs::write(&token_file, &token)?;
+        let tls = if tls { "" } else { "tls = \"off\"\n" };
         fs::write(
             &config,
             format!(
-                "state_dir = \"{}\"\n[grpc]\nlisten = \"0.0.0.0:{GRPC_PORT}\"\n[rest]\nlisten = \"{}:{REST_PORT}\"\n\
+                "state_dir = \"{}\"\n{tls}[grpc]\nlisten = \"0.0.0.0:{GRPC_PORT}\"\nallow = [\"10.77.0.0/16\"]\n\
+                 [rest]\nlisten = \"{}:{REST_PORT}\"\nadmin_token_file = \"{}\"\n\
                  [telemetry]\nlog = \"info\"\nlog_format = \"json\"\notlp_endpoint = \"http://{1}:{}\"\n",
                 dir.join("state").display(),
                 ns.address,
+                token_file.display(),
                 crate::otlp::PORT
             ),
         )?;
         let conditions = Conditions::default();
         let daemon = spawn(programs, &config, ns, &conditions, &dir.join("shoal-control.log"))?;
-        let rest = Client::plain(ns, SocketAddr::new(ns.address.into(), REST_PORT));
-        let mut control = Self { daemon, programs: programs.clone(), config, rest, ns: ns.clone(), conditions };
+        let rest = Client::plain(ns, SocketAddr::new(ns.address.into(), REST_PORT)).bearing(&token);
+        let (programs, ns) = (programs.clone(), ns.clone());
+        let mut control = Self { daemon, programs, config, rest, ns, conditions, token_file };
         control.wait_ready().await?;
         Ok(control)
     }
@@ -165,13 +176,25 @@ impl Control {
         &self.rest
     }
 
+    /// A file with a token that all nodes of a lab join by.
+    ///
+    /// # Errors
+    /// As [`Control::ctl`].
+    pub async fn invite(&self) -> Result<PathBuf> {
+        let token = self.ctl(&["join-token", "create", "--uses", USES, "--ttl", "24h"]).await?;
+        let path = self.token_file.with_file_name("join-token");
+        fs::write(&path, token).with_context(|| format!("write {}", path.display()))?;
+        Ok(path)
+    }
+
     /// Runs `shoalctl` with the arguments and gives what it printed.
     ///
     /// # Errors
     /// When it fails: what it said.
     pub async fn ctl(&self, args: &[&str]) -> Result<String> {
         let mut command = self.ns.command(&self.programs.ctl);
-        command.arg("--server").arg(format!("http://{}:{REST_PORT}", self.ns.address)).args(args);
+        command.arg("--server").arg(format!("http://{}:{REST_PORT}", self.ns.address));
+        command.arg("--token-file").arg(&self.token_file).args(args);
         let output = tokio::task::spawn_blocking(move || output(&mut command)).await??;
         if !output.status.success() {
             bail!("shoalctl {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());

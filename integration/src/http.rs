@@ -34,17 +34,25 @@ pub struct Client {
     to: SocketAddr,
     host: String,
     tls: Option<Arc<rustls::ClientConfig>>,
+    /// Shown with each request that shows nothing itself.
+    bearer: Option<String>,
 }
 
 impl Client {
     /// Plain HTTP.
     pub fn plain(from: &Netns, to: SocketAddr) -> Self {
-        Self { from: from.clone(), to, host: to.to_string(), tls: None }
+        Self { from: from.clone(), to, host: to.to_string(), tls: None, bearer: None }
     }
 
     /// HTTPS to a server that answers to `host`.
     pub fn tls(from: &Netns, to: SocketAddr, host: &str, tls: Arc<rustls::ClientConfig>) -> Self {
-        Self { from: from.clone(), to, host: host.to_owned(), tls: Some(tls) }
+        Self { from: from.clone(), to, host: host.to_owned(), tls: Some(tls), bearer: None }
+    }
+
+    /// The same, showing a token.
+    #[must_use]
+    pub fn bearing(self, token: &str) -> Self {
+        Self { bearer: Some(format!("Bearer {token}")), ..self }
     }
 
     /// GETs a path, with a bound of ten seconds.
@@ -86,6 +94,9 @@ impl Client {
     /// When the connection can't be made or breaks.
     pub async fn open(&self, mut request: Request<Body>) -> Result<Response<Incoming>> {
         request.headers_mut().insert(header::HOST, self.host.parse()?);
+        if let Some(bearer) = &self.bearer {
+            request.headers_mut().entry(header::AUTHORIZATION).or_insert(bearer.parse()?);
+        }
         let stream = self.from.connect(self.to).await?;
         match &self.tls {
             None => exchange(stream, request).await,

@@ -13,7 +13,6 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use hyper_util::rt::TokioIo;
 use shoal_proto::{
     ClusterId, Digest, Hash, Layout, NodeId, PieceList,
     control::v1::{self as wire, control_client::ControlClient},
@@ -22,13 +21,14 @@ use shoal_proto::{
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::{
-    Streaming,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Streaming, transport::Channel};
 use wire::{find_request::Message as Tell, find_response::Message as Said};
 
-use crate::{net::Netns, registry};
+use crate::{
+    net::Netns,
+    papers::{self, Papers},
+    registry,
+};
 
 mod serve;
 
@@ -146,6 +146,7 @@ impl Table {
 /// The node. Dropped, it is gone without a word; [`Liar::leave`] closes its session.
 pub struct Liar {
     node: NodeId,
+    papers: Option<Papers>,
     session: Vec<u8>,
     grpc: ControlClient<Channel>,
     up: mpsc::Sender<wire::SessionRequest>,
@@ -157,13 +158,18 @@ pub struct Liar {
 
 impl Liar {
     /// Registers a node at control and listens for children. `id` is also its name; one that begins with `0-` is named before
-    /// real nodes where control has no other reason.
+    /// real nodes where control has no other reason. `token`: what it joins by, where there are certificates.
     ///
     /// # Errors
     /// When control refuses it, or its port is taken.
-    pub async fn join(ns: &Netns, control: SocketAddr, id: &str) -> Result<Self> {
+    pub async fn join(ns: &Netns, control: SocketAddr, id: &str, token: Option<&str>) -> Result<Self> {
         let node: NodeId = id.parse().context("name the liar")?;
-        let channel = channel(ns, control).await?;
+        let papers = match token {
+            Some(token) => Some(Papers::join(ns, control, token, &node).await?),
+            None => None,
+        };
+        let secured = papers.as_ref().map(|papers| (&papers.keeper, None));
+        let channel = papers::channel(ns, control, secured).await?;
         let mut grpc = ControlClient::new(channel);
         let (up, stream) = mpsc::channel(16);
         let register = wire::Register {
@@ -178,14 +184,21 @@ impl Liar {
         };
         up.send(session(wire::session_request::Message::Register(register))).await?;
         let mut down = tokio::time::timeout(BOUND, grpc.session(ReceiverStream::new(stream))).await??.into_inner();
-        let first = tokio::time::timeout(BOUND, down.message()).await??.and_then(|message| message.message);
-        let Some(wire::session_response::Message::Assigned(to)) = first else {
-            bail!("control does not assign the liar: {first:?}")
+        let to = loop {
+            let next = tokio::time::timeout(BOUND, down.message()).await??.and_then(|message| message.message);
+            match next {
+                Some(wire::session_response::Message::Assigned(to)) => break to,
+                Some(wire::session_response::Message::Voided(_)) => {}
+                other => bail!("control does not assign the liar: {other:?}"),
+            }
         };
+        if let Some(papers) = &papers {
+            papers.certify(&mut grpc, &to.session).await?;
+        }
         let cluster: ClusterId = to.cluster_id.parse().with_context(|| format!("the liar has no cluster: {to:?}"))?;
         let hello = Hello { cluster, node: node.clone(), epoch: to.epoch };
         let table = Arc::new(Table { hello, claims: Mutex::default(), asked: Mutex::default() });
-        let serving = tokio::spawn(serve::children(ns.bind(PEER_PORT)?, table.clone()));
+        let serving = tokio::spawn(serve::children(ns.bind(PEER_PORT)?, papers.clone(), table.clone()));
         let beat = up.clone();
         let beating = tokio::spawn(async move {
             let mut every = tokio::time::interval(Duration::from_secs(1));
@@ -200,6 +213,7 @@ impl Liar {
         let hearing = tokio::spawn(async move { while let Ok(Some(_)) = down.message().await {} });
         Ok(Self {
             node,
+            papers,
             session: to.session,
             grpc,
             up,
@@ -213,6 +227,16 @@ impl Liar {
     /// Who it is.
     pub fn node(&self) -> &NodeId {
         &self.node
+    }
+
+    /// What it shows, where there are certificates.
+    pub const fn papers(&self) -> Option<&Papers> {
+        self.papers.as_ref()
+    }
+
+    /// What it says of itself to peers.
+    pub fn hello(&self) -> Hello {
+        self.table.hello.clone()
     }
 
     /// Serves a claim from now on, without telling control.
@@ -370,20 +394,6 @@ pub fn names(said: &[Said], node: &NodeId) -> bool {
 
 fn session(message: wire::session_request::Message) -> wire::SessionRequest {
     wire::SessionRequest { message: Some(message) }
-}
-
-/// A channel to control whose connection is made inside the namespace.
-///
-/// # Errors
-/// When it can't be made.
-pub async fn channel(ns: &Netns, control: SocketAddr) -> Result<Channel> {
-    let ns = ns.clone();
-    let connect = tower::service_fn(move |_: http::Uri| {
-        let ns = ns.clone();
-        async move { ns.connect(control).await.map(TokioIo::new).map_err(std::io::Error::other) }
-    });
-    let endpoint = Endpoint::from_shared(format!("http://{control}"))?;
-    endpoint.connect_with_connector(connect).await.with_context(|| format!("connect to control at {control}"))
 }
 
 /// Bytes of the same length that differ in every one.

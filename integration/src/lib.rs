@@ -33,6 +33,7 @@ pub mod mirror;
 pub mod net;
 pub mod node;
 pub mod otlp;
+pub mod papers;
 pub mod process;
 pub mod progress;
 pub mod raw;

@@ -53,6 +53,8 @@ pub struct Surroundings {
     pub root_ca: PathBuf,
     /// Address of control's gRPC and of the trace receiver.
     pub control: Ipv4Addr,
+    /// What nodes join by; `None`: they show no certificates.
+    pub join_token: Option<PathBuf>,
 }
 
 /// A running node.
@@ -420,7 +422,16 @@ fn config_text(plan: &NodePlan, state: &Path, around: &Surroundings) -> Result<S
     set("state_dir", state.display().to_string().into())?;
     set("node.name", plan.name.clone().into())?;
     set("node.idc", plan.idc.clone().into())?;
-    set("control.endpoint", format!("http://{control}:6080").into())?;
+    match &around.join_token {
+        Some(token) => {
+            set("control.endpoint", format!("https://{control}:6080").into())?;
+            set("control.join_token_file", token.display().to_string().into())?;
+        }
+        None => {
+            set("tls", "off".into())?;
+            set("control.endpoint", format!("http://{control}:6080").into())?;
+        }
+    }
     set("admin.listen", format!("127.0.0.1:{ADMIN_PORT}").into())?;
     set(&format!("{origin}.ca"), vec![around.root_ca.display().to_string()].into())?;
     set("telemetry.otlp_endpoint", format!("http://{control}:{}", crate::otlp::PORT).into())?;

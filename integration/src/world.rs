@@ -46,6 +46,8 @@ pub struct WorldPlan {
     pub hosts: Vec<(IpAddr, String)>,
     /// Whether Shoal runs; without it, containerd pulls from the origin itself.
     pub shoal: bool,
+    /// Whether daemons show certificates.
+    pub tls: bool,
     /// Whether state and logs stay on disk.
     pub keep: bool,
     /// Whether a proxy that can break answers stands before the registry. Worlds that measure have none.
@@ -74,6 +76,7 @@ impl WorldPlan {
             guests: Vec::new(),
             hosts: Vec::new(),
             shoal: true,
+            tls: true,
             keep: false,
             origin: Front::Bare,
         }
@@ -108,6 +111,13 @@ impl WorldPlan {
     #[must_use]
     pub fn with_host(mut self, address: IpAddr, name: &str) -> Self {
         self.hosts.push((address, name.to_owned()));
+        self
+    }
+
+    /// No certificates: for what speaks the protocols by hand, and for what is measured without them.
+    #[must_use]
+    pub fn without_tls(mut self) -> Self {
+        self.tls = false;
         self
     }
 
@@ -162,9 +172,14 @@ impl World {
         let receiver = Receiver::spawn(net.namespace("control")?.bind(otlp::PORT)?);
         let (place, state) = (net.namespace("registry")?, dirs.state.join("registry"));
         let registry = Registry::start(&tools.registry, &place, &state, &authority, plan.origin).await?;
-        let mut control = None;
+        let (mut control, mut join_token) = (None, None);
         if let Some(programs) = &programs {
-            control = Some(Control::start(programs, &net.namespace("control")?, &dirs.state.join("control")).await?);
+            let (place, state) = (net.namespace("control")?, dirs.state.join("control"));
+            let started = Control::start(programs, &place, &state, plan.tls).await?;
+            if plan.tls {
+                join_token = Some(started.invite().await?);
+            }
+            control = Some(started);
         }
         let around = Surroundings {
             shoal_node: programs.map(|programs| programs.node),
@@ -172,6 +187,7 @@ impl World {
             edition: plan.edition,
             root_ca: authority.root_file,
             control: CONTROL_ADDRESS,
+            join_token,
         };
         Ok(Self { nodes: BTreeMap::new(), control, receiver, registry, net, dirs, plan, around })
     }
@@ -258,6 +274,17 @@ impl World {
     /// When the lab runs without Shoal.
     pub fn control_ref(&self) -> Result<&Control> {
         self.control.as_ref().context("this lab runs without Shoal")
+    }
+
+    /// What nodes join by; `None` where there are no certificates.
+    ///
+    /// # Errors
+    /// When its file can't be read.
+    pub fn token(&self) -> Result<Option<String>> {
+        let read = |path: &std::path::PathBuf| {
+            std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
+        };
+        self.around.join_token.as_ref().map(read).transpose()
     }
 
     /// Where nodes reach control.

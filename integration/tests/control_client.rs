@@ -6,16 +6,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use control::api::grpc::Gate;
 use control::clusters::{Cluster, ClusterSet};
 use control::nodes::{self, Nodes};
 use control::swarm::Swarm;
 use node_proxy::control::{Client, Config, Difference, Holding, Load, Metrics, Node};
 use node_proxy::swarm::{Ask, FindError, Finding, Grant, News, OriginTrouble, ParentSource as _, Tell};
 use shoal_base::drain::{self, Trigger};
+use shoal_base::tls::Mode;
 use shoal_proto::{Digest, Kind};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+
+#[path = "control_client/secured.rs"]
+mod secured;
 
 const BOUND: Duration = Duration::from_secs(10);
 const BLOCK: u64 = 256 << 10;
@@ -62,6 +67,10 @@ impl Control {
     }
 
     fn on(listener: TcpListener) -> Self {
+        Self::with(listener, Gate::open())
+    }
+
+    fn with(listener: TcpListener, gate: Gate) -> Self {
         let addr = listener.local_addr().unwrap();
         let (clusters, receiver) = watch::channel(set("west"));
         let swarm = Arc::new(Swarm::new(control::swarm::Metrics::default()));
@@ -71,7 +80,8 @@ impl Control {
         tokio::spawn(nodes.clone().run(drain.clone()));
         tokio::spawn(swarm.clone().run(drain.clone()));
         let config = control::api::grpc::Config::default();
-        let server = tokio::spawn(control::api::grpc::run(listener, config, nodes.clone(), swarm.clone(), drain));
+        let parts = control::api::grpc::Parts { nodes: nodes.clone(), swarm: swarm.clone(), gate };
+        let server = tokio::spawn(control::api::grpc::run(listener, config, parts, drain));
         Self { addr, clusters, swarm, nodes, trigger, server }
     }
 
@@ -100,8 +110,14 @@ struct Daemon {
 }
 
 fn daemon(addr: SocketAddr, state: &Path, idc: &str, held: &[u8]) -> Daemon {
-    let config = Config {
+    started(config(addr, state, idc), held)
+}
+
+fn config(addr: SocketAddr, state: &Path, idc: &str) -> Config {
+    Config {
         endpoint: Some(format!("http://{addr}").parse().unwrap()),
+        tls: Mode::Off,
+        join_token_file: None,
         state_dir: state.to_owned(),
         name: "host".into(),
         advertise: None,
@@ -110,7 +126,10 @@ fn daemon(addr: SocketAddr, state: &Path, idc: &str, held: &[u8]) -> Daemon {
         pinned: String::new(),
         seed: false,
         peer_port: 5081,
-    };
+    }
+}
+
+fn started(config: Config, held: &[u8]) -> Daemon {
     let client = Client::open(config, Metrics::default()).unwrap();
     let (differences, receiver) = mpsc::channel(16);
     let (trigger, drain) = drain::channel();

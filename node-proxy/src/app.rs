@@ -72,12 +72,19 @@ impl App {
         let store = Disk::open(config.store.clone()).await.context("open the store")?;
         store.register(registry.sub("store"));
         let control = control::Client::open(config.control.clone(), control::Metrics::new(registry.sub("control")))?;
+        if control.secured().is_none() {
+            tracing::warn!(
+                allow = ?config.peer.allow,
+                "tls is off: whoever connects from these networks is the node that it says it is, and everybody between reads along"
+            );
+        }
         let witness = Arc::new(facts::Cluster(Arc::clone(&control)));
         let origin = origin::Metrics::new(registry.sub("origin"));
         let origin_config = origin::Config { limit: limits.origin.clone(), ..config.origin.clone() };
         let origin = Origin::new(origin_config, witness, origin)?;
         let swarm = swarm::Metrics::register(registry.sub("swarm"));
-        let swarm_config = swarm::Config { download: limits.download.clone(), ..config.swarm.clone() };
+        let swarm_config =
+            swarm::Config { download: limits.download.clone(), tls: control.secured(), ..config.swarm.clone() };
         let swarm = Swarm::new(swarm_config, control.membership(), swarm);
         let counted = blob::Metrics::new(registry.sub("blob"));
         let engine = Engine::new(
@@ -93,7 +100,7 @@ impl App {
         );
         let peer = peer::Metrics::register(registry.sub("peer"));
         let offers: Arc<dyn peer::Offers> = Arc::new(engine.clone());
-        let peer_config = peer::Config { upload: limits.upload.clone(), ..config.peer.clone() };
+        let peer_config = peer::Config { upload: limits.upload.clone(), tls: control.secured(), ..config.peer.clone() };
         let peer = Peer::new(peer_config, control.membership(), offers, peer);
         let mirror = mirror::Metrics::new(registry.sub("mirror"));
         let mirror = Mirror::new(config.mirror.clone(), origin, engine.clone(), mirror);

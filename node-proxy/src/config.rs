@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use shoal_base::config::Faults;
 use shoal_base::telemetry::TelemetryConfig;
 use shoal_base::units::{ByteSize, Span};
+use shoal_base::{listen, tls};
 
 use crate::origin::Registry;
 use crate::{blob, control, mirror, origin, peer, store, swarm};
@@ -30,6 +31,9 @@ pub struct Raw {
     pub state_dir: PathBuf,
     /// How long flights may go on after SIGTERM before readers get a FIN.
     pub grace: Span,
+    /// `on`: this node shows control and its peers a certificate, and they show it theirs. `off` is for labs: whoever connects from
+    /// `peer.allow` is the node that it says it is. Control must say the same.
+    pub tls: tls::Mode,
     /// Who and where this node is.
     pub node: RawNode,
     /// The control service.
@@ -57,6 +61,7 @@ impl Default for Raw {
         Self {
             state_dir: "/var/lib/shoal".into(),
             grace: span(30),
+            tls: tls::Mode::default(),
             node: RawNode::default(),
             control: RawControl::default(),
             mirror: RawMirror::default(),
@@ -108,8 +113,11 @@ pub enum RawRole {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawControl {
-    /// `http://host:6080`. Empty: no control; the node has no peers and reads the origin.
+    /// `https://host:6080`; with `tls = "off"` `http://host:6080`. Empty: no control; the node has no peers and reads the origin.
     pub endpoint: String,
+    /// A file with the token that this node joins with, as `shoalctl join-token create` prints it. Read when the node has no
+    /// certificate, and not needed after.
+    pub join_token_file: PathBuf,
 }
 
 /// The OCI pull endpoint for containerd.
@@ -155,7 +163,8 @@ impl Default for RawMirror {
 pub struct RawPeer {
     /// Where peers reach this node.
     pub listen: SocketAddr,
-    /// Networks that may connect. The default is loopback and private addresses.
+    /// Networks that may connect. Empty: loopback and the private networks of RFC 1918 and RFC 4193; with `tls = "off"` loopback
+    /// alone.
     pub allow: Vec<String>,
     /// Blobs that may be served at once; a peer above it is told to come back.
     pub upload_slots: u32,
@@ -165,10 +174,9 @@ pub struct RawPeer {
 
 impl Default for RawPeer {
     fn default() -> Self {
-        let allow = ["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"];
         Self {
             listen: SocketAddr::from(([0, 0, 0, 0], 5081)),
-            allow: allow.map(String::from).to_vec(),
+            allow: Vec::new(),
             upload_slots: 64,
             max_connections: 1024,
         }
@@ -319,7 +327,7 @@ impl TryFrom<Raw> for Config {
             faults.take("node.advertise", text.parse().map_err(|_| format!("{text:?} is not an IP address")))
         });
         let endpoint =
-            optional(&raw.control.endpoint).and_then(|text| faults.take("control.endpoint", endpoint(&text)));
+            optional(&raw.control.endpoint).and_then(|text| faults.take("control.endpoint", endpoint(&text, raw.tls)));
         let default_registry = optional(&raw.mirror.default_registry)
             .and_then(|text| faults.take("mirror.default_registry", text.parse()));
         check::limits(&raw, &mut faults);
@@ -366,13 +374,16 @@ impl TryFrom<Raw> for Config {
                 ..swarm::Config::default()
             },
             peer: peer::Config {
-                allow: networks("peer.allow", &raw.peer.allow, &mut faults),
+                allow: peers(&raw, &mut faults),
                 upload_slots: raw.peer.upload_slots,
                 max_connections: raw.peer.max_connections as usize,
                 ..peer::Config::default()
             },
             control: control::Config {
                 endpoint,
+                tls: raw.tls,
+                join_token_file: (!raw.control.join_token_file.as_os_str().is_empty())
+                    .then(|| raw.control.join_token_file.clone()),
                 state_dir: raw.state_dir.clone(),
                 name: optional(&node.name).unwrap_or_else(host_name),
                 advertise,
@@ -399,12 +410,26 @@ fn host_name() -> String {
     name.unwrap_or_else(|| "unnamed".to_owned())
 }
 
-fn endpoint(text: &str) -> Result<Uri, String> {
+fn endpoint(text: &str, mode: tls::Mode) -> Result<Uri, String> {
     let uri: Uri = text.parse().map_err(|error| format!("{text:?}: {error}"))?;
-    match (uri.scheme_str(), uri.host()) {
-        (Some("http"), Some(_)) => Ok(uri),
-        (Some("https"), _) => Err("TLS towards control comes with identity; use http://".into()),
-        _ => Err(format!("{text:?} is not http://host:port")),
+    match (uri.scheme_str(), uri.host(), mode) {
+        (Some("https"), Some(_), tls::Mode::On) | (Some("http"), Some(_), tls::Mode::Off) => Ok(uri),
+        (Some("http"), Some(_), tls::Mode::On) => {
+            Err("is http://, and tls is on; say https://, or tls = \"off\"".into())
+        }
+        (Some("https"), Some(_), tls::Mode::Off) => {
+            Err("is https://, and tls is off; say http://, or tls = \"on\"".into())
+        }
+        _ => Err(format!("{text:?} is not https://host:port")),
+    }
+}
+
+/// Who may connect as a peer.
+fn peers(raw: &Raw, faults: &mut Faults) -> Vec<IpNet> {
+    match (raw.peer.allow.is_empty(), raw.tls) {
+        (false, _) => networks("peer.allow", &raw.peer.allow, faults),
+        (true, tls::Mode::On) => listen::private_networks(),
+        (true, tls::Mode::Off) => listen::loopback(),
     }
 }
 

@@ -6,7 +6,9 @@
 //!
 //! What always holds: the node starts and serves without control, with its last assignment for 24 h (I4); a find fails
 //! at once while there is no session, so that a flight can read the origin; after a reconnect control is told again
-//! everything that the node holds. No credential ever passes here (I9).
+//! everything that the node holds; peers are told who this node is only with a certificate that says so, where there are
+//! certificates. No credential of a registry ever passes here, and the node's own key and join token are told to nobody but control
+//! (I9).
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -15,21 +17,26 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use http::Uri;
+use shoal_base::tls::{self, Secured};
 use shoal_proto::control::v1 as wire;
 use shoal_proto::control::v1::control_client::ControlClient;
 use shoal_proto::frame::Hello;
+use shoal_proto::identity::Known;
 use shoal_proto::{Digest, Hash, NodeId};
 use tokio::sync::{mpsc, watch};
 use tonic::transport::{Channel, Endpoint};
 
 mod assignment;
 mod find;
+mod identity;
+mod join;
 mod metrics;
 mod neighbours;
 mod public;
 mod session;
 
 pub use assignment::node_id;
+use identity::Identity;
 pub use metrics::Metrics;
 
 /// A call to control that takes longer than this has failed: a flight must not wait for a control that is away.
@@ -40,8 +47,12 @@ const KEEP_ALIVE: Duration = Duration::from_millis(1500);
 /// Who this node is, and where control is.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `http://host:port`. `None`: no control; every find fails, and the node has no peers.
+    /// `https://host:port`, or `http://` without TLS. `None`: no control; every find fails, and the node has no peers.
     pub endpoint: Option<Uri>,
+    /// Whether certificates are shown.
+    pub tls: tls::Mode,
+    /// What this node joins with.
+    pub join_token_file: Option<PathBuf>,
     /// Where node id and assignment are kept.
     pub state_dir: PathBuf,
     /// For people.
@@ -118,6 +129,9 @@ pub trait Node: Send + Sync + 'static {
 pub struct Client {
     config: Config,
     node: NodeId,
+    /// `None`: without TLS, whoever is asked is who it says.
+    identity: Option<Arc<Identity>>,
+    endpoint: Option<Endpoint>,
     channel: Option<Channel>,
     membership: watch::Sender<Option<Hello>>,
     /// Ties finds to the session; none while there is no session.
@@ -149,6 +163,14 @@ pub enum ControlError {
     /// The file with the node's id does not hold one.
     #[error("{0} does not hold a node id; remove it to get a new one")]
     NodeId(PathBuf),
+    /// The file with the node's key does not hold one.
+    #[error("{path}: {reason}; remove it to join anew")]
+    Identity {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 impl Client {
@@ -158,24 +180,47 @@ impl Client {
     /// [`ControlError`] when the state directory can't be used.
     pub fn open(config: Config, metrics: Metrics) -> Result<Arc<Self>, ControlError> {
         let node = node_id(&config.state_dir)?;
-        let remembered = assignment::load(&config.state_dir, &node);
+        let identity = match config.tls {
+            tls::Mode::On => Some(Arc::new(Identity::open(&config.state_dir)?)),
+            tls::Mode::Off => None,
+        };
+        if let Some(own) = identity.as_ref().and_then(|identity| identity.own()) {
+            metrics.certified_until(own.ends);
+        }
+        let remembered = assignment::load(&config.state_dir, &node)
+            .filter(|hello| identity.as_ref().is_none_or(|identity| identity.is_of(Some(&hello.cluster))));
         if let Some(hello) = &remembered {
             tracing::info!(cluster = %hello.cluster, epoch = hello.epoch, "start from the last assignment");
         }
-        let channel = config.endpoint.clone().map(|uri| {
-            Endpoint::from(uri)
+        let endpoint = config.endpoint.clone().map(|uri| {
+            // Who speaks TLS here does so by itself: the library's own would look for a host name in the certificate.
+            Endpoint::from(plain(uri))
                 .connect_timeout(CALL_TIMEOUT)
                 .http2_keep_alive_interval(KEEP_ALIVE)
                 .keep_alive_timeout(KEEP_ALIVE)
                 .keep_alive_while_idle(true)
                 .tcp_nodelay(true)
-                .connect_lazy()
+        });
+        let channel = endpoint.as_ref().map(|endpoint| match &identity {
+            Some(identity) => join::channel(endpoint, identity.clone()),
+            None => endpoint.connect_lazy(),
         });
         let cluster = remembered.as_ref().map(|hello| &hello.cluster);
         let neighbours = neighbours::Neighbours::open(&config.state_dir, cluster);
         let membership = watch::Sender::new(remembered);
         let (session, public) = (ArcSwapOption::empty(), public::Public::default());
-        Ok(Arc::new(Self { config, node, channel, membership, session, public, neighbours, metrics }))
+        Ok(Arc::new(Self {
+            config,
+            node,
+            identity,
+            endpoint,
+            channel,
+            membership,
+            session,
+            public,
+            neighbours,
+            metrics,
+        }))
     }
 
     /// This node.
@@ -186,6 +231,11 @@ impl Client {
     /// Cluster, node and epoch, as peers are told; `None` while the node has no cluster.
     pub fn membership(&self) -> watch::Receiver<Option<Hello>> {
         self.membership.subscribe()
+    }
+
+    /// What peers are shown, and judged by; `None` without TLS.
+    pub fn secured(&self) -> Option<Secured<Known>> {
+        self.identity.as_ref().map(|identity| identity.secured())
     }
 
     /// Whether a session lives.
@@ -213,6 +263,15 @@ impl Client {
         socket.connect(towards).await?;
         Ok(socket.local_addr()?.ip())
     }
+}
+
+/// The same without TLS; without a port, that of its scheme.
+fn plain(uri: Uri) -> Uri {
+    let mut parts = uri.into_parts();
+    if parts.scheme.as_ref() == Some(&http::uri::Scheme::HTTPS) {
+        parts.scheme = Some(http::uri::Scheme::HTTP);
+    }
+    Uri::from_parts(parts).expect("only the scheme is another")
 }
 
 impl From<Holding> for wire::Held {

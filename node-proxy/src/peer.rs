@@ -5,8 +5,9 @@
 //!
 //! What is shown to which child is decided by [`show`], which is pure.
 //!
-//! What always holds: only a listed network and only a node of this node's own cluster gets an answer, and when this
-//! node is moved to another cluster all its children's connections end at once (I3); one block that
+//! What always holds: only a listed network and only a node of this node's own cluster gets an answer, by its certificate where
+//! there are certificates, and when this node is moved to another cluster all its children's connections end at once (I3), as does
+//! that of a child whose certificate is declared void or over; one block that
 //! is not in a file, one read buffer and 64 wants are the most that a connection holds in memory (I11).
 
 mod connection;
@@ -20,14 +21,17 @@ pub mod show;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
+use rustls::ServerConfig;
 use shoal_base::drain::Drain;
 use shoal_base::limit::Limiter;
+use shoal_base::tls::{self, Secured, Wire};
 use shoal_proto::Digest;
 use shoal_proto::frame::{Frame, FrameError, Hello, Refusal};
+use shoal_proto::identity::{Bearer, Known};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -69,6 +73,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// What all children together may take, in bytes of blocks. While there is a limit, fewer children are served at once.
     pub upload: Limiter,
+    /// Children show certificates; `None`: whoever is in an allowed network is who they say.
+    pub tls: Option<Secured<Known>>,
 }
 
 impl Default for Config {
@@ -85,6 +91,7 @@ impl Default for Config {
             have_every: Duration::from_millis(50),
             drain_timeout: Duration::from_secs(5),
             upload: Limiter::none(),
+            tls: None,
         }
     }
 }
@@ -103,6 +110,7 @@ pub struct Load {
 /// Serves children. One for the whole process.
 pub struct Peer {
     config: Config,
+    server: Option<Arc<ServerConfig>>,
     me: watch::Receiver<Option<Hello>>,
     offers: Arc<dyn Offers>,
     metrics: Metrics,
@@ -120,7 +128,8 @@ impl Peer {
         metrics: Metrics,
     ) -> Arc<Self> {
         let slots = Arc::new(Semaphore::new(config.upload_slots as usize));
-        Arc::new(Self { config, me, offers, metrics, slots, crowds: Mutex::default() })
+        let server = config.tls.as_ref().map(|tls| tls::server(&tls.keeper, true, &[]));
+        Arc::new(Self { config, server, me, offers, metrics, slots, crowds: Mutex::default() })
     }
 
     /// Bytes of blocks written to children since the start.
@@ -150,7 +159,8 @@ impl Peer {
                         self.metrics.refuse(Refusal::Network);
                         tracing::debug!(%from, "child is not in an allowed network");
                         if strangers.len() < MOST_REFUSALS {
-                            let mut connection = Connection::new(stream, &self.config);
+                            // Without a handshake, whatever is spoken here: it would cost more than the stranger is worth.
+                            let mut connection = Connection::new(Wire::Plain(stream), &self.config);
                             strangers.spawn(async move { connection.refuse(Refusal::Network).await });
                         }
                     }
@@ -187,8 +197,9 @@ impl Peer {
             tracing::debug!(%from, %error, "set nodelay");
             return;
         }
-        let mut connection = Connection::new(stream, &self.config);
-        let end = self.talk(&mut connection, &drain).await;
+        let Some((wire, bearer)) = self.secured(stream, from).await else { return };
+        let mut connection = Connection::new(wire, &self.config);
+        let end = self.talk(&mut connection, bearer.as_ref(), from, &drain).await;
         tracing::debug!(%from, %end, "child's connection ended");
         match end {
             End::Refuse(refusal) => {
@@ -197,11 +208,65 @@ impl Peer {
             }
             End::NoHello => self.metrics.refuse(Reason::Silent),
             End::Malformed(_) => self.metrics.refuse(Reason::Protocol),
-            End::Closed | End::Idle | End::Moved | End::Broken(_) => {}
+            End::Closed | End::Idle | End::Moved | End::Void | End::Broken(_) => {}
         }
     }
 
-    async fn talk(&self, connection: &mut Connection, drain: &Drain) -> End {
+    /// The handshake, and whose certificate was shown. `None`: it is not one to talk to.
+    async fn secured(&self, stream: TcpStream, from: IpAddr) -> Option<(Wire, Option<Child>)> {
+        let Some(server) = self.server.clone() else { return Some((Wire::Plain(stream), None)) };
+        let refuse = |why: &str| {
+            self.metrics.refuse(Reason::Handshake);
+            tracing::info!(%from, why, "refused a child");
+        };
+        let wire = match timeout(self.config.hello_timeout, Wire::accept(stream, Some(server))).await {
+            Ok(Ok(wire)) => wire,
+            Ok(Err(error)) => {
+                match tls::Refusal::of(&error) {
+                    Some(refusal) => refuse(&refusal.to_string()),
+                    None => tracing::debug!(%from, %error, "a handshake broke"),
+                }
+                return None;
+            }
+            Err(_) => {
+                self.metrics.refuse(Reason::Silent);
+                return None;
+            }
+        };
+        let seen = wire.seen().and_then(|seen| seen.ok_or_else(|| "it showed no certificate".into()));
+        let child = seen.and_then(|seen| {
+            let bearer = Bearer::new(&seen.name, &seen.serial).map_err(|unfit| unfit.to_string())?;
+            Ok(Child { bearer, ends: seen.ends })
+        });
+        match child {
+            Ok(child) => Some((wire, Some(child))),
+            Err(why) => {
+                refuse(&why);
+                None
+            }
+        }
+    }
+
+    /// Returns when a child's certificate counts no more.
+    async fn void(&self, child: Option<&Child>) {
+        let (Some(child), Some(tls)) = (child, &self.config.tls) else { return std::future::pending().await };
+        let mut known = tls.known.clone();
+        let left = child.ends.duration_since(SystemTime::now()).unwrap_or_default();
+        let node = child.bearer.id.node();
+        let is_void = |known: &Arc<Known>| node.is_none_or(|node| known.voids.cover(node, child.bearer.issued));
+        let declared = async {
+            if known.wait_for(is_void).await.is_err() {
+                // Nobody is left who could declare it.
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = declared => {}
+            () = tokio::time::sleep(left) => {}
+        }
+    }
+
+    async fn talk(&self, connection: &mut Connection, child: Option<&Child>, from: IpAddr, drain: &Drain) -> End {
         let theirs = match timeout(self.config.hello_timeout, connection.next()).await {
             Err(_) => return End::NoHello,
             Ok(Ok(Frame::Hello(hello))) => hello,
@@ -215,6 +280,13 @@ impl Peer {
             _ => return End::Refuse(Refusal::Cluster),
         };
         let cluster = mine.cluster.clone();
+        if let (Some(child), Some(tls)) = (child, &self.config.tls) {
+            let fits = child.bearer.is_peer(&tls.known.borrow(), &cluster, &theirs.node);
+            if let Err(unfit) = fits {
+                tracing::info!(%from, peer.node = %theirs.node, why = %unfit, "refused a child");
+                return End::Refuse(Refusal::Identity);
+            }
+        }
         if let Err(end) = connection.send(&Frame::Hello(mine)).await {
             return end;
         }
@@ -228,6 +300,10 @@ impl Peer {
         tokio::select! {
             biased;
             () = moved => End::Moved,
+            () = self.void(child) => {
+                tracing::info!(%from, peer.node = %theirs.node, "a child's certificate counts no more");
+                End::Void
+            }
             end = self.session(connection, &theirs, drain) => end,
         }
     }
@@ -260,6 +336,12 @@ impl Peer {
             }
         }
     }
+}
+
+/// Whose certificate a child showed, and how long it counts.
+struct Child {
+    bearer: Bearer,
+    ends: SystemTime,
 }
 
 /// Counts a connection for as long as it lives.

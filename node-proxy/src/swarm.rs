@@ -26,7 +26,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use shoal_base::limit::Limiter;
+use shoal_base::tls::Secured;
 use shoal_proto::frame::{Frame, Hello};
+use shoal_proto::identity::Known;
 use shoal_proto::{BlockIndex, BlockSet, Digest, Hash, Kind, Layout, NodeId, PieceList};
 use tokio::sync::{mpsc, watch};
 
@@ -395,6 +397,8 @@ pub struct Config {
     pub pool_per_parent: usize,
     /// What all parents together may send, in bytes of blocks.
     pub download: Limiter,
+    /// Parents show certificates; `None`: whoever answers is who control said.
+    pub tls: Option<Secured<Known>>,
 }
 
 impl Default for Config {
@@ -410,6 +414,7 @@ impl Default for Config {
             pool_idle: Duration::from_secs(30),
             pool_per_parent: 4,
             download: Limiter::none(),
+            tls: None,
         }
     }
 }

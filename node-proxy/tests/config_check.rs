@@ -77,7 +77,7 @@ fn settings_that_contradict_each_other_or_name_what_is_not_there_are_all_named_a
     let long = "x".repeat(2000);
     let file = format!(
         "state_dir = ''\n[node]\nname = '{long}'\nidc = 'a|b'\nlocation = 'a||b'\nadvertise = 'here'\n\
-         [control]\nendpoint = 'https://control:6080'\n\
+         [control]\nendpoint = 'http://control:6080'\n\
          [mirror]\nlisten = '127.0.0.1:5081'\ndefault_registry = 'r.example'\ndeny = ['r.example', 'a b']\n\
          first_byte_budget = '10s'\norigin_byte_budget = '5s'\nmax_connections = 0\n\
          [peer]\nallow = ['10.0.0.0/8', '10.0.0.0/99', 'x']\n[admin]\nlisten = '0.0.0.0:5081'\n\

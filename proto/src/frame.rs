@@ -73,6 +73,8 @@ pub enum Refusal {
     Protocol = 4,
     /// The parent is draining.
     Draining = 5,
+    /// The child's certificate is not that of the node that its hello names, or of this cluster, or is void.
+    Identity = 6,
 }
 
 impl Refusal {
@@ -83,6 +85,7 @@ impl Refusal {
             3 => Self::Network,
             4 => Self::Protocol,
             5 => Self::Draining,
+            6 => Self::Identity,
             _ => return Err(FrameError::Malformed("refusal")),
         })
     }

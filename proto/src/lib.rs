@@ -1,12 +1,14 @@
 //! Wire contracts of Shoal and the words that both sides of a wire parse into.
 //!
 //! Owns: `shoal.control.v1` (gRPC between node and control), the peer frame codec ([`frame`]), and the newtypes
-//! [`Digest`], [`Layout`], [`BlockIndex`], [`PieceIndex`], [`NodeId`], [`ClusterId`], [`PieceList`], [`BlockSet`]. Does not own
+//! [`Digest`], [`Layout`], [`BlockIndex`], [`PieceIndex`], [`NodeId`], [`ClusterId`], [`PieceList`], [`BlockSet`], and the names in
+//! certificates ([`identity`]). Does not own
 //! sockets, clocks or state: everything here is pure.
 
 mod blocks;
 mod digest;
 pub mod frame;
+pub mod identity;
 mod ids;
 mod layout;
 mod list;

@@ -12,16 +12,21 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use ipnet::IpNet;
 use shoal_base::drain::Drain;
+use shoal_proto::NodeId;
 use shoal_proto::control::v1 as wire;
 use shoal_proto::control::v1::control_server::{Control, ControlServer};
-use tokio::net::{TcpListener, TcpStream};
+use shoal_proto::identity::Bearer;
+use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::nodes::Nodes;
 use crate::swarm::Swarm;
 
+mod caller;
 mod find;
+mod inbound;
+mod join;
 mod parse;
 mod preface;
 mod session;
@@ -47,9 +52,21 @@ pub struct Config {
     pub allow: Vec<IpNet>,
 }
 
-/// The service, to be put into a tonic server.
-pub fn server(nodes: Arc<Nodes>, swarm: Arc<Swarm>, drain: Drain) -> ControlServer<impl Control> {
-    ControlServer::new(Streams { nodes, swarm, drain })
+pub use caller::Gate;
+
+/// What the calls need.
+#[derive(Clone)]
+pub struct Parts {
+    /// The live nodes.
+    pub nodes: Arc<Nodes>,
+    /// Who gives a blob to whom.
+    pub swarm: Arc<Swarm>,
+    /// Who may call what.
+    pub gate: Gate,
+}
+
+fn server(parts: Parts, drain: Drain) -> ControlServer<impl Control> {
+    ControlServer::new(Streams { parts, drain })
         .max_decoding_message_size(LARGEST_MESSAGE)
         .max_encoding_message_size(LARGEST_MESSAGE)
 }
@@ -58,14 +75,9 @@ pub fn server(nodes: Arc<Nodes>, swarm: Arc<Swarm>, drain: Drain) -> ControlServ
 ///
 /// # Errors
 /// What the system says of the listener.
-pub async fn run(
-    listener: TcpListener,
-    config: Config,
-    nodes: Arc<Nodes>,
-    swarm: Arc<Swarm>,
-    drain: Drain,
-) -> io::Result<()> {
+pub async fn run(listener: TcpListener, config: Config, parts: Parts, drain: Drain) -> io::Result<()> {
     let Config { allow } = config;
+    let gate = parts.gate.clone();
     let incoming = TcpListenerStream::new(listener).filter_map(move |socket| {
         let socket = socket.and_then(|socket| Ok((socket.peer_addr()?, socket)));
         let answer = match socket {
@@ -86,10 +98,13 @@ pub async fn run(
         };
         std::future::ready(answer)
     });
-    let incoming = incoming.map(|socket: io::Result<TcpStream>| async {
-        match socket {
-            Ok(socket) => preface::seen(socket).await.map(Ok),
-            Err(error) => Some(Err(error)),
+    let incoming = incoming.map(move |socket| {
+        let gate = gate.clone();
+        async move {
+            match socket {
+                Ok(socket) => inbound::take(socket, &gate).await.map(Ok),
+                Err(error) => Some(Err(error)),
+            }
         }
     });
     let incoming = incoming.buffer_unordered(MOST_UNSEEN).filter_map(std::future::ready);
@@ -98,7 +113,7 @@ pub async fn run(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(16 << 10)
-        .add_service(server(nodes, swarm, drain.clone()))
+        .add_service(server(parts, drain.clone()))
         .serve_with_incoming_shutdown(incoming, async move { drain.signalled().await })
         .await
         .map_err(io::Error::other)
@@ -110,8 +125,7 @@ fn admits(allow: &[IpNet], from: IpAddr) -> bool {
 }
 
 struct Streams {
-    nodes: Arc<Nodes>,
-    swarm: Arc<Swarm>,
+    parts: Parts,
     drain: Drain,
 }
 
@@ -124,41 +138,62 @@ impl Control for Streams {
         &self,
         request: Request<Streaming<wire::SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        let bearer = self.parts.gate.node(&request)?;
         let mut requests = request.into_inner();
         let Some(wire::session_request::Message::Register(register)) = first(&mut requests).await?.message else {
             return Err(Status::invalid_argument("the first message must be register"));
         };
-        let joined = self.nodes.register(parse::register(register)?);
-        let (nodes, swarm, drain) = (Arc::clone(&self.nodes), Arc::clone(&self.swarm), self.drain.clone());
-        Ok(Response::new(session::serve(nodes, swarm, drain, joined, requests)))
+        let mut who = parse::register(register)?;
+        join::bind(&self.parts.gate, bearer.as_ref(), &mut who).await?;
+        let joined = self.parts.nodes.register(who);
+        Ok(Response::new(session::serve(self.parts.clone(), self.drain.clone(), joined, bearer, requests)))
     }
 
     async fn find(&self, request: Request<Streaming<wire::FindRequest>>) -> Result<Response<Self::FindStream>, Status> {
         let span = tracing::info_span!("find", digest = tracing::field::Empty, node = tracing::field::Empty);
         shoal_base::telemetry::extract_grpc(&span, request.metadata());
+        let bearer = self.parts.gate.node(&request)?;
         let mut requests = request.into_inner();
         let Some(wire::find_request::Message::Start(start)) = first(&mut requests).await?.message else {
             return Err(Status::invalid_argument("the first message must be start"));
         };
         let (session, ask) = parse::start(start)?;
         span.record("digest", tracing::field::display(ask.digest));
-        let Some(node) = self.nodes.node_of(&session) else {
+        let Some(node) = self.parts.node_of(&session, bearer.as_ref()) else {
             return Ok(Response::new(find::unknown_session()));
         };
         span.record("node", node.as_str());
-        Ok(Response::new(find::serve(Arc::clone(&self.swarm), self.drain.clone(), node, ask, requests, span)))
+        Ok(Response::new(find::serve(Arc::clone(&self.parts.swarm), self.drain.clone(), node, ask, requests, span)))
     }
 
     async fn was_public(
         &self,
         request: Request<wire::WasPublicRequest>,
     ) -> Result<Response<wire::WasPublicResponse>, Status> {
+        let bearer = self.parts.gate.node(&request)?;
         let wire::WasPublicRequest { session, repository } = request.into_inner();
         let repository = parse::repository(repository.unwrap_or_default())?;
-        let node = self.nodes.node_of(&session).ok_or_else(|| Status::not_found("session: unknown or ended"))?;
-        let age = self.swarm.public_since(&node, &repository);
+        let node = self.parts.node_of(&session, bearer.as_ref());
+        let node = node.ok_or_else(|| Status::not_found("session: unknown or ended"))?;
+        let age = self.parts.swarm.public_since(&node, &repository);
         let seconds_ago = age.map_or(0, |age| u32::try_from(age.as_secs()).unwrap_or(u32::MAX));
         Ok(Response::new(wire::WasPublicResponse { known: age.is_some(), seconds_ago }))
+    }
+
+    async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::Certified>, Status> {
+        join::join(&self.parts.gate, request).await.map(Response::new)
+    }
+
+    async fn certify(&self, request: Request<wire::CertifyRequest>) -> Result<Response<wire::Certified>, Status> {
+        join::certify(&self.parts, request).await.map(Response::new)
+    }
+}
+
+impl Parts {
+    /// Whose session it is; `None`: nobody's, or not that of the certificate.
+    fn node_of(&self, session: &[u8], bearer: Option<&Bearer>) -> Option<NodeId> {
+        let node = self.nodes.node_of(session)?;
+        bearer.is_none_or(|bearer| bearer.id.node() == Some(&node)).then_some(node)
     }
 }
 

@@ -12,9 +12,20 @@
 //! | `GET`, `PUT`, `PATCH`, `DELETE /api/v1/clusters/{id or name}` | one; `DELETE` takes `force` |
 //! | `GET /api/v1/nodes` | all live nodes |
 //! | `GET /api/v1/explain?ip&idc&location&pin` | where such a node would belong, and why |
-//! | `GET /livez`, `/readyz`, `/metrics` | |
+//! | `GET`, `POST /api/v1/join-tokens`, `DELETE /api/v1/join-tokens/{id}` | what nodes join with |
+//! | `GET /api/v1/members`, `POST /api/v1/members/{node}/revoke`, `DELETE /api/v1/members/{node}` | who has joined |
+//! | `GET /api/v1/ca` | the authority of the nodes |
+//! | `GET`, `POST /api/v1/api-tokens`, `DELETE /api/v1/api-tokens/{id or name}` | who may ask here |
+//! | `GET /api/v1/audit?before&limit` | what was changed by whom, newest first |
+//! | `GET /api/v1/whoami` | whose token this is |
+//! | `GET /livez`, `/readyz`, `/metrics` | without a token |
+//!
+//! Every request below `/api` shows an API token. A viewer reads, an operator changes clusters and lets nodes in and out, an admin
+//! makes API tokens and reads the audit log; a token may be kept to some clusters.
 
+mod caller;
 mod clusters;
+mod identity;
 mod nodes;
 mod problem;
 #[cfg(test)]
@@ -26,14 +37,16 @@ use std::time::Duration;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
+use axum::routing::{delete, get, post};
+use axum::{Json, Router, middleware};
 use serde::Deserialize;
 use shoal_base::drain::Drain;
 use shoal_base::metrics::{CONTENT_TYPE, Registry};
 
 use crate::clusters::{Clusters, Explanation, Facts};
+use crate::identity::{Access, Identity};
 use crate::nodes::Nodes;
+use caller::{Viewer, reaches_all};
 use problem::{Problem, Query};
 
 /// Largest request body: a declared set of some thousand clusters.
@@ -46,6 +59,10 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 /// What the routes need.
 #[derive(Clone)]
 pub struct Parts {
+    /// Who may ask.
+    pub access: Arc<Access>,
+    /// Who may join; `None`: nodes have no certificates.
+    pub identity: Option<Arc<Identity>>,
     /// The live set.
     pub clusters: Arc<Clusters>,
     /// The live nodes.
@@ -58,7 +75,11 @@ pub struct Parts {
 
 /// All routes.
 pub fn router(parts: Parts) -> Router {
-    Router::new()
+    let open = Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics));
+    let known = Router::new()
         .route("/api/v1/clusters", get(clusters::list).post(clusters::create).put(clusters::apply))
         .route(
             "/api/v1/clusters/{cluster}",
@@ -66,9 +87,18 @@ pub fn router(parts: Parts) -> Router {
         )
         .route("/api/v1/nodes", get(nodes::list))
         .route("/api/v1/explain", get(explain))
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
+        .route("/api/v1/join-tokens", get(identity::join_tokens).post(identity::create_join_token))
+        .route("/api/v1/join-tokens/{id}", delete(identity::remove_join_token))
+        .route("/api/v1/members", get(identity::members))
+        .route("/api/v1/members/{node}", delete(identity::remove_member))
+        .route("/api/v1/members/{node}/revoke", post(identity::revoke))
+        .route("/api/v1/ca", get(identity::authority))
+        .route("/api/v1/api-tokens", get(identity::api_tokens).post(identity::create_api_token))
+        .route("/api/v1/api-tokens/{token}", delete(identity::remove_api_token))
+        .route("/api/v1/audit", get(identity::audit))
+        .route("/api/v1/whoami", get(identity::whoami))
+        .route_layer(middleware::from_fn_with_state(parts.clone(), caller::known));
+    open.merge(known)
         .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "there is nothing at this address") })
         .method_not_allowed_fallback(|| async {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this address does not take this method")
@@ -88,7 +118,12 @@ struct Place {
     pin: Option<String>,
 }
 
-async fn explain(State(parts): State<Parts>, Query(place): Query<Place>) -> Result<Json<Explanation>, Problem> {
+async fn explain(
+    Viewer(caller): Viewer,
+    State(parts): State<Parts>,
+    Query(place): Query<Place>,
+) -> Result<Json<Explanation>, Problem> {
+    reaches_all(&caller)?;
     let facts = Facts::parse(&place.ip, &place.idc, &place.location).map_err(Problem::facts)?;
     Ok(Json(parts.clusters.current().explain(&facts, place.pin.as_deref())))
 }

@@ -1,13 +1,15 @@
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde_json::json;
 use shoal_proto::ClusterId;
 use tokio::sync::{Mutex, watch};
 
 use super::set::ClusterSet;
 use super::{Cluster, ClusterSpec, Metrics};
 use crate::scope::{ClusterScope, Refusal, Scopes, fold};
-use crate::store::{self, ClusterChange, ClusterTable, Store};
+use crate::store::{self, AuditEntry, ClusterChange, ClusterTable, Store};
 
 /// How often a write that somebody else overtook is decided again before the caller hears of it. Writes of clusters
 /// are rare and short; to lose five in a row means that something loops.
@@ -141,7 +143,7 @@ impl Clusters {
         let clusters = Self { store, writing: Mutex::new(()), live: watch::Sender::new(Arc::new(set)), metrics };
         if clusters.current().generation() == 0 && !config.default_cluster.is_empty() {
             let spec = ClusterSpec { name: config.default_cluster.clone(), default: true, ..ClusterSpec::default() };
-            let made = clusters.create(spec).await?;
+            let made = clusters.by("shoal-control").create(spec).await?;
             tracing::info!(cluster = made.name, id = %made.id, "made the default cluster in a new store");
         }
         Ok(clusters)
@@ -157,6 +159,35 @@ impl Clusters {
         self.live.borrow().clone()
     }
 
+    /// The clusters in somebody's hands: who is named in the audit log for what they change.
+    pub const fn by<'a>(&'a self, who: &'a str) -> By<'a> {
+        By { clusters: self, who }
+    }
+
+    /// Whether clusters can be read and changed right now.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn probe(&self) -> Result<(), Error> {
+        Ok(self.store.probe().await?)
+    }
+
+    fn publish(&self, table: ClusterTable) -> Result<Arc<ClusterSet>, Error> {
+        let set = Arc::new(compile(table)?);
+        self.metrics.published(&set);
+        self.live.send_replace(set.clone());
+        Ok(set)
+    }
+}
+
+/// The clusters in somebody's hands.
+#[derive(Clone, Copy)]
+pub struct By<'a> {
+    clusters: &'a Clusters,
+    who: &'a str,
+}
+
+impl By<'_> {
     /// Makes a cluster.
     ///
     /// # Errors
@@ -263,14 +294,6 @@ impl Clusters {
         })
     }
 
-    /// Whether clusters can be read and changed right now.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub async fn probe(&self) -> Result<(), Error> {
-        Ok(self.store.probe().await?)
-    }
-
     /// Decides on changes, checks the set that they lead to, writes and publishes it; again if somebody else was
     /// faster. Gives the sets before and after. A dry run stops before writing.
     async fn write(
@@ -278,10 +301,11 @@ impl Clusters {
         decide: impl Fn(&ClusterSet) -> Result<Vec<ClusterChange>, Error>,
         dry_run: bool,
     ) -> Result<(Arc<ClusterSet>, Arc<ClusterSet>), Error> {
-        let _writing = self.writing.lock().await;
+        let clusters = self.clusters;
+        let _writing = clusters.writing.lock().await;
         let mut attempts = WRITE_ATTEMPTS;
         loop {
-            let before = self.current();
+            let before = clusters.current();
             let (changes, candidate) = candidate(&before, decide(&before)?)?;
             if changes.is_empty() {
                 return Ok((before.clone(), before));
@@ -290,28 +314,23 @@ impl Clusters {
                 return Ok((before, Arc::new(candidate)));
             }
             attempts -= 1;
-            match self.store.change_clusters(before.generation(), &changes).await {
+            let audit: Vec<AuditEntry> =
+                difference(&before, &candidate).iter().map(|change| audit(self.who, change)).collect();
+            match clusters.store.change_clusters(before.generation(), &changes, &audit).await {
                 Ok(table) => {
-                    let after = self.publish(table)?;
+                    let after = clusters.publish(table)?;
                     for change in difference(&before, &after) {
-                        log(&change);
-                        self.metrics.changed(&change);
+                        log(self.who, &change);
+                        clusters.metrics.changed(&change);
                     }
                     return Ok((before, after));
                 }
                 Err(store::Error::Conflict) if attempts > 0 => {
-                    self.publish(self.store.clusters().await?)?;
+                    clusters.publish(clusters.store.clusters().await?)?;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-    }
-
-    fn publish(&self, table: ClusterTable) -> Result<Arc<ClusterSet>, Error> {
-        let set = Arc::new(compile(table)?);
-        self.metrics.published(&set);
-        self.live.send_replace(set.clone());
-        Ok(set)
     }
 }
 
@@ -416,12 +435,27 @@ fn difference(before: &ClusterSet, after: &ClusterSet) -> Vec<Change> {
     left.chain(made.map(|new| Change::Created(new.clone()))).collect()
 }
 
-fn log(change: &Change) {
+/// What the audit log keeps of a change.
+fn audit(who: &str, change: &Change) -> AuditEntry {
+    let spec = |cluster: &Arc<Cluster>| {
+        let ClusterSpec { name, default, idc, location, cidrs } = cluster.spec();
+        json!({ "id": cluster.id, "name": name, "default": default, "idc": idc, "location": location, "cidrs": cidrs })
+    };
+    let (action, name, before, after) = match change {
+        Change::Created(cluster) => ("cluster.create", &cluster.name, None, Some(spec(cluster))),
+        Change::Updated { before, after } => ("cluster.update", &before.name, Some(spec(before)), Some(spec(after))),
+        Change::Deleted(cluster) => ("cluster.delete", &cluster.name, Some(spec(cluster)), None),
+    };
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    AuditEntry { at, who: who.to_owned(), action: action.to_owned(), subject: name.clone(), before, after }
+}
+
+fn log(who: &str, change: &Change) {
     match change {
-        Change::Created(cluster) => tracing::info!(cluster = cluster.name, id = %cluster.id, "created a cluster"),
+        Change::Created(cluster) => tracing::info!(cluster = cluster.name, id = %cluster.id, who, "created a cluster"),
         Change::Updated { before, after } => {
-            tracing::info!(cluster = after.name, id = %after.id, was = ?before.spec(), is = ?after.spec(), "changed a cluster");
+            tracing::info!(cluster = after.name, id = %after.id, was = ?before.spec(), is = ?after.spec(), who, "changed a cluster");
         }
-        Change::Deleted(cluster) => tracing::info!(cluster = cluster.name, id = %cluster.id, "deleted a cluster"),
+        Change::Deleted(cluster) => tracing::info!(cluster = cluster.name, id = %cluster.id, who, "deleted a cluster"),
     }
 }

@@ -30,7 +30,7 @@ async fn the_first_start_makes_the_default_cluster_and_later_ones_do_not() {
     let clusters = Clusters::open(store.clone(), &config("default"), Metrics::default()).await.unwrap();
     assert_eq!(names(&clusters), ["default"]);
     assert!(clusters.current().clusters()[0].default);
-    clusters.delete("default", None, true, &nobody).await.unwrap();
+    clusters.by("test").delete("default", None, true, &nobody).await.unwrap();
     let again = Clusters::open(store, &config("default"), Metrics::default()).await.unwrap();
     assert!(names(&again).is_empty(), "an operator deleted it");
     assert!(names(&open("").await).is_empty());
@@ -41,12 +41,12 @@ async fn a_change_is_published_to_whoever_watches() {
     let clusters = open("default").await;
     let mut watch = clusters.watch();
     watch.borrow_and_update();
-    let made = clusters.create(spec("b", "west", &[])).await.unwrap();
+    let made = clusters.by("test").create(spec("b", "west", &[])).await.unwrap();
     assert!(watch.has_changed().unwrap());
     assert_eq!(watch.borrow_and_update().find("b").unwrap().id, made.id);
     let before = clusters.current().generation();
     let same = Edit { idc: Some("west".into()), ..Edit::default() };
-    let unchanged = clusters.update("b", None, same).await.unwrap();
+    let unchanged = clusters.by("test").update("b", None, same).await.unwrap();
     assert_eq!((unchanged.version, clusters.current().generation()), (made.version, before), "nothing was written");
     assert!(!watch.has_changed().unwrap());
 }
@@ -54,7 +54,7 @@ async fn a_change_is_published_to_whoever_watches() {
 #[tokio::test]
 async fn a_refused_change_names_both_clusters_and_the_field_and_changes_nothing() {
     let clusters = open("default").await;
-    clusters.create(spec("b", "", &["10.1.0.0/16"])).await.unwrap();
+    clusters.by("test").create(spec("b", "", &["10.1.0.0/16"])).await.unwrap();
     for (bad, field, text) in [
         (spec("c", "", &["10.1.2.3/16"]), "cidrs", "10.1.0.0/16"),
         (spec("c", "", &["10.0.0.0/33"]), "cidrs[0]", "10.0.0.0/33"),
@@ -62,7 +62,9 @@ async fn a_refused_change_names_both_clusters_and_the_field_and_changes_nothing(
         (spec(" B ", "", &[]), "name", "name"),
         (ClusterSpec { default: true, ..spec("c", "", &[]) }, "default", "default"),
     ] {
-        let Err(Error::Refused(refusals)) = clusters.create(bad.clone()).await else { panic!("{bad:?} was accepted") };
+        let Err(Error::Refused(refusals)) = clusters.by("test").create(bad.clone()).await else {
+            panic!("{bad:?} was accepted")
+        };
         assert_eq!(refusals[0].field, field, "{bad:?}");
         assert!(refusals[0].to_string().contains(text), "{}", refusals[0]);
         assert_eq!(names(&clusters), ["default", "b"]);
@@ -72,24 +74,29 @@ async fn a_refused_change_names_both_clusters_and_the_field_and_changes_nothing(
 #[tokio::test]
 async fn a_version_that_was_overtaken_is_stale() {
     let clusters = open("default").await;
-    let made = clusters.create(spec("b", "west", &[])).await.unwrap();
+    let made = clusters.by("test").create(spec("b", "west", &[])).await.unwrap();
     let rename = |name: &str| Edit { name: Some(name.into()), ..Edit::default() };
-    let renamed = clusters.update("b", Some(made.version), rename("c")).await.unwrap();
+    let renamed = clusters.by("test").update("b", Some(made.version), rename("c")).await.unwrap();
     assert_eq!((renamed.id.clone(), renamed.name.as_str()), (made.id.clone(), "c"));
-    let late = clusters.update(made.id.as_str(), Some(made.version), rename("d")).await;
+    let late = clusters.by("test").update(made.id.as_str(), Some(made.version), rename("d")).await;
     assert!(matches!(late, Err(Error::Stale { expected, found, .. }) if expected == made.version && found > expected));
-    assert!(matches!(clusters.delete("c", Some(made.version), false, &nobody).await, Err(Error::Stale { .. })));
-    assert!(matches!(clusters.update("b", None, rename("x")).await, Err(Error::NotFound(name)) if name == "b"));
+    assert!(matches!(
+        clusters.by("test").delete("c", Some(made.version), false, &nobody).await,
+        Err(Error::Stale { .. })
+    ));
+    assert!(
+        matches!(clusters.by("test").update("b", None, rename("x")).await, Err(Error::NotFound(name)) if name == "b")
+    );
 }
 
 #[tokio::test]
 async fn neither_the_default_nor_a_cluster_in_use_goes_without_force() {
     let clusters = open("default").await;
-    clusters.create(spec("b", "west", &[])).await.unwrap();
+    clusters.by("test").create(spec("b", "west", &[])).await.unwrap();
     let two = |_: &ClusterId| 2;
-    assert!(matches!(clusters.delete("b", None, false, &two).await, Err(Error::InUse { nodes: 2, .. })));
-    assert!(matches!(clusters.delete("default", None, false, &nobody).await, Err(Error::IsDefault { .. })));
-    clusters.delete("b", None, true, &two).await.unwrap();
+    assert!(matches!(clusters.by("test").delete("b", None, false, &two).await, Err(Error::InUse { nodes: 2, .. })));
+    assert!(matches!(clusters.by("test").delete("default", None, false, &nobody).await, Err(Error::IsDefault { .. })));
+    clusters.by("test").delete("b", None, true, &two).await.unwrap();
     assert_eq!(names(&clusters), ["default"]);
 }
 
@@ -98,17 +105,17 @@ async fn applying_twice_changes_nothing_the_second_time() {
     let clusters = open("default").await;
     let declared = || vec![spec("b", "west", &["10.1.0.0/16"]), ClusterSpec { default: true, ..spec("a", "", &[]) }];
     let mode = ApplyMode::default();
-    let dry = clusters.apply(declared(), ApplyMode { dry_run: true, ..mode }, &nobody).await.unwrap();
+    let dry = clusters.by("test").apply(declared(), ApplyMode { dry_run: true, ..mode }, &nobody).await.unwrap();
     assert_eq!((dry.changes.len(), names(&clusters)), (3, vec!["default".to_owned()]), "a dry run writes nothing");
-    let first = clusters.apply(declared(), mode, &nobody).await.unwrap();
+    let first = clusters.by("test").apply(declared(), mode, &nobody).await.unwrap();
     assert_eq!(first.changes.len(), 3, "two made, and one is no default any more");
     assert_eq!(first.undeclared.iter().map(|cluster| cluster.name.as_str()).collect::<Vec<_>>(), ["default"]);
     let generation = clusters.current().generation();
-    let second = clusters.apply(declared(), mode, &nobody).await.unwrap();
+    let second = clusters.by("test").apply(declared(), mode, &nobody).await.unwrap();
     assert!(second.changes.is_empty() && clusters.current().generation() == generation);
     let prune = ApplyMode { prune: true, ..mode };
-    let in_use = clusters.apply(declared(), prune, &|_: &ClusterId| 1).await;
+    let in_use = clusters.by("test").apply(declared(), prune, &|_: &ClusterId| 1).await;
     assert!(matches!(in_use, Err(Error::InUse { name, .. }) if name == "default"));
-    let pruned = clusters.apply(declared(), prune, &nobody).await.unwrap();
+    let pruned = clusters.by("test").apply(declared(), prune, &nobody).await.unwrap();
     assert!(matches!(pruned.changes.as_slice(), [Change::Deleted(gone)] if gone.name == "default"));
 }

@@ -2,15 +2,20 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// Talks to shoal-control: clusters, nodes, and why a node is where it is.
+/// Talks to shoal-control: clusters, nodes, why a node is where it is, and who may join, ask and change.
 ///
-/// Exit codes: 0 well, 1 failed, 2 refused or misused, 3 not found, 4 conflict, 5 server unreachable.
+/// It shows the API token in SHOAL_TOKEN, or the one in a file.
+///
+/// Exit codes: 0 well, 1 failed, 2 refused or misused, 3 not found, 4 conflict, 5 server unreachable, 6 not allowed.
 #[derive(Debug, Parser)]
 #[command(name = "shoalctl", version)]
 pub struct Cli {
     /// The control service.
     #[arg(long, global = true, env = "SHOAL_SERVER", default_value = "http://127.0.0.1:6081", value_name = "URL")]
     pub(super) server: String,
+    /// A file with the API token. Without it: what SHOAL_TOKEN says.
+    #[arg(long, global = true, env = "SHOAL_TOKEN_FILE", value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
     /// How to print answers.
     #[arg(long, short, global = true, value_enum, default_value_t = Output::Table)]
     pub(super) output: Output,
@@ -38,6 +43,141 @@ pub(super) enum Command {
     Node(NodeCommand),
     /// Say which cluster a node would belong to, and why.
     Explain(Place),
+    /// What nodes join with.
+    #[command(subcommand)]
+    JoinToken(JoinTokenCommand),
+    /// Nodes that have joined.
+    #[command(subcommand)]
+    Member(MemberCommand),
+    /// Who may ask and change.
+    #[command(subcommand)]
+    ApiToken(ApiTokenCommand),
+    /// What was changed by whom, newest first.
+    Audit(AuditArgs),
+    /// The certificate of the authority that certifies nodes.
+    Ca,
+    /// Whose token this is.
+    Whoami,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum JoinTokenCommand {
+    /// Make a token and print it, once.
+    Create(CreateJoinToken),
+    /// All tokens, without their secrets.
+    List,
+    /// Remove a token. Nodes that joined by it stay.
+    Delete {
+        /// Its id.
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CreateJoinToken {
+    /// Nodes that join by it belong to this cluster, by name or id, whatever their facts say.
+    #[arg(long, value_name = "CLUSTER")]
+    pub(super) cluster: Option<String>,
+    /// What such a node may be.
+    #[arg(long, value_enum, default_value_t = NodeRole::Node)]
+    pub(super) role: NodeRole,
+    /// How long it counts, at most 8784h.
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub(super) ttl: String,
+    /// How many nodes may join by it.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(super) uses: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum NodeRole {
+    /// An ordinary node.
+    Node,
+    /// One that may read registries first.
+    Seed,
+}
+
+impl NodeRole {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Seed => "seed",
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum MemberCommand {
+    /// All members.
+    List,
+    /// Take a node's certificates away, everywhere and at once, and give it no other.
+    Revoke {
+        /// Its id.
+        node: String,
+    },
+    /// Forget a node, so that it may join anew: with another key, or after it was revoked.
+    Delete {
+        /// Its id.
+        node: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ApiTokenCommand {
+    /// Make a token and print it, once.
+    Create(CreateApiToken),
+    /// All tokens, without their secrets.
+    List,
+    /// Remove a token.
+    Delete {
+        /// Its name or id.
+        token: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CreateApiToken {
+    /// Whose it is, for the audit log. Unique.
+    pub(super) name: String,
+    /// What its bearer may do: a viewer reads, an operator changes clusters and lets nodes in, an admin makes tokens.
+    #[arg(long, value_enum)]
+    pub(super) role: ApiRole,
+    /// The only clusters that its bearer sees and changes, by name or id. May be given many times, or several separated by commas.
+    #[arg(long = "cluster", value_name = "CLUSTER", value_delimiter = ',')]
+    pub(super) clusters: Vec<String>,
+    /// How long it counts. Without it: until it is removed.
+    #[arg(long, value_name = "TIME")]
+    pub(super) ttl: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ApiRole {
+    /// Reads.
+    Viewer,
+    /// Changes clusters and nodes.
+    Operator,
+    /// Makes tokens.
+    Admin,
+}
+
+impl ApiRole {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AuditArgs {
+    /// How many entries, at most 1000.
+    #[arg(long, short = 'n', default_value_t = 50)]
+    pub(super) limit: u32,
+    /// Only entries before this one, by its number.
+    #[arg(long, value_name = "SEQ")]
+    pub(super) before: Option<u64>,
 }
 
 #[derive(Debug, Subcommand)]

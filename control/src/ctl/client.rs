@@ -17,6 +17,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Client {
     http: reqwest::Client,
     base: Url,
+    token: Option<String>,
 }
 
 /// A problem document, as much of it as is printed.
@@ -26,7 +27,7 @@ struct Problem {
 }
 
 impl Client {
-    pub(super) fn new(server: &str) -> Result<Self, Error> {
+    pub(super) fn new(server: &str, token: Option<String>) -> Result<Self, Error> {
         let base: Url =
             server.parse().map_err(|error| Error::Refused(format!("--server {server:?} is not a URL: {error}")))?;
         if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
@@ -41,7 +42,7 @@ impl Client {
             .no_proxy()
             .build()
             .map_err(|error| Error::Failed(format!("make an HTTP client: {error}")))?;
-        Ok(Self { http, base })
+        Ok(Self { http, base, token })
     }
 
     /// A request to `/api/v1/<path>`, each part as one segment, whatever is in it.
@@ -50,7 +51,12 @@ impl Client {
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(["api", "v1"]).extend(path);
         }
-        Request { client: self, request: self.http.request(method, url) }
+        let request = self.http.request(method, url);
+        let request = match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        };
+        Request { client: self, request }
     }
 }
 
@@ -94,6 +100,10 @@ impl Request<'_> {
             Err(_) => format!("the server answered {status}; is {} a shoal-control?", self.client.base),
         };
         Err(match status {
+            StatusCode::UNAUTHORIZED if self.client.token.is_none() => {
+                Error::NotAllowed(format!("{detail}; say --token-file FILE, or set SHOAL_TOKEN"))
+            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::NotAllowed(detail),
             StatusCode::NOT_FOUND => Error::NotFound(detail),
             StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => Error::Conflict(detail),
             status if status.is_client_error() => Error::Refused(detail),

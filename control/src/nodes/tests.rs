@@ -44,6 +44,7 @@ fn who(node: &str, instance: u64, idc: &str) -> Registration {
         facts: Facts::parse("10.0.0.7", idc, "").unwrap(),
         peer_port: 5081,
         pin: None,
+        bound: None,
         role: Role::Node,
     }
 }

@@ -1,12 +1,15 @@
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use super::{Cluster, ClusterChange, ClusterSpec, ClusterTable, Error, Store};
+use super::{AuditEntry, Cluster, ClusterChange, ClusterSpec, ClusterTable, Error, Store};
+
+mod identities;
 
 /// A store that ends with the process. Passes the same suite as the durable ones.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     state: Mutex<State>,
+    identities: Mutex<identities::State>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -21,7 +24,12 @@ impl Store for MemoryStore {
         Ok(self.state.lock().table.clone())
     }
 
-    async fn change_clusters(&self, generation: u64, changes: &[ClusterChange]) -> Result<ClusterTable, Error> {
+    async fn change_clusters(
+        &self,
+        generation: u64,
+        changes: &[ClusterChange],
+        audit: &[AuditEntry],
+    ) -> Result<ClusterTable, Error> {
         let mut state = self.state.lock();
         if state.table.generation != generation {
             return Err(Error::Conflict);
@@ -32,6 +40,9 @@ impl Store for MemoryStore {
             next.change(change)?;
         }
         *state = next;
+        let mut identities = self.identities.lock();
+        identities.keep_clusters(&state.table);
+        audit.iter().for_each(|entry| identities.write_audit(entry));
         Ok(state.table.clone())
     }
 

@@ -9,7 +9,9 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 
-use super::{Cluster, ClusterChange, ClusterSpec, ClusterTable, Error, Store};
+use super::{AuditEntry, Cluster, ClusterChange, ClusterSpec, ClusterTable, Error, Store};
+
+mod identities;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
@@ -85,7 +87,12 @@ impl Store for SqliteStore {
         read(&mut tx).await
     }
 
-    async fn change_clusters(&self, generation: u64, changes: &[ClusterChange]) -> Result<ClusterTable, Error> {
+    async fn change_clusters(
+        &self,
+        generation: u64,
+        changes: &[ClusterChange],
+        audit: &[AuditEntry],
+    ) -> Result<ClusterTable, Error> {
         let mut tx = self.begin_write().await.map_err(failed("write clusters"))?;
         let moved = sqlx::query("UPDATE cluster_generation SET generation = generation + 1 WHERE generation = ?")
             .bind(to_sql(generation))
@@ -97,6 +104,9 @@ impl Store for SqliteStore {
         }
         for change in super::deletions_first(changes) {
             write(&mut tx, change).await?;
+        }
+        for entry in audit {
+            identities::write_audit(&mut tx, entry).await?;
         }
         let table = read(&mut tx).await?;
         tx.commit().await.map_err(failed("write clusters"))?;

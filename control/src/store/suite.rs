@@ -2,9 +2,16 @@
 
 use super::*;
 
+mod identities;
+
+/// Whatever a store of control must be.
+trait Both: Store + Identities {}
+
+impl<T: Store + Identities> Both for T {}
+
 /// A store and what must outlive it.
 struct Subject {
-    store: Box<dyn Store>,
+    store: Box<dyn Both>,
     _dir: Option<tempfile::TempDir>,
 }
 
@@ -67,7 +74,7 @@ async fn gives_back_what_was_written(store: &dyn Store) {
         cidrs: vec!["10.2.0.0/16".into(), "10.1.0.0/16".into(), "2001:db8::/32".into()],
     };
     let changes = [ClusterChange::Insert { id: id("one"), spec: full.clone() }, insert("two")];
-    let written = store.change_clusters(0, &changes).await.unwrap();
+    let written = store.change_clusters(0, &changes, &[]).await.unwrap();
     assert_eq!(written.generation, 1);
     assert_eq!(written.clusters[0].spec(), full);
     assert_eq!((written.clusters[0].id.clone(), written.clusters[0].version), (id("one"), 1));
@@ -76,9 +83,9 @@ async fn gives_back_what_was_written(store: &dyn Store) {
 }
 
 async fn a_write_on_an_older_generation_is_a_conflict_and_changes_nothing(store: &dyn Store) {
-    let before = store.change_clusters(0, &[insert("a")]).await.unwrap();
+    let before = store.change_clusters(0, &[insert("a")], &[]).await.unwrap();
     for generation in [0, 2] {
-        let refused = store.change_clusters(generation, &[insert("b")]).await;
+        let refused = store.change_clusters(generation, &[insert("b")], &[]).await;
         assert!(matches!(refused, Err(Error::Conflict)), "{refused:?}");
     }
     assert_eq!(store.clusters().await.unwrap(), before);
@@ -86,51 +93,51 @@ async fn a_write_on_an_older_generation_is_a_conflict_and_changes_nothing(store:
 
 async fn an_update_replaces_all_fields_and_counts_versions(store: &dyn Store) {
     let first = ClusterSpec { cidrs: vec!["10.0.0.0/8".into(), "11.0.0.0/8".into()], idc: "x".into(), ..spec("a") };
-    store.change_clusters(0, &[ClusterChange::Insert { id: id("a"), spec: first }]).await.unwrap();
+    store.change_clusters(0, &[ClusterChange::Insert { id: id("a"), spec: first }], &[]).await.unwrap();
     let second = ClusterSpec { cidrs: vec!["12.0.0.0/8".into()], location: "l".into(), default: true, ..spec("b") };
     let update = ClusterChange::Update { id: id("a"), spec: second.clone() };
-    let table = store.change_clusters(1, &[update]).await.unwrap();
+    let table = store.change_clusters(1, &[update], &[]).await.unwrap();
     assert_eq!(table.clusters[0].spec(), second);
     assert_eq!(table.clusters[0].version, 2);
     assert_eq!(store.clusters().await.unwrap(), table);
 }
 
 async fn an_age_is_never_used_twice(store: &dyn Store) {
-    let first = store.change_clusters(0, &[insert("a"), insert("b")]).await.unwrap();
-    store.change_clusters(1, &[ClusterChange::Delete { id: id("b") }]).await.unwrap();
-    let third = store.change_clusters(2, &[insert("c")]).await.unwrap();
+    let first = store.change_clusters(0, &[insert("a"), insert("b")], &[]).await.unwrap();
+    store.change_clusters(1, &[ClusterChange::Delete { id: id("b") }], &[]).await.unwrap();
+    let third = store.change_clusters(2, &[insert("c")], &[]).await.unwrap();
     assert_eq!(names(&third), ["a", "c"]);
     assert!(third.clusters[1].seq > first.clusters[1].seq);
 }
 
 async fn one_bad_change_undoes_all_of_the_call(store: &dyn Store) {
-    let before = store.change_clusters(0, &[insert("a")]).await.unwrap();
+    let before = store.change_clusters(0, &[insert("a")], &[]).await.unwrap();
     let changes =
         [ClusterChange::Delete { id: id("a") }, insert("b"), ClusterChange::Update { id: id("gone"), spec: spec("c") }];
-    assert!(matches!(store.change_clusters(1, &changes).await, Err(Error::NoCluster(gone)) if gone == id("gone")));
+    assert!(matches!(store.change_clusters(1, &changes, &[]).await, Err(Error::NoCluster(gone)) if gone == id("gone")));
     assert_eq!(store.clusters().await.unwrap(), before);
     // The generation did not move either.
-    store.change_clusters(1, &[insert("b")]).await.unwrap();
+    store.change_clusters(1, &[insert("b")], &[]).await.unwrap();
 }
 
 async fn a_name_is_unique(store: &dyn Store) {
-    store.change_clusters(0, &[insert("a"), insert("b")]).await.unwrap();
+    store.change_clusters(0, &[insert("a"), insert("b")], &[]).await.unwrap();
     let again = ClusterChange::Insert { id: id("other"), spec: spec("a") };
-    assert!(matches!(store.change_clusters(1, &[again]).await, Err(Error::NameTaken(name)) if name == "a"));
+    assert!(matches!(store.change_clusters(1, &[again], &[]).await, Err(Error::NameTaken(name)) if name == "a"));
     let rename = ClusterChange::Update { id: id("b"), spec: spec("a") };
-    assert!(matches!(store.change_clusters(1, &[rename]).await, Err(Error::NameTaken(name)) if name == "a"));
+    assert!(matches!(store.change_clusters(1, &[rename], &[]).await, Err(Error::NameTaken(name)) if name == "a"));
 }
 
 async fn a_deleted_name_can_be_taken_in_the_same_call(store: &dyn Store) {
-    store.change_clusters(0, &[insert("a")]).await.unwrap();
+    store.change_clusters(0, &[insert("a")], &[]).await.unwrap();
     let successor = ClusterChange::Insert { id: id("new"), spec: spec("a") };
-    let table = store.change_clusters(1, &[successor, ClusterChange::Delete { id: id("a") }]).await.unwrap();
+    let table = store.change_clusters(1, &[successor, ClusterChange::Delete { id: id("a") }], &[]).await.unwrap();
     assert_eq!((names(&table), table.clusters[0].id.clone()), (vec!["a"], id("new")));
 }
 
 async fn an_update_of_a_cluster_that_is_gone_is_refused(store: &dyn Store) {
     for change in [ClusterChange::Update { id: id("a"), spec: spec("a") }, ClusterChange::Delete { id: id("a") }] {
-        assert!(matches!(store.change_clusters(0, &[change]).await, Err(Error::NoCluster(_))));
+        assert!(matches!(store.change_clusters(0, &[change], &[]).await, Err(Error::NoCluster(_))));
     }
 }
 
@@ -141,7 +148,8 @@ async fn can_be_probed(store: &dyn Store) {
 
 async fn keeps_text_that_looks_like_sql(store: &dyn Store) {
     let name = "a'; DROP TABLE clusters; --";
-    let table = store.change_clusters(0, &[ClusterChange::Insert { id: id("a"), spec: spec(name) }]).await.unwrap();
+    let table =
+        store.change_clusters(0, &[ClusterChange::Insert { id: id("a"), spec: spec(name) }], &[]).await.unwrap();
     assert_eq!(names(&table), [name]);
 }
 
@@ -154,7 +162,7 @@ mod sqlite_alone {
     async fn clusters_outlive_the_process() {
         let dir = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(dir.path()).await.unwrap();
-        let table = store.change_clusters(0, &[insert("a")]).await.unwrap();
+        let table = store.change_clusters(0, &[insert("a")], &[]).await.unwrap();
         drop(store);
         assert_eq!(SqliteStore::open(dir.path()).await.unwrap().clusters().await.unwrap(), table);
     }
@@ -167,7 +175,7 @@ mod sqlite_alone {
         std::fs::write(state.join("control.db"), []).unwrap();
         std::fs::set_permissions(state.join("control.db"), std::fs::Permissions::from_mode(0o644)).unwrap();
         let store = SqliteStore::open(&state).await.unwrap();
-        store.change_clusters(0, &[insert("a")]).await.unwrap();
+        store.change_clusters(0, &[insert("a")], &[]).await.unwrap();
         let files: Vec<_> = std::fs::read_dir(&state).unwrap().map(Result::unwrap).collect();
         assert!(files.len() >= 3, "database, journal and lock: {files:?}");
         for file in files {
@@ -199,7 +207,7 @@ mod sqlite_alone {
         store.close().await;
         drop(store);
         let refused = SqliteStore::open(dir.path()).await.unwrap_err();
-        assert!(matches!(refused, Error::NewerSchema { found: 9001, known: 1, .. }), "{refused}");
+        assert!(matches!(refused, Error::NewerSchema { found: 9001, known: 2, .. }), "{refused}");
         let text = refused.to_string();
         assert!(text.contains("control.db") && text.contains("9001") && text.contains("later release"), "{text}");
     }

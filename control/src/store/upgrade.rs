@@ -43,7 +43,7 @@ async fn a_database_of_schema_1_is_opened_with_all_that_it_has() {
     // It goes on counting where the other stopped: the second cluster was deleted, and its age is not used again.
     let id: ClusterId = "new".parse().unwrap();
     let spec = ClusterSpec { name: "new".into(), ..ClusterSpec::default() };
-    let after = store.change_clusters(table.generation, &[ClusterChange::Insert { id, spec }]).await.unwrap();
+    let after = store.change_clusters(table.generation, &[ClusterChange::Insert { id, spec }], &[]).await.unwrap();
     assert_eq!(after.generation, table.generation + 1);
     assert_eq!(after.clusters[..3], table.clusters[..]);
     assert_eq!(after.clusters[3].seq, 5);

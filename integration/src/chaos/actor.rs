@@ -165,7 +165,8 @@ impl<'a> Actor<'a> {
         let ns = self.world.net.namespace(&liar_name(liar))?;
         // A name that sorts before those of real nodes: control takes it first when it has no other reason.
         let name = format!("0-liar-{number}");
-        let joining = Liar::join(&ns, self.world.grpc(), &name);
+        let token = self.world.token()?;
+        let joining = Liar::join(&ns, self.world.grpc(), &name, token.as_deref());
         let Ok(joined) = tokio::time::timeout(JOINS, joining).await else { bail!("control does not answer the liar") };
         let joined = joined?;
         let claims = self.images[image].image.blobs().map(|blob| claim(blob, lie)).collect::<Result<Vec<_>>>()?;

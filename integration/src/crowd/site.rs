@@ -83,6 +83,7 @@ impl Site {
             edition: Edition::OWN,
             root_ca: authority.root_file.clone(),
             control: CONTROL,
+            join_token: None,
         };
         let disk_bytes = blob_bytes + blob_bytes / 4 + BESIDE;
         let (daemons, disks, _traces) = (None, Vec::new(), traces);
@@ -133,7 +134,7 @@ impl Site {
     pub(super) async fn start_daemons(&mut self) -> Result<()> {
         self.stop_daemons()?;
         let control = self.net.namespace("control")?;
-        let control = Control::start(&self.programs, &control, &self.dirs.state.join("control")).await?;
+        let control = Control::start(&self.programs, &control, &self.dirs.state.join("control"), false).await?;
         let started = Instant::now();
         let mut starts = Vec::new();
         for plan in &self.plans {

@@ -4,6 +4,8 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Result, bail, ensure};
 use bytes::{Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
+use rustls::ServerConfig;
+use shoal_base::tls;
 use shoal_proto::{
     PieceList,
     frame::{Frame, FrameCodec, Run},
@@ -15,6 +17,8 @@ use tokio::{
 };
 use tokio_util::codec::Framed;
 
+use crate::papers::Papers;
+
 use super::{Asked, Claim, Lie, Table, other_bytes};
 
 /// As often as a parent says `Wait`.
@@ -24,19 +28,20 @@ const BEFORE_THE_STOP: u32 = 2;
 /// Hashes in one `List` frame.
 const HASHES_A_PART: usize = 2048;
 
-type Wire = Framed<TcpStream, FrameCodec>;
+type Wire = Framed<tls::Wire, FrameCodec>;
 
 /// Serves children until it is dropped.
-pub(super) async fn children(listener: TcpListener, table: Arc<Table>) {
+pub(super) async fn children(listener: TcpListener, papers: Option<Papers>, table: Arc<Table>) {
+    let server = papers.map(|papers| tls::server(&papers.keeper, true, &[]));
     let mut children = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let Ok((stream, _)) = accepted else { return };
-                let table = table.clone();
+                let (table, server) = (table.clone(), server.clone());
                 children.spawn(async move {
                     // A child that ends the connection is what a lie ends in.
-                    let _ = child(stream, &table).await;
+                    let _ = child(stream, server, &table).await;
                 });
             }
             Some(_) = children.join_next() => {}
@@ -44,8 +49,9 @@ pub(super) async fn children(listener: TcpListener, table: Arc<Table>) {
     }
 }
 
-async fn child(stream: TcpStream, table: &Table) -> Result<()> {
+async fn child(stream: TcpStream, server: Option<Arc<ServerConfig>>, table: &Table) -> Result<()> {
     stream.set_nodelay(true)?;
+    let stream = tls::Wire::accept(stream, server).await?;
     let mut wire = Framed::new(stream, FrameCodec::default());
     let hello = wire.next().await.transpose()?;
     ensure!(matches!(hello, Some(Frame::Hello(_))), "no hello but {hello:?}");
@@ -142,6 +148,7 @@ async fn drip(wire: &mut Wire, frame: Frame) -> Result<()> {
     for byte in bytes {
         every.tick().await;
         wire.get_mut().write_all(&[byte]).await?;
+        wire.get_mut().flush().await?;
     }
     Ok(())
 }

@@ -54,7 +54,7 @@ fn digest(blob: &ImageBlob) -> Result<Digest> {
 
 async fn join(stage: &mut Stage, id: &str) -> Result<Liar> {
     let ns = stage.world.net.namespace(PLACE)?;
-    Liar::join(&ns, stage.world.grpc(), id).await
+    Liar::join(&ns, stage.world.grpc(), id, stage.world.token()?.as_deref()).await
 }
 
 /// Waits until control has taken what the liar announced.
@@ -460,7 +460,8 @@ async fn nobody_is_told(stage: &mut Stage, liar: Liar, image: &Fresh, claims: Ve
         Ok(())
     })
     .await?;
-    let onlooker = Liar::join(&stage.world.net.namespace("x2")?, stage.world.grpc(), "onlooker").await?;
+    let (place, token) = (stage.world.net.namespace("x2")?, stage.world.token()?);
+    let onlooker = Liar::join(&place, stage.world.grpc(), "onlooker", token.as_deref()).await?;
     for digest in lied {
         let mut finding = onlooker.find(digest, &image.repository, false).await?;
         let said = finding.all(QUIET).await?;

@@ -1,5 +1,7 @@
 //! Counters of the client of control.
 
+use std::time::SystemTime;
+
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -11,6 +13,7 @@ pub struct Metrics {
     pub(super) sessions: Counter,
     pub(super) finds: Counter,
     pub(super) finds_failed: Counter,
+    certificate_ends: Gauge,
 }
 
 impl Metrics {
@@ -21,6 +24,13 @@ impl Metrics {
         registry.register("sessions", "Sessions begun", metrics.sessions.clone());
         registry.register("finds", "Blobs that control was asked for", metrics.finds.clone());
         registry.register("finds_failed", "Blobs that control could not be asked for", metrics.finds_failed.clone());
+        let ends = "When this node's certificate is over, in seconds since 1970; 0 without one";
+        registry.register("certificate_expiry_timestamp_seconds", ends, metrics.certificate_ends.clone());
         metrics
+    }
+
+    pub(super) fn certified_until(&self, ends: SystemTime) {
+        let seconds = ends.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.certificate_ends.set(i64::try_from(seconds).unwrap_or(i64::MAX));
     }
 }

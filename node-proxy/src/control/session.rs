@@ -20,6 +20,8 @@ pub(super) const BATCH: usize = 1000;
 /// How long until control is tried again, at least and at most: after a restart it must know within 5 s what nodes hold
 /// (I4), the first announcement included.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
+/// What is never due is looked at once a day.
+const FAR: Duration = Duration::from_secs(24 * 3600);
 /// Until control says how often it wants a heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -42,6 +44,7 @@ impl Client {
             };
             self.metrics.connected.set(0);
             let Err(why) = lived else { return };
+            self.heed(&why);
             // A session that lived and ended is news, as is the first that did not come to be.
             if self.session.swap(None).is_some() {
                 backoff.reset();
@@ -66,6 +69,7 @@ impl Client {
         node: &dyn Node,
         differences: &mut mpsc::Receiver<Difference>,
     ) -> Result<(), tonic::Status> {
+        self.be_member().await?;
         let mut grpc = self.grpc().ok_or_else(|| tonic::Status::unavailable("no control is configured"))?;
         let ip = self.ip().await.map_err(|error| tonic::Status::unavailable(format!("own address: {error}")))?;
         let (out, stream) = mpsc::channel(16);
@@ -79,6 +83,8 @@ impl Client {
         while differences.try_recv().is_ok() {}
         let mut assigned = false;
         let mut beat = tokio::time::interval(HEARTBEAT);
+        let mut session = Vec::new();
+        let mut renewal = std::pin::pin!(tokio::time::sleep(FAR));
         loop {
             tokio::select! {
                 message = news.message() => {
@@ -95,7 +101,9 @@ impl Client {
                             if to.heartbeat_ms > 0 {
                                 beat = tokio::time::interval(Duration::from_millis(u64::from(to.heartbeat_ms)));
                             }
-                            self.assigned(to)?;
+                            session.clone_from(&to.session);
+                            self.assigned(to).await?;
+                            renewal.as_mut().reset(tokio::time::Instant::now() + self.renewal().min(FAR));
                             if !std::mem::replace(&mut assigned, true) {
                                 self.announce_all(&out, node.holdings()).await?;
                             }
@@ -105,6 +113,11 @@ impl Client {
                         Some(Hear::Fetch(order)) => {
                             tracing::debug!(order = order.order_id, "fetch orders are not carried out by this version");
                         }
+                        Some(Hear::Voided(voided)) => {
+                            if let Some(identity) = &self.identity {
+                                identity.void(voided);
+                            }
+                        }
                         None => tracing::debug!("control said something that this version does not know"),
                     }
                 }
@@ -113,6 +126,10 @@ impl Client {
                     None => return Ok(()),
                 },
                 () = self.public.news(), if assigned => self.tell_public(&out, false).await?,
+                () = &mut renewal, if assigned => {
+                    let next = self.renew(&session).await.min(FAR);
+                    renewal.as_mut().reset(tokio::time::Instant::now() + next);
+                }
                 _ = beat.tick(), if assigned => send(&out, Say::Heartbeat(heartbeat(node.load()))).await?,
             }
         }
@@ -133,7 +150,7 @@ impl Client {
         }
     }
 
-    fn assigned(&self, to: wire::Assigned) -> Result<(), tonic::Status> {
+    async fn assigned(&self, to: wire::Assigned) -> Result<(), tonic::Status> {
         let invalid = |_| tonic::Status::internal("control names a cluster that is not an id");
         let hello = if to.cluster_id.is_empty() {
             None
@@ -141,6 +158,12 @@ impl Client {
             let cluster: ClusterId = to.cluster_id.parse().map_err(invalid)?;
             Some(Hello { cluster, node: self.node.clone(), epoch: to.epoch })
         };
+        // A node that is moved loses its peers at once, before it is certified for others.
+        self.membership.send_if_modified(|known| {
+            let leaves = known.as_ref().map(|known| &known.cluster) != hello.as_ref().map(|hello| &hello.cluster);
+            leaves && known.take().is_some()
+        });
+        self.be_certified(&to.session, hello.as_ref().map(|hello| &hello.cluster)).await?;
         let cluster = to.cluster_name.as_str();
         tracing::info!(cluster, epoch = to.epoch, reason = to.reason, "assigned");
         if let Err(error) = assignment::save(&self.config.state_dir, hello.as_ref(), cluster) {

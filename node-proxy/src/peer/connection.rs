@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use futures::{FutureExt, StreamExt};
+use shoal_base::tls::{Reader, Wire, Writer};
 use shoal_proto::frame::{Frame, FrameCodec, FrameError, Refusal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 use tokio_util::codec::FramedRead;
 
@@ -38,6 +38,8 @@ pub(super) enum End {
     Idle,
     #[error("this node was moved to another cluster")]
     Moved,
+    #[error("the child's certificate is void, or its time is over")]
+    Void,
     #[error("refused: {0:?}")]
     Refuse(Refusal),
     #[error("{0}")]
@@ -47,8 +49,8 @@ pub(super) enum End {
 }
 
 pub(super) struct Connection {
-    reader: FramedRead<OwnedReadHalf, FrameCodec>,
-    writer: OwnedWriteHalf,
+    reader: FramedRead<Reader, FrameCodec>,
+    writer: Writer,
     /// The same socket, for threads that may block; made when first needed.
     socket: Option<Arc<OwnedFd>>,
     out: BytesMut,
@@ -56,8 +58,8 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, config: &Config) -> Self {
-        let (read, write) = stream.into_split();
+    pub(super) fn new(wire: Wire, config: &Config) -> Self {
+        let (read, write) = wire.into_split();
         // A child sends no block: one byte is the bound that makes the codec refuse it by its head.
         let reader = FramedRead::with_capacity(read, FrameCodec { most_block: 1 }, READ_BUFFER);
         Self { reader, writer: write, socket: None, out: BytesMut::new(), write_timeout: config.write_timeout }
@@ -91,12 +93,21 @@ impl Connection {
         self.write(Buf::chain(head, bytes)).await
     }
 
+    /// Whether the kernel can hand a file to the socket: not where its bytes are encrypted on the way.
+    pub(super) fn takes_files(&self) -> bool {
+        self.writer.plain().is_some()
+    }
+
+    fn plain(&self) -> Result<&TcpStream, End> {
+        self.writer.plain().ok_or_else(|| End::Broken(std::io::Error::other("a file can't go out encrypted")))
+    }
+
     /// Writes blocks, or parts of one, out of a file. Not cancel safe.
     pub(super) async fn send_file(&mut self, file: Arc<File>, parts: Vec<Part>) -> Result<(), End> {
         let socket = match &self.socket {
             Some(socket) => Arc::clone(socket),
             None => {
-                let own: &TcpStream = self.writer.as_ref();
+                let own = self.plain()?;
                 let socket = Arc::new(own.as_fd().try_clone_to_owned().map_err(End::Broken)?);
                 Arc::clone(self.socket.insert(socket))
             }
@@ -110,7 +121,7 @@ impl Connection {
                 (_, Pushed::All) => return Ok(()),
                 (rest, Pushed::Full) => outgoing = rest,
             }
-            let stream: &TcpStream = self.writer.as_ref();
+            let stream = self.plain()?;
             // Asked of the kernel each time: the other thread's attempt is not one that the runtime has seen.
             let writable = stream.async_io(Interest::WRITABLE, || can_take(stream));
             match timeout(self.write_timeout, writable).await {
@@ -130,7 +141,12 @@ impl Connection {
                 Err(_) => return Err(End::Broken(std::io::ErrorKind::TimedOut.into())),
             }
         }
-        Ok(())
+        // What is encrypted may wait in a buffer.
+        match timeout(self.write_timeout, self.writer.flush()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(End::Broken(error)),
+            Err(_) => Err(End::Broken(std::io::ErrorKind::TimedOut.into())),
+        }
     }
 
     /// Says why, and closes so that the child can read it: a close with unread bytes would reset the connection.

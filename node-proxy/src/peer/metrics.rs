@@ -41,6 +41,10 @@ pub(super) enum Reason {
     Network,
     Protocol,
     Draining,
+    /// Its certificate does not fit.
+    Identity,
+    /// The TLS handshake failed: no certificate, or one that does not count here.
+    Handshake,
     /// `max_connections` are open.
     Full,
     /// No hello in time.
@@ -55,6 +59,7 @@ impl From<Refusal> for Reason {
             Refusal::Network => Self::Network,
             Refusal::Protocol => Self::Protocol,
             Refusal::Draining => Self::Draining,
+            Refusal::Identity => Self::Identity,
         }
     }
 }

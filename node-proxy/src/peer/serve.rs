@@ -177,7 +177,7 @@ impl Serving<'_> {
                 continue;
             }
             let wanted = self.wants.front().map(|run| run.first);
-            let file = self.offer.file();
+            let file = self.offer.file().filter(|_| self.connection.takes_files());
             if let Some(blocks) = self.next_blocks(&have, file.is_some()) {
                 if !self.give(blocks, file).await? {
                     return self.gone().await;

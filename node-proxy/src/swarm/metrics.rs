@@ -3,6 +3,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use shoal_proto::frame::Refusal;
 
 use super::wire::Loss;
 
@@ -36,6 +37,7 @@ enum Reason {
     Cluster,
     Protocol,
     Lied,
+    Identity,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -76,6 +78,7 @@ impl Metrics {
             Loss::Connect(_) | Loss::Closed | Loss::Broken(_) => Reason::Connection,
             Loss::Silent(_) | Loss::Waits(_) => Reason::Silent,
             Loss::Gone => Reason::Gone,
+            Loss::Refused(Refusal::Identity) | Loss::Identity(_) => Reason::Identity,
             Loss::Refused(_) | Loss::Busy(_) => Reason::Refused,
             Loss::Cluster(_) | Loss::Node(_) | Loss::Unassigned => Reason::Cluster,
             Loss::Protocol(_) | Loss::Oversize(_) => Reason::Protocol,

@@ -28,8 +28,8 @@ impl Pool {
     pub(super) fn take(&mut self, parent: &Parent, me: &Hello, config: &Config) -> Option<Connection> {
         self.sweep(Some(me), config);
         let resting = self.resting.get_mut(&parent.addr)?;
-        while let Some(one) = resting.pop() {
-            if one.node == parent.node && one.connection.is_quiet() {
+        while let Some(mut one) = resting.pop() {
+            if one.node == parent.node && one.connection.is_fit(config) && one.connection.is_quiet() {
                 return Some(one.connection);
             }
         }

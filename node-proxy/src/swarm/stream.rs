@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use shoal_proto::frame::{Frame, Hello, Run};
+use shoal_proto::identity::Known;
 use shoal_proto::{BlockIndex, Hash, PieceList};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
@@ -145,6 +146,7 @@ impl Stream {
         let mut bump = fetch.bump.subscribe();
         let mut me = fetch.swarm.me.clone();
         let said = connection.said.clone();
+        let mut known = config.tls.as_ref().map(|tls| tls.known.clone());
         let (mut heard, mut useful) = (Instant::now(), Instant::now());
         loop {
             self.top_up(connection).await?;
@@ -188,7 +190,11 @@ impl Stream {
                     }
                 }
                 _ = bump.changed() => {}
+                () = news(&mut known) => {}
                 () = moved(&mut me, &said) => return Err(Loss::Unassigned),
+            }
+            if !connection.is_fit(config) {
+                return Err(Loss::Identity("the parent's certificate counts no more".into()));
             }
             if !self.wants.is_empty() && self.owing_since.elapsed() >= config.patience {
                 return Err(Loss::Waits(config.patience));
@@ -291,6 +297,17 @@ async fn hash(bytes: Bytes) -> Hash {
         return PieceList::hash(&bytes);
     }
     tokio::task::spawn_blocking(move || PieceList::hash(&bytes)).await.expect("hashing does not panic")
+}
+
+/// Returns when certificates were declared void, of whomever.
+async fn news(known: &mut Option<watch::Receiver<Arc<Known>>>) {
+    let changed = match known {
+        Some(known) => known.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Returns when this node is no more of the cluster that it said to the parent (I3). Its epoch may change: control gives

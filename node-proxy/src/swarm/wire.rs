@@ -3,16 +3,17 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use shoal_base::limit::Limiter;
+use shoal_base::tls::{self, Reader, Wire, Writer};
 use shoal_proto::frame::{Frame, FrameCodec, FrameError, Hello, Refusal};
+use shoal_proto::identity::Bearer;
 use shoal_proto::{BlockIndex, ClusterId, Digest, Layout, NodeId};
-use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 use tokio_util::codec::FramedRead;
 use tokio_util::sync::ReusableBoxFuture;
@@ -51,6 +52,8 @@ pub(super) enum Loss {
     #[error("another node answers there: {0}")]
     Node(NodeId),
     #[error("{0}")]
+    Identity(String),
+    #[error("{0}")]
     Protocol(String),
     #[error("{0}")]
     Oversize(String),
@@ -66,7 +69,10 @@ impl Loss {
     /// Logs that a parent was lost: one more line among many when nodes come and go, and worth a look when it cost us blocks
     /// that it owed, or did what no node does.
     pub(super) fn log(&self, digest: &Digest, node: &NodeId, owed: bool) {
-        let odd = matches!(self, Self::Silent(_) | Self::Waits(_) | Self::Protocol(_) | Self::Oversize(_));
+        let odd = matches!(
+            self,
+            Self::Silent(_) | Self::Waits(_) | Self::Protocol(_) | Self::Oversize(_) | Self::Identity(_)
+        );
         if owed || odd {
             tracing::info!(%digest, peer.node = %node, error = %self, "parent lost in the middle");
         } else {
@@ -88,14 +94,14 @@ impl From<FrameError> for Loss {
 /// The reading half of a connection, and when bytes last came over it in earnest.
 #[derive(Debug)]
 struct Heard {
-    half: OwnedReadHalf,
+    half: Reader,
     /// Bytes since then.
     since: usize,
     at: Instant,
 }
 
 impl Heard {
-    fn new(half: OwnedReadHalf) -> Self {
+    fn new(half: Reader) -> Self {
         Self { half, since: 0, at: Instant::now() }
     }
 }
@@ -120,7 +126,7 @@ impl AsyncRead for Heard {
 #[derive(Debug)]
 pub(super) struct Connection {
     reader: FramedRead<Heard, FrameCodec>,
-    writer: OwnedWriteHalf,
+    writer: Writer,
     out: BytesMut,
     pub(super) silence: Duration,
     /// What this node said of itself; when that has changed, the connection is of no use.
@@ -131,6 +137,37 @@ pub(super) struct Connection {
     /// The wait until what came last may have come; nothing is read meanwhile, so that the parent is slowed down too.
     paying: Option<ReusableBoxFuture<'static, ()>>,
     listening_since: Instant,
+    /// Whose certificate was shown, and when it is over.
+    bearer: Option<(Bearer, SystemTime)>,
+}
+
+/// The handshake with a parent, which must be the node that control named, and of this cluster (I3).
+async fn secured(
+    stream: TcpStream,
+    parent: &Parent,
+    me: &Hello,
+    config: &Config,
+) -> Result<(Wire, Option<(Bearer, SystemTime)>), Loss> {
+    let Some(tls) = &config.tls else { return Ok((Wire::Plain(stream), None)) };
+    let client = tls::client(&tls.keeper, None, &[]);
+    let wire = match timeout(config.connect_timeout, Wire::connect(stream, Some(client))).await {
+        Ok(Ok(wire)) => wire,
+        Ok(Err(error)) => {
+            return Err(match tls::Refusal::of(&error) {
+                Some(refusal) => Loss::Identity(refusal.to_string()),
+                None => Loss::Connect(error.to_string()),
+            });
+        }
+        Err(_) => return Err(Loss::Connect(format!("no handshake within {:?}", config.connect_timeout))),
+    };
+    let seen = wire.seen().and_then(|seen| seen.ok_or_else(|| "it showed no certificate".into()));
+    let seen = seen.map_err(Loss::Identity)?;
+    let bearer = Bearer::new(&seen.name, &seen.serial);
+    let bearer = bearer.and_then(|bearer| {
+        bearer.is_peer(&tls.known.borrow(), &me.cluster, &parent.node)?;
+        Ok(bearer)
+    });
+    Ok((wire, Some((bearer.map_err(|unfit| Loss::Identity(unfit.to_string()))?, seen.ends))))
 }
 
 impl Connection {
@@ -143,7 +180,8 @@ impl Connection {
         };
         // Wants are small and must not wait for one another.
         stream.set_nodelay(true).map_err(|error| Loss::Connect(error.to_string()))?;
-        let (read, write) = stream.into_split();
+        let (wire, bearer) = secured(stream, parent, &me, config).await?;
+        let (read, write) = wire.into_split();
         let reader = FramedRead::with_capacity(Heard::new(read), FrameCodec::default(), READ_BUFFER);
         let mut this = Self {
             reader,
@@ -155,6 +193,7 @@ impl Connection {
             limit: config.download.clone(),
             paying: None,
             listening_since: Instant::now(),
+            bearer,
         };
         let hello = Frame::Hello(Hello::clone(&this.said));
         this.send(&hello).await?;
@@ -176,7 +215,12 @@ impl Connection {
     pub(super) async fn send(&mut self, frame: &Frame) -> Result<(), Loss> {
         self.out.clear();
         frame.encode(&mut self.out);
-        match timeout(self.silence, self.writer.write_all(&self.out)).await {
+        let written = async {
+            self.writer.write_all(&self.out).await?;
+            // What is encrypted may wait in a buffer.
+            self.writer.flush().await
+        };
+        match timeout(self.silence, written).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Loss::Broken(error.to_string())),
             Err(_) => Err(Loss::Silent(self.silence)),
@@ -247,8 +291,16 @@ impl Connection {
     }
 
     /// Whether the parent has said or done nothing since the blob was closed.
-    pub(super) fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&mut self) -> bool {
         let mut byte = [0];
-        matches!(self.reader.get_ref().half.try_read(&mut byte), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+        self.reader.get_mut().half.read(&mut byte).now_or_never().is_none()
+    }
+
+    /// Whether the parent's certificate counts still.
+    pub(super) fn is_fit(&self, config: &Config) -> bool {
+        let (Some((bearer, ends)), Some(tls)) = (&self.bearer, &config.tls) else { return true };
+        let node = bearer.id.node();
+        let void = node.is_none_or(|node| tls.known.borrow().voids.cover(node, bearer.issued));
+        !void && SystemTime::now() < *ends
     }
 }

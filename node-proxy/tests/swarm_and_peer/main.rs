@@ -6,6 +6,7 @@ mod files;
 mod limits;
 mod model;
 mod refusing;
+mod secured;
 mod serving;
 mod simulated;
 mod support;

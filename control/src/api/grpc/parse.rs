@@ -67,7 +67,7 @@ pub(super) fn register(register: wire::Register) -> Result<Registration, Status>
     let pin = Some(pinned_cluster).filter(|pin| !pin.trim().is_empty());
     let parts = node.zip(facts.ok()).zip(peer_port.zip(role));
     let ((node, facts), (peer_port, role)) = faults.or(parts)?;
-    Ok(Registration { node, instance, name, version, facts, peer_port, pin, role })
+    Ok(Registration { node, instance, name, version, facts, peer_port, pin, bound: None, role })
 }
 
 pub(super) fn load(heartbeat: &wire::Heartbeat) -> Load {

@@ -1,5 +1,6 @@
 //! One node's session: from its registration until either side ends it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,11 +8,14 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use shoal_base::drain::Drain;
 use shoal_proto::control::v1 as wire;
-use tokio::sync::mpsc;
+use shoal_proto::identity::{Bearer, Voids};
+use shoal_proto::{ClusterId, NodeId};
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::parse;
+use super::{Parts, parse};
+use crate::identity::Identity;
 use crate::nodes::{Assignment, Joined, Nodes, SessionId};
 use crate::swarm::Swarm;
 
@@ -19,21 +23,25 @@ type Answer = Result<wire::SessionResponse, Status>;
 
 /// For the last word to a node that does not read.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// Nodes whose certificates are void, in one message: half a MiB.
+const VOIDS: usize = 8192;
 
 /// Takes the session's messages, and answers with the assignments.
 pub(super) fn serve(
-    nodes: Arc<Nodes>,
-    swarm: Arc<Swarm>,
+    parts: Parts,
     drain: Drain,
     joined: Joined,
+    bearer: Option<Bearer>,
     requests: Streaming<wire::SessionRequest>,
 ) -> BoxStream<'static, Answer> {
     // Assignments are few, and the newest alone counts: a node that does not read gets the last one when it does.
     let (answers, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         let session = joined.session;
-        let end = talk(&nodes, &swarm, &drain, joined, requests, &answers).await;
-        nodes.disconnected(&session, matches!(end, End::Closed));
+        let certified =
+            parts.gate.identity().cloned().zip(bearer).map(|(identity, bearer)| Certified::new(identity, bearer));
+        let end = talk(&parts, &drain, joined, certified, requests, &answers).await;
+        parts.nodes.disconnected(&session, matches!(end, End::Closed));
         if let End::Failed(status) = end {
             tracing::debug!(%status, "session ended");
             let _ = tokio::time::timeout(FAREWELL, answers.send(Err(status))).await;
@@ -51,18 +59,84 @@ enum End {
     Failed(Status),
 }
 
+/// What is known of the certificates of the session's node, and what it was told of others.
+struct Certified {
+    identity: Arc<Identity>,
+    node: Option<NodeId>,
+    /// The cluster that it was certified for last.
+    cluster: Option<ClusterId>,
+    voids: watch::Receiver<Arc<Voids>>,
+    told: Voids,
+    /// Nothing was told yet on this stream.
+    fresh: bool,
+}
+
+impl Certified {
+    fn new(identity: Arc<Identity>, bearer: Bearer) -> Self {
+        let voids = identity.voids();
+        let (node, cluster) = (bearer.id.node().cloned(), bearer.id.cluster().cloned());
+        Self { identity, node, cluster, voids, told: Voids::default(), fresh: true }
+    }
+
+    /// The node belongs there from now on: what it was certified for elsewhere is void before it hears of it.
+    async fn belongs(&mut self, to: Option<&ClusterId>) {
+        if self.cluster.is_some()
+            && self.cluster.as_ref() != to
+            && let Some(node) = self.node.clone()
+            && let Err(error) = self.identity.moved(&[node]).await
+        {
+            tracing::error!(%error, "a moved node's certificates are void until control restarts, and then no more");
+        }
+        self.cluster = to.cloned();
+    }
+
+    /// What is void and was not told.
+    fn news(&mut self) -> Vec<wire::SessionResponse> {
+        let now = self.voids.borrow_and_update().clone();
+        let new = now.iter().filter(|(node, before)| !self.told.cover(node, before - 1));
+        let new: Vec<_> = new
+            .map(|(node, issued_before)| wire::VoidCertificates { node_id: node.to_string(), issued_before })
+            .collect();
+        self.told = Voids::clone(&now);
+        let mut parts: Vec<Vec<_>> = new.chunks(VOIDS).map(<[_]>::to_vec).collect();
+        if parts.is_empty() && self.fresh {
+            parts.push(Vec::new());
+        }
+        let message = |nodes| {
+            let voided = wire::Voided { reset: std::mem::take(&mut self.fresh), nodes };
+            wire::SessionResponse { message: Some(wire::session_response::Message::Voided(voided)) }
+        };
+        parts.into_iter().map(message).collect()
+    }
+}
+
+/// Waits for certificates that become void; for ever where there are none.
+async fn voided(certified: &mut Option<Certified>) -> bool {
+    match certified {
+        Some(certified) => certified.voids.changed().await.is_ok(),
+        None => std::future::pending().await,
+    }
+}
+
 async fn talk(
-    nodes: &Nodes,
-    swarm: &Swarm,
+    parts: &Parts,
     drain: &Drain,
     joined: Joined,
+    mut certified: Option<Certified>,
     mut requests: Streaming<wire::SessionRequest>,
     answers: &mpsc::Sender<Answer>,
 ) -> End {
+    let Parts { nodes, swarm, .. } = parts;
     let Joined { session, mut assignment, over } = joined;
     let heartbeat = u32::try_from(nodes.heartbeat().as_millis()).unwrap_or(u32::MAX);
     let mut unsaid = true;
+    // Before the assignment: a node must not meet peers of its cluster without knowing whom to refuse.
+    let mut words: VecDeque<_> = certified.as_mut().map(Certified::news).unwrap_or_default().into();
     loop {
+        if unsaid && let Some(certified) = &mut certified {
+            let to = assignment.borrow().cluster.as_ref().map(|(id, _)| id.clone());
+            certified.belongs(to.as_ref()).await;
+        }
         tokio::select! {
             message = requests.message() => match message {
                 Ok(Some(message)) => {
@@ -76,10 +150,19 @@ async fn talk(
                     return End::Broken;
                 }
             },
-            room = answers.reserve(), if unsaid => {
+            changed = voided(&mut certified) => match &mut certified {
+                Some(certified) if changed => words.extend(certified.news()),
+                _ => certified = None,
+            },
+            room = answers.reserve(), if unsaid || !words.is_empty() => {
                 let Ok(room) = room else { return End::Broken };
-                room.send(Ok(assigned(&assignment.borrow_and_update(), &session, heartbeat)));
-                unsaid = false;
+                room.send(Ok(match words.pop_front() {
+                    Some(word) => word,
+                    None => {
+                        unsaid = false;
+                        assigned(&assignment.borrow_and_update(), &session, heartbeat)
+                    }
+                }));
             }
             changed = assignment.changed() => {
                 if changed.is_err() {

@@ -59,7 +59,8 @@ async fn start(allow: Vec<IpNet>) -> Running {
     let addr = listener.local_addr().unwrap();
     tokio::spawn(nodes.clone().run(drain.clone()));
     tokio::spawn(swarm.clone().run(drain.clone()));
-    tokio::spawn(run(listener, Config { allow }, nodes.clone(), swarm.clone(), drain));
+    let parts = Parts { nodes: nodes.clone(), swarm: swarm.clone(), gate: Gate::open() };
+    tokio::spawn(run(listener, Config { allow }, parts, drain));
     Running { addr, clusters, nodes, swarm, trigger }
 }
 

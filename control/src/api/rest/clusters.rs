@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 use shoal_proto::ClusterId;
 
 use super::Parts;
+use super::caller::{Operator, Viewer, reaches, reaches_all};
 use super::problem::{Body, IfMatch, Path, Problem, Query};
 use crate::clusters::{Applied, ApplyMode, Change, Cluster, ClusterSpec, Edit, Error};
+use crate::identity::Caller;
 
 /// A cluster as it is in force.
 #[derive(Debug, Serialize)]
@@ -124,70 +126,101 @@ impl Parts {
     }
 }
 
-pub(super) async fn list(State(parts): State<Parts>) -> Json<ClusterList> {
+pub(super) async fn list(Viewer(caller): Viewer, State(parts): State<Parts>) -> Json<ClusterList> {
     let set = parts.clusters.current();
-    let clusters = set.clusters().iter().map(|cluster| parts.view(cluster)).collect();
+    let seen = set.clusters().iter().filter(|cluster| caller.reaches(&cluster.id));
+    let clusters = seen.map(|cluster| parts.view(cluster)).collect();
     Json(ClusterList { generation: set.generation(), clusters })
 }
 
-pub(super) async fn show(State(parts): State<Parts>, Path(name): Path<String>) -> Result<Response, Problem> {
+pub(super) async fn show(
+    Viewer(caller): Viewer,
+    State(parts): State<Parts>,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
     match parts.clusters.current().find(&name) {
-        Some(cluster) => Ok(parts.answer(StatusCode::OK, cluster)),
-        None => Err(Error::NotFound(name).into()),
+        Some(cluster) if caller.reaches(&cluster.id) => Ok(parts.answer(StatusCode::OK, cluster)),
+        _ => Err(Error::NotFound(name).into()),
     }
 }
 
-pub(super) async fn create(State(parts): State<Parts>, Body(spec): Body<Declared>) -> Result<Response, Problem> {
-    let cluster = parts.clusters.create(spec.into()).await?;
+impl Parts {
+    /// Refuses a caller that does not reach the cluster of that name or id. One that is not there is found missing later.
+    fn within_reach(&self, caller: &Caller, id_or_name: &str) -> Result<(), Problem> {
+        let set = self.clusters.current();
+        set.find(id_or_name).map_or(Ok(()), |cluster| reaches(caller, Some(&cluster.id)))
+    }
+}
+
+pub(super) async fn create(
+    Operator(caller): Operator,
+    State(parts): State<Parts>,
+    Body(spec): Body<Declared>,
+) -> Result<Response, Problem> {
+    reaches_all(&caller)?;
+    let cluster = parts.clusters.by(&caller.name).create(spec.into()).await?;
     let location = format!("/api/v1/clusters/{}", cluster.id);
     Ok(([(header::LOCATION, location)], parts.answer(StatusCode::CREATED, &cluster)).into_response())
 }
 
 pub(super) async fn replace(
+    Operator(caller): Operator,
     State(parts): State<Parts>,
     Path(name): Path<String>,
     version: Option<IfMatch>,
     Body(spec): Body<Declared>,
 ) -> Result<Response, Problem> {
-    update(&parts, &name, version, ClusterSpec::from(spec).into()).await
+    update(&parts, &caller, &name, version, ClusterSpec::from(spec).into()).await
 }
 
 pub(super) async fn edit(
+    Operator(caller): Operator,
     State(parts): State<Parts>,
     Path(name): Path<String>,
     version: Option<IfMatch>,
     Body(patch): Body<Patch>,
 ) -> Result<Response, Problem> {
-    update(&parts, &name, version, patch.into()).await
+    update(&parts, &caller, &name, version, patch.into()).await
 }
 
-async fn update(parts: &Parts, name: &str, version: Option<IfMatch>, edit: Edit) -> Result<Response, Problem> {
-    let cluster = parts.clusters.update(name, version.map(|IfMatch(version)| version), edit).await?;
+async fn update(
+    parts: &Parts,
+    caller: &Caller,
+    name: &str,
+    version: Option<IfMatch>,
+    edit: Edit,
+) -> Result<Response, Problem> {
+    parts.within_reach(caller, name)?;
+    let cluster = parts.clusters.by(&caller.name).update(name, version.map(|IfMatch(version)| version), edit).await?;
     Ok(parts.answer(StatusCode::OK, &cluster))
 }
 
 pub(super) async fn delete(
+    Operator(caller): Operator,
     State(parts): State<Parts>,
     Path(name): Path<String>,
     version: Option<IfMatch>,
     Query(query): Query<DeleteQuery>,
 ) -> Result<StatusCode, Problem> {
+    parts.within_reach(&caller, &name)?;
     let version = version.map(|IfMatch(version)| version);
     let nodes_of = |id: &ClusterId| parts.nodes.count_of(id);
-    parts.clusters.delete(&name, version, query.force, &nodes_of).await?;
+    parts.clusters.by(&caller.name).delete(&name, version, query.force, &nodes_of).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn apply(
+    Operator(caller): Operator,
     State(parts): State<Parts>,
     Query(query): Query<ApplyQuery>,
     Body(set): Body<DeclaredSet>,
 ) -> Result<Json<Difference>, Problem> {
+    reaches_all(&caller)?;
     let ApplyQuery { prune, dry_run, force } = query;
     let declared = set.clusters.into_iter().map(ClusterSpec::from).collect();
     let nodes_of = |id: &ClusterId| if force { 0 } else { parts.nodes.count_of(id) };
     let Applied { changes, undeclared } =
-        parts.clusters.apply(declared, ApplyMode { prune, dry_run }, &nodes_of).await?;
+        parts.clusters.by(&caller.name).apply(declared, ApplyMode { prune, dry_run }, &nodes_of).await?;
     let view = |cluster: &Arc<Cluster>| parts.view(cluster);
     let changes = changes.iter().map(|change| match change {
         Change::Created(after) => ChangeView::Create { name: after.name.clone(), after: view(after) },

@@ -9,6 +9,7 @@ use serde::Serialize;
 use shoal_proto::{ClusterId, NodeId};
 
 use super::Parts;
+use super::caller::{Viewer, reaches};
 use crate::nodes;
 
 /// A live node. Byte counts are totals since its process started.
@@ -52,9 +53,10 @@ pub(super) struct NodeList {
     nodes: Vec<NodeView>,
 }
 
-pub(super) async fn list(State(parts): State<Parts>) -> Json<NodeList> {
+pub(super) async fn list(Viewer(caller): Viewer, State(parts): State<Parts>) -> Json<NodeList> {
     let now = SystemTime::now();
-    let mut nodes: Vec<NodeView> = parts.nodes.list().into_iter().map(|node| view(node, now)).collect();
+    let seen = parts.nodes.list().into_iter().filter(|node| reaches(&caller, node.cluster_id.as_ref()).is_ok());
+    let mut nodes: Vec<NodeView> = seen.map(|node| view(node, now)).collect();
     nodes.sort_by(|a, b| (&a.cluster, &a.name, &a.id).cmp(&(&b.cluster, &b.name, &b.id)));
     Json(NodeList { nodes })
 }
@@ -93,7 +95,7 @@ fn view(node: nodes::NodeView, now: SystemTime) -> NodeView {
 }
 
 /// `2026-11-23T12:44:10.250Z`. A time before 1970 is a clock that was never set, and is printed as 1970.
-fn rfc3339(time: SystemTime) -> String {
+pub(super) fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let (year, month, day) = civil(days);

@@ -44,7 +44,7 @@ impl Problem {
         self
     }
 
-    fn field(field: &str, reason: String) -> Self {
+    pub(super) fn field(field: &str, reason: String) -> Self {
         let fault = Fault { clusters: Vec::new(), field: field.to_owned(), reason };
         Self::new(StatusCode::BAD_REQUEST, format!("{field}: {}", fault.reason)).with(vec![fault])
     }

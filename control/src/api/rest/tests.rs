@@ -8,6 +8,7 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::clusters;
+use crate::identity;
 use crate::nodes::{self, Registration, Role};
 use crate::store::MemoryStore;
 use crate::swarm::{self, Swarm};
@@ -16,20 +17,31 @@ struct Rest {
     router: Router,
     nodes: Arc<Nodes>,
     trigger: drain::Trigger,
+    /// What requests show; empty: nothing.
+    token: String,
+    _dir: tempfile::TempDir,
 }
+
+const ADMIN: &str = "an admin's token that is long enough";
 
 async fn rest() -> Rest {
     let config = clusters::Config { default_cluster: "default".into() };
     let store = Arc::new(MemoryStore::default());
-    let clusters = Arc::new(Clusters::open(store, &config, clusters::Metrics::default()).await.unwrap());
+    let clusters = Arc::new(Clusters::open(store.clone(), &config, clusters::Metrics::default()).await.unwrap());
+    let (access, _) = Access::open(store.clone(), Some(ADMIN)).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let authority = identity::Authority::open(dir.path(), "shoal".parse().unwrap()).unwrap();
+    let counted = identity::Metrics::default();
+    let identity = Identity::open(identity::Config::default(), authority, store, counted).await.unwrap();
     let swarm = Arc::new(Swarm::new(swarm::Metrics::default()));
     let nodes = Nodes::new(nodes::Config::default(), clusters.watch(), swarm, nodes::Metrics::default());
     let nodes = Arc::new(nodes);
     let (trigger, drain) = drain::channel();
     tokio::spawn(nodes.clone().run(drain.clone()));
     let registry = Arc::new(Registry::new("shoal"));
-    let router = router(Parts { clusters, nodes: nodes.clone(), registry, drain });
-    Rest { router, nodes, trigger }
+    let (access, identity) = (Arc::new(access), Some(Arc::new(identity)));
+    let router = router(Parts { access, identity, clusters, nodes: nodes.clone(), registry, drain });
+    Rest { router, nodes, trigger, token: ADMIN.into(), _dir: dir }
 }
 
 struct Answer {
@@ -55,7 +67,11 @@ impl Answer {
 }
 
 impl Rest {
-    async fn send(&self, request: Request<Body>) -> Answer {
+    async fn send(&self, mut request: Request<Body>) -> Answer {
+        if !self.token.is_empty() {
+            let shown = format!("Bearer {}", self.token).parse().unwrap();
+            request.headers_mut().insert(header::AUTHORIZATION, shown);
+        }
         let response = self.router.clone().oneshot(request).await.unwrap();
         let header = |name| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
         let (status, etag) = (response.status().as_u16(), header(header::ETAG));
@@ -85,6 +101,7 @@ impl Rest {
             facts: Facts::parse(ip, idc, "").unwrap(),
             peer_port: 5081,
             pin: None,
+            bound: None,
             role: Role::Node,
         });
     }
@@ -210,4 +227,165 @@ async fn a_path_that_is_no_text_is_refused_as_a_problem() {
         assert_eq!(answer.status, 400);
         assert!(answer.faults().is_empty(), "{}", answer.text);
     }
+}
+
+/// Every route below `/api`, and the least that it needs.
+const ROUTES: [(Method, &str, &str); 18] = [
+    (Method::GET, CLUSTERS, "viewer"),
+    (Method::POST, CLUSTERS, "operator"),
+    (Method::PUT, CLUSTERS, "operator"),
+    (Method::GET, "/api/v1/clusters/default", "viewer"),
+    (Method::PUT, "/api/v1/clusters/default", "operator"),
+    (Method::PATCH, "/api/v1/clusters/default", "operator"),
+    (Method::DELETE, "/api/v1/clusters/default", "operator"),
+    (Method::GET, "/api/v1/nodes", "viewer"),
+    (Method::GET, "/api/v1/explain?ip=10.0.0.1", "viewer"),
+    (Method::GET, "/api/v1/join-tokens", "operator"),
+    (Method::POST, "/api/v1/join-tokens", "operator"),
+    (Method::DELETE, "/api/v1/join-tokens/x", "operator"),
+    (Method::GET, "/api/v1/members", "viewer"),
+    (Method::POST, "/api/v1/members/x/revoke", "operator"),
+    (Method::GET, "/api/v1/ca", "viewer"),
+    (Method::GET, "/api/v1/api-tokens", "admin"),
+    (Method::POST, "/api/v1/api-tokens", "admin"),
+    (Method::GET, "/api/v1/audit", "admin"),
+];
+
+impl Rest {
+    async fn token(&self, name: &str, role: &str, clusters: Option<&[&str]>) -> String {
+        let body = json!({ "name": name, "role": role, "clusters": clusters });
+        let made = self.ask(Method::POST, "/api/v1/api-tokens", None, &body).await;
+        assert_eq!(made.status, 201, "{}", made.text);
+        made.json()["token"].as_str().unwrap().to_owned()
+    }
+}
+
+#[tokio::test]
+async fn nothing_below_api_is_answered_without_a_token_and_health_is() {
+    let mut rest = rest().await;
+    for token in ["", "wrong", &ADMIN[1..]] {
+        rest.token = token.into();
+        for (method, path, _) in ROUTES {
+            let answer = rest.ask(method.clone(), path, None, &json!({})).await;
+            assert_eq!(answer.status, 401, "{method} {path} with {token:?}");
+            assert_eq!(answer.kind, "application/problem+json");
+            assert!(!answer.text.contains(token) || token.is_empty(), "{}", answer.text);
+        }
+        assert_eq!(rest.get("/livez").await.status, 200);
+        assert_eq!(rest.get("/metrics").await.status, 200);
+        assert_eq!(rest.get("/readyz").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_role_may_do_what_it_says_and_no_more() {
+    let mut rest = rest().await;
+    let mut tokens = Vec::new();
+    for role in ["viewer", "operator", "admin"] {
+        tokens.push((role, rest.token(&format!("one {role}"), role, None).await));
+    }
+    let rank = |role: &str| ["viewer", "operator", "admin"].iter().position(|one| *one == role);
+    for (role, token) in tokens {
+        rest.token = token;
+        for (method, path, least) in ROUTES {
+            // A body that is refused: it must not be looked at before the role is.
+            let answer = rest.ask(method.clone(), path, None, &json!({ "nonsense": 1 })).await;
+            assert_eq!(answer.status == 403, rank(role) < rank(least), "{method} {path} as {role}: {}", answer.text);
+            assert_ne!(answer.status, 401);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_kept_to_a_cluster_reaches_no_other() {
+    let mut rest = rest().await;
+    rest.ask(Method::POST, CLUSTERS, None, &json!({"name": "b", "idc": "west"})).await;
+    rest.join("n1", "10.0.0.1", "west");
+    rest.join("n2", "10.0.0.2", "");
+    rest.token = rest.token("b only", "operator", Some(&["b"])).await;
+    assert_eq!(rest.get("/api/v1/whoami").await.json()["clusters"], json!(["b"]));
+    let names = |answer: &Answer, list: &str, key: &str| -> Vec<Value> {
+        answer.json()[list].as_array().unwrap().iter().map(|one| one[key].clone()).collect()
+    };
+    assert_eq!(names(&rest.get(CLUSTERS).await, "clusters", "name"), ["b"]);
+    assert_eq!(names(&rest.get("/api/v1/nodes").await, "nodes", "id"), ["n1"]);
+    assert_eq!(rest.get("/api/v1/clusters/default").await.status, 404);
+    for (method, path, body) in [
+        (Method::POST, CLUSTERS, json!({"name": "c"})),
+        (Method::PUT, CLUSTERS, json!({"clusters": []})),
+        (Method::PATCH, "/api/v1/clusters/default", json!({"idc": "x"})),
+        (Method::DELETE, "/api/v1/clusters/default", json!(null)),
+        (Method::POST, "/api/v1/join-tokens", json!({})),
+        (Method::POST, "/api/v1/join-tokens", json!({"cluster": "default"})),
+    ] {
+        assert_eq!(rest.ask(method.clone(), path, None, &body).await.status, 403, "{method} {path} {body}");
+    }
+    assert_eq!(rest.ask(Method::PATCH, "/api/v1/clusters/b", None, &json!({"idc": "east"})).await.status, 200);
+    let made = rest.ask(Method::POST, "/api/v1/join-tokens", None, &json!({"cluster": "b"})).await;
+    assert_eq!((made.status, made.json()["cluster"].as_str()), (201, Some("b")));
+}
+
+#[tokio::test]
+async fn every_change_is_in_the_audit_log_with_who_and_what() {
+    let rest = rest().await;
+    rest.ask(Method::POST, CLUSTERS, None, &json!({"name": "b", "idc": "west"})).await;
+    rest.ask(Method::PATCH, "/api/v1/clusters/b", None, &json!({"idc": "east"})).await;
+    rest.ask(Method::DELETE, "/api/v1/clusters/b", None, &json!(null)).await;
+    let made = rest.ask(Method::POST, "/api/v1/join-tokens", None, &json!({"ttl": "5m", "uses": 3})).await.json();
+    let id = made["id"].as_str().unwrap();
+    assert_eq!(rest.ask(Method::DELETE, &format!("/api/v1/join-tokens/{id}"), None, &json!(null)).await.status, 204);
+    let log = rest.get("/api/v1/audit").await;
+    assert!(!log.text.contains(made["token"].as_str().unwrap()));
+    let log = log.json();
+    let entries: Vec<_> =
+        log["entries"].as_array().unwrap().iter().map(|e| (&e["who"], &e["action"], &e["subject"])).collect();
+    let of = |action: &str, subject: &str| (json!("admin"), json!(action), json!(subject));
+    let expected = [
+        of("join-token.remove", id),
+        of("join-token.create", id),
+        of("cluster.delete", "b"),
+        of("cluster.update", "b"),
+        of("cluster.create", "b"),
+    ];
+    for (entry, expected) in entries.iter().zip(&expected) {
+        assert_eq!((entry.0, entry.1, entry.2), (&expected.0, &expected.1, &expected.2));
+    }
+    let update = &log["entries"][3];
+    assert_eq!((&update["before"]["idc"], &update["after"]["idc"]), (&json!("west"), &json!("east")));
+    let oldest = log["entries"].as_array().unwrap().last().unwrap();
+    assert_eq!((&oldest["who"], &oldest["subject"]), (&json!("shoal-control"), &json!("default")));
+    // In pages.
+    let first = rest.get("/api/v1/audit?limit=2").await.json();
+    let next = rest.get(&format!("/api/v1/audit?limit=2&before={}", first["entries"][1]["seq"])).await.json();
+    assert_eq!(next["entries"][0], log["entries"][2]);
+    assert_eq!(rest.get("/api/v1/audit?limit=0").await.faults(), ["limit"]);
+}
+
+#[tokio::test]
+async fn bad_tokens_are_refused_by_field() {
+    let rest = rest().await;
+    for (path, body, field) in [
+        ("/api/v1/join-tokens", json!({"uses": 0}), "uses"),
+        ("/api/v1/join-tokens", json!({"ttl": "0s"}), "ttl"),
+        ("/api/v1/join-tokens", json!({"ttl": "nonsense"}), "ttl"),
+        ("/api/v1/join-tokens", json!({"cluster": "nowhere"}), "cluster"),
+        ("/api/v1/join-tokens", json!({"role": "king"}), "role"),
+        ("/api/v1/api-tokens", json!({"name": "", "role": "viewer"}), "name"),
+        ("/api/v1/api-tokens", json!({"name": "admin", "role": "viewer"}), "name"),
+        ("/api/v1/api-tokens", json!({"name": "x", "role": "king"}), "role"),
+        ("/api/v1/api-tokens", json!({"name": "x", "role": "viewer", "clusters": []}), "clusters"),
+        ("/api/v1/api-tokens", json!({"name": "x", "role": "viewer", "clusters": ["nowhere"]}), "clusters"),
+    ] {
+        let refused = rest.ask(Method::POST, path, None, &body).await;
+        assert_eq!(
+            (refused.status, refused.faults()),
+            (400, vec![field.to_owned()]),
+            "{path} {body}: {}",
+            refused.text
+        );
+    }
+    let last = rest.ask(Method::DELETE, "/api/v1/api-tokens/admin", None, &json!(null)).await;
+    assert_eq!((last.status, last.faults()), (400, vec!["token".to_owned()]));
+    assert_eq!(rest.ask(Method::DELETE, "/api/v1/api-tokens/nobody", None, &json!(null)).await.status, 404);
+    assert_eq!(rest.ask(Method::DELETE, "/api/v1/members/nobody", None, &json!(null)).await.status, 404);
 }

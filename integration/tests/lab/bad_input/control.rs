@@ -8,8 +8,9 @@ use http::{Method, Request, header, uri::PathAndQuery};
 use lab::{
     aftermath,
     http::{Client, full},
-    liar::{self, Liar},
+    liar::Liar,
     memory::own_now,
+    papers,
     wait::eventually,
     world::{World, WorldPlan},
 };
@@ -217,11 +218,12 @@ fn grpc_cases() -> Vec<Case> {
 #[test]
 fn messages_that_make_no_sense_get_clear_errors_from_control() {
     alone(async {
-        let mut world = World::start(WorldPlan { origin_rate: None, ..WorldPlan::one_cluster(1) }).await?;
+        let mut world =
+            World::start(WorldPlan { origin_rate: None, ..WorldPlan::one_cluster(1).without_tls() }).await?;
         world.start_nodes().await?;
         let from = world.net.namespace("a1")?;
         let pid = world.control()?.pid();
-        let channel = liar::channel(&from, world.grpc()).await?;
+        let channel = papers::channel(&from, world.grpc(), None).await?;
         // The first connection makes buffers that stay.
         let _ = say(&channel, "Session", vec![Bytes::new()]).await?;
         let (files, memory) = (descriptors(pid)?, own_now(pid)?);
@@ -269,7 +271,7 @@ fn messages_that_make_no_sense_get_clear_errors_from_control() {
 /// One node id, again and again: nothing piles up.
 async fn many_sessions(world: &World) -> Result<()> {
     for _ in 0..20 {
-        let liar = Liar::join(&world.net.namespace("registry")?, world.grpc(), "again").await?;
+        let liar = Liar::join(&world.net.namespace("registry")?, world.grpc(), "again", None).await?;
         liar.leave().await?;
     }
     Ok(())

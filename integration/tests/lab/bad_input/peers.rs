@@ -160,7 +160,8 @@ async fn refused(world: &mut World) -> Result<Vec<(&'static str, u64)>> {
 #[test]
 fn peers_that_misbehave_are_refused_as_the_protocol_says_and_leave_nothing() {
     alone(async {
-        let mut world = World::start(WorldPlan { origin_rate: None, ..WorldPlan::one_cluster(2) }).await?;
+        let mut world =
+            World::start(WorldPlan { origin_rate: None, ..WorldPlan::one_cluster(2).without_tls() }).await?;
         let image = Image::obtain(&Plan::small())?;
         world.registry.push(&image, "lab/before", "1").await?;
         world.start_nodes().await?;

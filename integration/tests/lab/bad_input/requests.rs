@@ -226,7 +226,7 @@ fn fits(case: &Case, got: &[u16]) -> bool {
 
 async fn world() -> Result<World> {
     let name = |ip: IpAddr, name: &str| (ip, name.to_owned());
-    let mut plan = WorldPlan { origin_rate: None, ..WorldPlan::one_cluster(1) }
+    let mut plan = WorldPlan { origin_rate: None, ..WorldPlan::one_cluster(1).without_tls() }
         .with_guest("x1", Ipv4Addr::new(10, 77, 1, 200))
         .with_setting(&format!("origin.registry.\"{MISLEADING}\".plain_http"), "true");
     plan.hosts = vec![

@@ -1,0 +1,99 @@
+//! Who is at the other end of a connection, and what they may call.
+
+use std::sync::Arc;
+
+use shoal_base::tls;
+use shoal_proto::identity::{Bearer, Unfit};
+use tonic::{Request, Status};
+
+use super::inbound::From;
+use crate::identity::{Error, Identity, Reason};
+
+/// Whoever connected.
+#[derive(Debug, Clone)]
+pub(super) enum Caller {
+    /// There is no TLS, and no telling.
+    Anyone,
+    /// Without a certificate: may join.
+    Stranger,
+    /// With one that leads to our authority.
+    Bearer(Bearer),
+}
+
+/// What nodes must show; without it anybody in a listed network is who they say.
+#[derive(Clone)]
+pub struct Gate(Option<Secured>);
+
+#[derive(Clone)]
+struct Secured {
+    identity: Arc<Identity>,
+    config: Arc<rustls::ServerConfig>,
+}
+
+impl Gate {
+    /// No TLS: for labs, and for networks where nobody else is.
+    pub const fn open() -> Self {
+        Self(None)
+    }
+
+    /// TLS, with what `keeper` shows and trusts.
+    pub fn secured(identity: Arc<Identity>, keeper: &Arc<tls::Keeper>) -> Self {
+        Self(Some(Secured { identity, config: tls::server(keeper, false, &[b"h2"]) }))
+    }
+
+    pub(super) fn identity(&self) -> Option<&Arc<Identity>> {
+        self.0.as_ref().map(|secured| &secured.identity)
+    }
+
+    pub(super) fn config(&self) -> Option<Arc<rustls::ServerConfig>> {
+        self.0.as_ref().map(|secured| secured.config.clone())
+    }
+
+    /// Counts and logs that somebody was refused.
+    pub(super) fn refuse(&self, reason: Option<Reason>, why: &str, from: &str) {
+        if let Some((identity, reason)) = self.identity().zip(reason) {
+            identity.metrics().refused(reason);
+        }
+        tracing::warn!(from, why, "refused a node");
+    }
+
+    /// The node that calls; `None` where there is no TLS.
+    pub(super) fn node<T>(&self, request: &Request<T>) -> Result<Option<Bearer>, Status> {
+        let Some(identity) = self.identity() else { return Ok(None) };
+        let from = request.extensions().get::<From>();
+        let (caller, from) = from.map_or((&Caller::Anyone, "unknown"), |from| (&from.caller, from.addr.as_str()));
+        match caller {
+            Caller::Bearer(bearer) if bearer.id.trust_domain != *identity.authority().trust_domain() => {
+                let unfit = Unfit::Domain(bearer.id.trust_domain.clone());
+                self.refuse(Some(Reason::of_unfit(&unfit)), &unfit.to_string(), from);
+                Err(Status::unauthenticated(unfit.to_string()))
+            }
+            Caller::Bearer(bearer) if bearer.id.node().is_some() => Ok(Some(bearer.clone())),
+            Caller::Bearer(bearer) => {
+                let why = format!("the certificate is that of {}, not of a node", bearer.id);
+                self.refuse(Some(Reason::Name), &why, from);
+                Err(Status::permission_denied(why))
+            }
+            Caller::Stranger | Caller::Anyone => {
+                let why = "a certificate is needed; join first";
+                self.refuse(Some(Reason::NoCertificate), why, from);
+                Err(Status::unauthenticated(why))
+            }
+        }
+    }
+}
+
+/// What a node is told when it is not made a member, or not certified.
+pub(super) fn status(error: &Error) -> Status {
+    let text = error.to_string();
+    match error {
+        Error::BadToken | Error::NoMember(_) => Status::unauthenticated(text),
+        Error::OtherKey(_) | Error::Revoked(_) => Status::permission_denied(text),
+        Error::Refused { .. } => Status::invalid_argument(text),
+        Error::Store(_) | Error::Certify(_) => {
+            let cause = std::error::Error::source(error).map(ToString::to_string);
+            tracing::error!(error = text, cause, "can't say who a node is");
+            Status::unavailable(text)
+        }
+    }
+}

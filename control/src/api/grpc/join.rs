@@ -1,0 +1,86 @@
+//! Certificates for nodes, and what a member's say of its registration.
+
+use shoal_proto::control::v1 as wire;
+use shoal_proto::identity::{Bearer, JoinToken};
+use shoal_proto::{ClusterId, NodeId};
+use tonic::{Request, Status};
+
+use super::Parts;
+use super::caller::{Gate, status};
+use super::inbound::From;
+use crate::identity::{Error, Identity, Issued, Reason, SigningRequest};
+use crate::nodes::{Registration, Role};
+
+/// The request of a P-256 key has some 250 bytes.
+const LONGEST_REQUEST: usize = 4096;
+
+/// A node's first certificate, or one for a member whose certificate is over.
+pub(super) async fn join(gate: &Gate, request: Request<wire::JoinRequest>) -> Result<wire::Certified, Status> {
+    let identity = gate.identity().ok_or_else(unsecured)?.clone();
+    let from = request.extensions().get::<From>().map_or_else(|| "unknown".to_owned(), |from| from.addr.clone());
+    let wire::JoinRequest { node_id, signing_request, token } = request.into_inner();
+    let node: NodeId = node_id.parse().map_err(|error| Status::invalid_argument(format!("node_id: {error}")))?;
+    let signing = signing(&signing_request)?;
+    let issued = if token.is_empty() {
+        identity.come_back(node, &signing).await
+    } else {
+        let token: JoinToken = token.parse().map_err(|error| Status::invalid_argument(format!("token: {error}")))?;
+        identity.join(&token, node, &signing).await
+    };
+    issued.map(|issued| certified(&identity, issued)).map_err(|error| refused(gate, &error, &from))
+}
+
+/// Another certificate for the node of a session.
+pub(super) async fn certify(parts: &Parts, request: Request<wire::CertifyRequest>) -> Result<wire::Certified, Status> {
+    let identity = parts.gate.identity().ok_or_else(unsecured)?;
+    let bearer = parts.gate.node(&request)?;
+    let from = request.extensions().get::<From>().map_or_else(|| "unknown".to_owned(), |from| from.addr.clone());
+    let wire::CertifyRequest { session, signing_request } = request.into_inner();
+    let node = parts.node_of(&session, bearer.as_ref());
+    let node = node.ok_or_else(|| Status::not_found("session: unknown or ended"))?;
+    let cluster: Option<ClusterId> = parts.nodes.cluster_of(&node);
+    let issued = identity.certify(node, cluster, &signing(&signing_request)?).await;
+    issued.map(|issued| certified(identity, issued)).map_err(|error| refused(&parts.gate, &error, &from))
+}
+
+/// Brings what a node says of itself together with what its certificate and its membership say.
+pub(super) async fn bind(gate: &Gate, bearer: Option<&Bearer>, who: &mut Registration) -> Result<(), Status> {
+    let (Some(identity), Some(bearer)) = (gate.identity(), bearer) else { return Ok(()) };
+    if bearer.id.node() != Some(&who.node) {
+        let why = format!("node_id: the certificate is that of {}, not of node {}", bearer.id, who.node);
+        gate.refuse(Some(Reason::Name), &why, who.node.as_str());
+        return Err(Status::permission_denied(why));
+    }
+    let member = identity.member(&who.node).await.map_err(|error| refused(gate, &error, who.node.as_str()))?;
+    if who.role == Role::Seed && !member.seed {
+        let why = "role: the join token of this node was not made with --role seed";
+        gate.refuse(None, why, who.node.as_str());
+        return Err(Status::permission_denied(why));
+    }
+    who.bound = member.cluster;
+    Ok(())
+}
+
+fn signing(der: &[u8]) -> Result<SigningRequest, Status> {
+    if der.len() > LONGEST_REQUEST {
+        return Err(Status::invalid_argument(format!("signing_request: longer than {LONGEST_REQUEST} bytes")));
+    }
+    SigningRequest::parse(der).map_err(|error| Status::invalid_argument(format!("signing_request: {error}")))
+}
+
+fn certified(identity: &Identity, issued: Issued) -> wire::Certified {
+    wire::Certified {
+        certificate: issued.certificate.to_vec(),
+        authorities: vec![identity.authority().certificate().to_vec()],
+        trust_domain: identity.authority().trust_domain().to_string(),
+    }
+}
+
+fn refused(gate: &Gate, error: &Error, from: &str) -> Status {
+    gate.refuse(Reason::of_error(error), &error.to_string(), from);
+    status(error)
+}
+
+fn unsecured() -> Status {
+    Status::failed_precondition("this control service runs with tls = \"off\" and certifies nobody")
+}

@@ -1,0 +1,462 @@
+//! How nodes become members, get their certificates, and lose them.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use shoal_proto::identity::{Bearer, JoinToken, Subject, Voids};
+use shoal_proto::{ClusterId, NodeId};
+use tokio::sync::watch;
+
+use super::access::seconds;
+use super::{Authority, Issued, Metrics, SigningRequest, entry, now_seconds};
+use crate::store::{self, Admission, Identities, JoinTokenRow, Joining, Member, Void};
+
+/// How certificates are.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How long a node's certificate counts. A node has it renewed at two thirds of it.
+    pub life: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { life: Duration::from_secs(24 * 3600) }
+    }
+}
+
+/// What a join token is to be.
+#[derive(Debug, Clone)]
+pub struct NewJoinToken {
+    /// Who joins by it belongs here, whatever its facts say.
+    pub cluster: Option<ClusterId>,
+    /// Who joins by it may be a seed.
+    pub seed: bool,
+    /// How long it counts.
+    pub life: Duration,
+    /// How many nodes may join by it.
+    pub uses: u32,
+}
+
+/// Why it was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// One answer for every token that does not count, so that nobody learns which there are.
+    #[error("the join token is not known, or its time or its uses are over")]
+    BadToken,
+    /// The node id is a member's, and the key is not.
+    #[error(
+        "node {0} has joined with another key; if its state was lost, remove the member first (shoalctl member remove)"
+    )]
+    OtherKey(NodeId),
+    /// It was revoked.
+    #[error("node {0} was revoked")]
+    Revoked(NodeId),
+    /// It never joined, or was removed.
+    #[error("node {0} is not a member; it needs a join token")]
+    NoMember(NodeId),
+    /// A bad field.
+    #[error("{field}: {reason}")]
+    Refused {
+        /// Which.
+        field: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// Ours.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// Ours.
+    #[error("certify a key")]
+    Certify(#[from] rcgen::Error),
+}
+
+/// The members and their certificates.
+pub struct Identity {
+    config: Config,
+    authority: Authority,
+    store: Arc<dyn Identities>,
+    voids: watch::Sender<Arc<Voids>>,
+    metrics: Metrics,
+}
+
+impl Identity {
+    /// Reads what is void.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn open(
+        config: Config,
+        authority: Authority,
+        store: Arc<dyn Identities>,
+        metrics: Metrics,
+    ) -> Result<Self, Error> {
+        let mut voids = Voids::default();
+        for void in store.voids(now_seconds()).await? {
+            voids.add(void.node, void.before);
+        }
+        Ok(Self { config, authority, store, voids: watch::Sender::new(Arc::new(voids)), metrics })
+    }
+
+    /// What is counted.
+    pub const fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The authority.
+    pub const fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// What is void, now and from now on.
+    pub fn voids(&self) -> watch::Receiver<Arc<Voids>> {
+        self.voids.subscribe()
+    }
+
+    /// Makes a join token. Its secret is given once, here.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], [`Error::Store`].
+    pub async fn make_token(&self, new: NewJoinToken, by: &str) -> Result<(JoinTokenRow, JoinToken), Error> {
+        let NewJoinToken { cluster, seed, life, uses } = new;
+        let refused = |field, reason: &str| Err(Error::Refused { field, reason: reason.into() });
+        if uses == 0 || uses > 100_000 {
+            return refused("uses", "must be 1 to 100000");
+        }
+        if life.as_secs() == 0 || life > Duration::from_secs(366 * 24 * 3600) {
+            return refused("ttl", "must be 1s to 8784h");
+        }
+        let (id, secret) = (hex::encode(rand::random::<[u8; 6]>()), rand::random::<[u8; 32]>());
+        let created = now_seconds();
+        let row = JoinTokenRow {
+            id: id.clone(),
+            hash: Sha256::digest(secret).into(),
+            cluster,
+            seed,
+            expires: created.saturating_add(life.as_secs()),
+            uses_left: uses,
+            created,
+            created_by: by.to_owned(),
+        };
+        let audit = entry(by, "join-token.create", &id, None, Some(shown(&row)));
+        match self.store.add_join_token(&row, &audit).await {
+            Err(store::Error::NoCluster(cluster)) => {
+                return refused("cluster", &format!("there is no cluster {cluster}"));
+            }
+            other => other?,
+        }
+        tracing::info!(token = id, uses, by, "made a join token");
+        Ok((row, JoinToken::new(id, secret, self.authority.pin())))
+    }
+
+    /// All join tokens, without secrets, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn tokens(&self) -> Result<Vec<JoinTokenRow>, Error> {
+        Ok(self.store.join_tokens().await?)
+    }
+
+    /// Removes a join token. Who joined by it stays. `None`: there is none.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn remove_token(&self, id: &str, by: &str) -> Result<Option<JoinTokenRow>, Error> {
+        let rows = self.store.join_tokens().await?;
+        let Some(row) = rows.into_iter().find(|row| row.id == id) else { return Ok(None) };
+        let audit = entry(by, "join-token.remove", id, Some(shown(&row)), None);
+        let removed = self.store.remove_join_token(id, &audit).await?;
+        Ok(removed.then_some(row))
+    }
+
+    /// Makes a node a member by a token, and gives it a certificate without a cluster. A member that comes again with the same key
+    /// takes no use.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn join(&self, token: &JoinToken, node: NodeId, request: &SigningRequest) -> Result<Issued, Error> {
+        let by = Joining {
+            token: token.id.clone(),
+            hash: Sha256::digest(token.secret()).into(),
+            node: node.clone(),
+            key: request.key_hash(),
+            now: now_seconds(),
+        };
+        let after = json!({ "node": node, "token": token.id });
+        let audit = entry(&format!("node {node}"), "member.join", node.as_str(), None, Some(after));
+        match self.store.join(&by, &audit).await? {
+            Admission::Admitted(member) => {
+                tracing::info!(%node, token = token.id, seed = member.seed, "node joined");
+                self.issue(Subject::Newcomer(node), request)
+            }
+            Admission::BadToken => Err(Error::BadToken),
+            Admission::OtherKey => Err(Error::OtherKey(node)),
+            Admission::Revoked => Err(Error::Revoked(node)),
+        }
+    }
+
+    /// Gives a member a certificate by its key alone: it was away for longer than its certificate counted. The request itself
+    /// proves that the key is there.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn come_back(&self, node: NodeId, request: &SigningRequest) -> Result<Issued, Error> {
+        self.member_with_key(&node, request).await?;
+        self.issue(Subject::Newcomer(node), request)
+    }
+
+    /// Certifies a member for a cluster, or for none.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn certify(
+        &self,
+        node: NodeId,
+        cluster: Option<ClusterId>,
+        request: &SigningRequest,
+    ) -> Result<Issued, Error> {
+        self.member_with_key(&node, request).await?;
+        let subject = match cluster {
+            Some(cluster) => Subject::Member(cluster, node),
+            None => Subject::Newcomer(node),
+        };
+        self.issue(subject, request)
+    }
+
+    /// The member that bears a certificate.
+    ///
+    /// # Errors
+    /// [`Error::NoMember`], [`Error::Revoked`], [`Error::Store`].
+    pub async fn member(&self, node: &NodeId) -> Result<Member, Error> {
+        let member = self.store.member(node).await?.ok_or_else(|| Error::NoMember(node.clone()))?;
+        if member.revoked.is_some() { Err(Error::Revoked(node.clone())) } else { Ok(member) }
+    }
+
+    async fn member_with_key(&self, node: &NodeId, request: &SigningRequest) -> Result<Member, Error> {
+        let member = self.member(node).await?;
+        if member.key == request.key_hash() { Ok(member) } else { Err(Error::OtherKey(node.clone())) }
+    }
+
+    fn issue(&self, subject: Subject, request: &SigningRequest) -> Result<Issued, Error> {
+        let issued = self.authority.issue(request, subject, self.config.life, SystemTime::now())?;
+        self.metrics.issued();
+        Ok(issued)
+    }
+
+    /// A key and a certificate for control itself, and how long it may be shown.
+    ///
+    /// # Errors
+    /// [`Error::Certify`].
+    pub fn own(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>, Duration), Error> {
+        let (chain, key) = self.authority.own(self.config.life, SystemTime::now())?;
+        Ok((chain, key, self.config.life * 2 / 3))
+    }
+
+    /// Whether a certificate was declared void.
+    pub fn is_void(&self, bearer: &Bearer) -> bool {
+        bearer.id.node().is_some_and(|node| self.voids.borrow().cover(node, bearer.issued))
+    }
+
+    /// All members, by id.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn members(&self) -> Result<Vec<Member>, Error> {
+        Ok(self.store.members().await?)
+    }
+
+    /// Revokes a member: its certificates are void at once, and it gets no other. `None`: there is none.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn revoke(&self, node: &NodeId, by: &str) -> Result<Option<Member>, Error> {
+        let Some(before) = self.store.member(node).await? else { return Ok(None) };
+        let at = now_seconds();
+        let void = self.void_now(node.clone());
+        let after = json!({ "revoked": at });
+        let audit = entry(by, "member.revoke", node.as_str(), Some(json!({ "revoked": before.revoked })), Some(after));
+        if !self.store.revoke(node, at, &void, &audit).await? {
+            return Ok(None);
+        }
+        self.declare(&[void]);
+        tracing::warn!(%node, by, "node revoked");
+        Ok(self.store.member(node).await?)
+    }
+
+    /// Forgets a member, so that its id may join anew with another key; certificates that it has are void. `None`: there is none.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn remove(&self, node: &NodeId, by: &str) -> Result<Option<Member>, Error> {
+        let Some(before) = self.store.member(node).await? else { return Ok(None) };
+        let void = self.void_now(node.clone());
+        self.store.void(std::slice::from_ref(&void)).await?;
+        self.declare(&[void]);
+        let shown = json!({ "joined_by": before.joined_by, "revoked": before.revoked });
+        let audit = entry(by, "member.remove", node.as_str(), Some(shown), None);
+        let removed = self.store.remove_member(node, &audit).await?;
+        Ok(removed.then_some(before))
+    }
+
+    /// Declares void what nodes were certified for before they were moved.
+    ///
+    /// # Errors
+    /// [`Error::Store`]; it is void in memory all the same.
+    pub async fn moved(&self, nodes: &[NodeId]) -> Result<(), Error> {
+        let voids: Vec<Void> = nodes.iter().cloned().map(|node| self.void_now(node)).collect();
+        self.declare(&voids);
+        Ok(self.store.void(&voids).await?)
+    }
+
+    fn void_now(&self, node: NodeId) -> Void {
+        let now = SystemTime::now();
+        let micros = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
+        let before = u64::try_from(micros).unwrap_or(u64::MAX);
+        Void { node, before, forget: seconds(now + self.config.life) + 1 }
+    }
+
+    fn declare(&self, voids: &[Void]) {
+        self.voids.send_modify(|known| {
+            let known = Arc::make_mut(known);
+            voids.iter().for_each(|void| known.add(void.node.clone(), void.before));
+        });
+    }
+}
+
+/// What the audit log keeps of a token.
+fn shown(row: &JoinTokenRow) -> serde_json::Value {
+    json!({ "cluster": row.cluster, "seed": row.seed, "expires": row.expires, "uses_left": row.uses_left })
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+    use shoal_base::tls;
+
+    use super::*;
+    use crate::store::MemoryStore;
+
+    async fn opened() -> (tempfile::TempDir, Arc<MemoryStore>, Identity) {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::open(dir.path(), "shoal".parse().unwrap()).unwrap();
+        let store = Arc::new(MemoryStore::default());
+        let identity = Identity::open(Config::default(), authority, store.clone(), Metrics::default()).await.unwrap();
+        (dir, store, identity)
+    }
+
+    fn request() -> SigningRequest {
+        let pair = KeyPair::generate().unwrap();
+        SigningRequest::parse(CertificateParams::default().serialize_request(&pair).unwrap().der()).unwrap()
+    }
+
+    fn node(name: &str) -> NodeId {
+        name.parse().unwrap()
+    }
+
+    fn new(uses: u32) -> NewJoinToken {
+        NewJoinToken { cluster: None, seed: false, life: Duration::from_secs(60), uses }
+    }
+
+    fn bearer(issued: &Issued) -> Bearer {
+        let seen = tls::read(&issued.certificate).unwrap();
+        Bearer::new(&seen.name, &seen.serial).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_token_admits_as_many_nodes_as_it_says_and_a_member_again_for_nothing() {
+        let (_dir, _, identity) = opened().await;
+        let (_, token) = identity.make_token(new(1), "admin").await.unwrap();
+        assert_eq!(token.ca, identity.authority().pin());
+        let one = request();
+        let issued = identity.join(&token, node("n1"), &one).await.unwrap();
+        assert_eq!(bearer(&issued).id.to_string(), "spiffe://shoal/node/n1");
+        identity.join(&token, node("n1"), &one).await.unwrap();
+        assert!(matches!(identity.join(&token, node("n2"), &request()).await, Err(Error::BadToken)));
+        assert!(matches!(identity.join(&token, node("n1"), &request()).await, Err(Error::OtherKey(_))));
+    }
+
+    #[tokio::test]
+    async fn a_token_that_does_not_count_says_no_more_than_that() {
+        let (_dir, _, identity) = opened().await;
+        let (_, token) = identity.make_token(new(9), "admin").await.unwrap();
+        let wrong = JoinToken::new(token.id.clone(), [0; 32], token.ca);
+        let unknown = JoinToken::new("other".into(), *token.secret(), token.ca);
+        for bad in [&wrong, &unknown] {
+            assert!(matches!(identity.join(bad, node("n1"), &request()).await, Err(Error::BadToken)));
+        }
+        assert!(identity.remove_token(&token.id, "admin").await.unwrap().is_some());
+        assert!(matches!(identity.join(&token, node("n1"), &request()).await, Err(Error::BadToken)));
+        assert!(identity.members().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_member_comes_back_with_its_key_and_with_no_other() {
+        let (_dir, _, identity) = opened().await;
+        let (_, token) = identity.make_token(new(1), "admin").await.unwrap();
+        let own = request();
+        assert!(matches!(identity.come_back(node("n1"), &own).await, Err(Error::NoMember(_))));
+        identity.join(&token, node("n1"), &own).await.unwrap();
+        identity.come_back(node("n1"), &own).await.unwrap();
+        assert!(matches!(identity.come_back(node("n1"), &request()).await, Err(Error::OtherKey(_))));
+        let cluster = Some("c1".parse().unwrap());
+        let issued = identity.certify(node("n1"), cluster.clone(), &own).await.unwrap();
+        assert_eq!(bearer(&issued).id.to_string(), "spiffe://shoal/cluster/c1/node/n1");
+        assert!(matches!(identity.certify(node("n1"), cluster, &request()).await, Err(Error::OtherKey(_))));
+    }
+
+    #[tokio::test]
+    async fn what_is_revoked_is_void_at_once_and_stays_so_over_a_restart() {
+        let (dir, store, identity) = opened().await;
+        let (_, token) = identity.make_token(new(1), "admin").await.unwrap();
+        let own = request();
+        let issued = identity.join(&token, node("n1"), &own).await.unwrap();
+        let mut voids = identity.voids();
+        voids.mark_unchanged();
+        assert!(!identity.is_void(&bearer(&issued)));
+        assert!(identity.revoke(&node("other"), "admin").await.unwrap().is_none());
+        assert!(identity.revoke(&node("n1"), "admin").await.unwrap().unwrap().revoked.is_some());
+        assert!(voids.has_changed().unwrap() && identity.is_void(&bearer(&issued)));
+        for refused in [identity.join(&token, node("n1"), &own).await, identity.come_back(node("n1"), &own).await] {
+            assert!(matches!(refused, Err(Error::Revoked(_))));
+        }
+        let authority = Authority::open(dir.path(), "shoal".parse().unwrap()).unwrap();
+        let again = Identity::open(Config::default(), authority, store, Metrics::default()).await.unwrap();
+        assert!(again.is_void(&bearer(&issued)));
+        // Removed, it may join anew; what it had stays void.
+        assert!(again.remove(&node("n1"), "admin").await.unwrap().is_some());
+        let (_, token) = again.make_token(new(1), "admin").await.unwrap();
+        let fresh = again.join(&token, node("n1"), &request()).await.unwrap();
+        assert!(again.is_void(&bearer(&issued)) && !again.is_void(&bearer(&fresh)));
+    }
+
+    #[tokio::test]
+    async fn a_node_that_was_moved_has_only_what_it_got_after() {
+        let (_dir, _, identity) = opened().await;
+        let (_, token) = identity.make_token(new(1), "admin").await.unwrap();
+        let own = request();
+        identity.join(&token, node("n1"), &own).await.unwrap();
+        let before = identity.certify(node("n1"), Some("a".parse().unwrap()), &own).await.unwrap();
+        identity.moved(&[node("n1")]).await.unwrap();
+        let after = identity.certify(node("n1"), Some("b".parse().unwrap()), &own).await.unwrap();
+        assert!(identity.is_void(&bearer(&before)) && !identity.is_void(&bearer(&after)));
+    }
+
+    #[tokio::test]
+    async fn bad_tokens_are_not_made_and_the_field_is_named() {
+        let (_dir, _, identity) = opened().await;
+        let bad = [
+            ("uses", new(0)),
+            ("uses", new(100_001)),
+            ("ttl", NewJoinToken { life: Duration::ZERO, ..new(1) }),
+            ("ttl", NewJoinToken { life: Duration::from_secs(400 * 24 * 3600), ..new(1) }),
+            ("cluster", NewJoinToken { cluster: Some("gone".parse().unwrap()), ..new(1) }),
+        ];
+        for (expected, new) in bad {
+            let error = identity.make_token(new, "admin").await.unwrap_err();
+            assert!(matches!(error, Error::Refused { field, .. } if field == expected), "{expected}: {error}");
+        }
+        assert!(identity.tokens().await.unwrap().is_empty());
+    }
+}

@@ -1,0 +1,91 @@
+//! What a node of the lab's own shows, that speaks the protocols by hand: a key, and certificates that control gives it.
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use hyper_util::rt::TokioIo;
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use shoal_base::tls::{self, Keeper, Wire};
+use shoal_proto::{
+    NodeId,
+    control::v1::{self as wire, control_client::ControlClient},
+    identity::JoinToken,
+};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::net::Netns;
+
+/// Control answers at once, or there is something wrong.
+const BOUND: Duration = Duration::from_secs(5);
+
+/// A key and a certificate.
+#[derive(Clone)]
+pub struct Papers {
+    /// What is shown, and whom it trusts.
+    pub keeper: Arc<Keeper>,
+    pair: Arc<KeyPair>,
+}
+
+impl Papers {
+    /// Joins by a token: the certificate names no cluster yet.
+    ///
+    /// # Errors
+    /// When control can't be reached, or refuses.
+    pub async fn join(ns: &Netns, control: SocketAddr, token: &str, node: &NodeId) -> Result<Self> {
+        let token: JoinToken = token.parse().context("understand the join token")?;
+        let pair = Arc::new(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?);
+        let this = Self { keeper: Keeper::new(), pair };
+        let mut grpc = ControlClient::new(channel(ns, control, Some((&this.keeper, Some(token.ca)))).await?);
+        let request =
+            wire::JoinRequest { node_id: node.to_string(), signing_request: this.request()?, token: token.reveal() };
+        let certified = tokio::time::timeout(BOUND, grpc.join(request)).await.context("no answer to join")??;
+        this.take(certified.into_inner())?;
+        Ok(this)
+    }
+
+    /// Gets a certificate of the cluster that the session's node belongs to.
+    ///
+    /// # Errors
+    /// When control refuses.
+    pub async fn certify(&self, grpc: &mut ControlClient<Channel>, session: &[u8]) -> Result<()> {
+        let request = wire::CertifyRequest { session: session.to_vec(), signing_request: self.request()? };
+        let certified = tokio::time::timeout(BOUND, grpc.certify(request)).await.context("no answer to certify")??;
+        self.take(certified.into_inner())
+    }
+
+    fn request(&self) -> Result<Vec<u8>> {
+        Ok(CertificateParams::default().serialize_request(&*self.pair)?.der().to_vec())
+    }
+
+    fn take(&self, certified: wire::Certified) -> Result<()> {
+        let authorities: Vec<_> = certified.authorities.into_iter().map(CertificateDer::from).collect();
+        ensure!(!authorities.is_empty(), "control names no authority");
+        let key = PrivateKeyDer::Pkcs8(self.pair.serialize_der().into());
+        self.keeper.show(vec![CertificateDer::from(certified.certificate)], key)?;
+        self.keeper.trust(&authorities)?;
+        Ok(())
+    }
+}
+
+/// A channel to control whose connection is made inside the namespace: plain, or secured by a keeper, and pinned when it trusts
+/// nobody yet.
+///
+/// # Errors
+/// When it can't be made.
+pub async fn channel(
+    ns: &Netns,
+    control: SocketAddr,
+    secured: Option<(&Arc<Keeper>, Option<tls::Pin>)>,
+) -> Result<Channel> {
+    let ns = ns.clone();
+    let config = secured.map(|(keeper, pin)| tls::client(keeper, pin, &[b"h2"]));
+    let connect = tower::service_fn(move |_: http::Uri| {
+        let (ns, config) = (ns.clone(), config.clone());
+        async move {
+            let stream = ns.connect(control).await.map_err(std::io::Error::other)?;
+            Wire::connect(stream, config).await.map(TokioIo::new)
+        }
+    });
+    let endpoint = Endpoint::from_shared(format!("http://{control}"))?;
+    endpoint.connect_with_connector(connect).await.with_context(|| format!("connect to control at {control}"))
+}
