@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use sha2::{Digest as _, Sha256};
@@ -102,9 +103,10 @@ fn a_daemon_that_is_killed() {
         let disk = machine.try_open().await.unwrap();
         say(format_args!("open"));
         let mut works = tokio::task::JoinSet::new();
+        let removals = Arc::new(Removals::default());
         for task in 0..life.tasks {
             let random = SmallRng::seed_from_u64(life.seed.wrapping_add(task));
-            works.spawn(work(Arc::clone(&disk), random, life.tasks == 1));
+            works.spawn(work(Arc::clone(&disk), random, Arc::clone(&removals), life.tasks == 1));
         }
         while let Some(ended) = works.join_next().await {
             ended.unwrap();
@@ -112,30 +114,63 @@ fn a_daemon_that_is_killed() {
     });
 }
 
+/// Of each sample: removals that were begun, and those that are under way. One task must not say that it holds what another
+/// removed between its commit and its word.
+#[derive(Default)]
+struct Removals(Mutex<BTreeMap<usize, (u64, u64)>>);
+
+impl Removals {
+    /// How many were begun; `None` while one is under way.
+    fn begun(&self, at: usize) -> Option<u64> {
+        let (begun, under_way) = self.0.lock().get(&at).copied().unwrap_or_default();
+        (under_way == 0).then_some(begun)
+    }
+
+    fn begin(&self, at: usize) {
+        let mut all = self.0.lock();
+        let (begun, under_way) = all.entry(at).or_default();
+        (*begun, *under_way) = (*begun + 1, *under_way + 1);
+        say(format_args!("unsure {at}"));
+    }
+
+    fn end(&self, at: usize) {
+        self.0.lock().entry(at).or_default().1 -= 1;
+    }
+
+    /// Says that it is held, unless somebody began to remove it since `before`.
+    fn say_held(&self, at: usize, before: Option<u64>) {
+        let all = self.0.lock();
+        if before == Some(all.get(&at).copied().unwrap_or_default().0) {
+            say(format_args!("held {at}"));
+        }
+    }
+}
+
 /// Works until it is killed.
-async fn work(disk: Arc<Disk>, mut random: SmallRng, alone: bool) {
+async fn work(disk: Arc<Disk>, mut random: SmallRng, removals: Arc<Removals>, alone: bool) {
     let samples = samples();
     loop {
         let at = random.random_range(0..samples.len());
         match random.random_range(0..10) {
             0 => {
-                say(format_args!("unsure {at}"));
+                removals.begin(at);
                 match disk.remove(&samples[at].digest).await {
                     Ok(_) | Err(StoreError::InUse(_)) => {}
                     Err(error) => panic!("{error}"),
                 }
+                removals.end(at);
             }
             1 => {
                 if let Some(held) = disk.open(&samples[at].digest).await.unwrap() {
                     assert!(held.read_at(0, usize::MAX).await.unwrap() == samples[at].bytes);
                 }
             }
-            _ => fly(&*disk, at, &samples[at], &mut random, alone).await,
+            _ => fly(&*disk, at, &samples[at], &mut random, &removals, alone).await,
         }
     }
 }
 
-async fn fly(disk: &dyn Store, at: usize, sample: &Sample, random: &mut SmallRng, alone: bool) {
+async fn fly(disk: &dyn Store, at: usize, sample: &Sample, random: &mut SmallRng, removals: &Removals, alone: bool) {
     let partial = match sample.begin(disk).await {
         Ok(partial) => partial,
         Err(StoreError::Busy(_) | StoreError::Full { .. }) => return,
@@ -158,8 +193,9 @@ async fn fly(disk: &dyn Store, at: usize, sample: &Sample, random: &mut SmallRng
         }
     }
     if have.is_full() {
+        let before = removals.begun(at);
         partial.commit(&sample.notes).await.unwrap();
-        say(format_args!("held {at}"));
+        removals.say_held(at, before);
     } else if random.random_bool(0.1) || (alone && !recorded) {
         // What is left without a record goes in the background, at a step that no seed could name.
         say(format_args!("unsure {at}"));
