@@ -18,6 +18,7 @@ mod nginx;
 pub mod one;
 mod serve;
 mod spread;
+mod tls;
 
 pub use spread::Spread;
 
@@ -62,6 +63,18 @@ pub enum Bench {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// What TLS costs: a stream of blocks, and a blob from node to node, with certificates and without.
+    Tls {
+        /// Size of the blob in MiB.
+        #[arg(long, default_value_t = 2048)]
+        mebibytes: u64,
+        /// How often each is measured, each time with new daemons.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+        repetitions: u32,
+        /// Write what was measured here.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
 }
 
 /// Measures, prints a table, and writes the JSON that was asked for.
@@ -86,6 +99,11 @@ pub async fn run(bench: Bench) -> Result<()> {
             let memory = memory::measure(mebibytes << 20, repetitions).await?;
             print!("{}", memory.table());
             write(json.as_deref(), &memory)
+        }
+        Bench::Tls { mebibytes, repetitions, json } => {
+            let price = tls::measure(mebibytes << 20, repetitions).await?;
+            print!("{}", price.table());
+            write(json.as_deref(), &price)
         }
     }
 }

@@ -64,9 +64,14 @@ pub(super) fn http(stream: &mut TcpStream, request: &str, size: u64) -> Result<D
     Ok(start.elapsed())
 }
 
+/// What a child reads from and writes to.
+pub(super) trait Stream: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Stream for T {}
+
 /// A child that parses frames and drops bytes.
 pub(super) struct Child {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     buffer: Vec<u8>,
     /// What of `buffer` was read and not used.
     unused: std::ops::Range<usize>,
@@ -75,7 +80,12 @@ pub(super) struct Child {
 impl Child {
     /// Connects and says hello.
     pub(super) fn dial(ns: &Netns, to: SocketAddr, hello: Hello) -> Result<Self> {
-        let mut child = Self { stream: connect(ns, to)?, buffer: vec![0; BUFFER], unused: 0..0 };
+        Self::hello(Box::new(connect(ns, to)?), hello)
+    }
+
+    /// Says hello on a connection.
+    pub(super) fn hello(stream: Box<dyn Stream>, hello: Hello) -> Result<Self> {
+        let mut child = Self { stream, buffer: vec![0; BUFFER], unused: 0..0 };
         child.send(&Frame::Hello(hello))?;
         match child.small()? {
             Frame::Hello(_) => Ok(child),

@@ -71,7 +71,7 @@ pub(super) async fn measure(size: u64, repetitions: u32) -> Result<Memory> {
 }
 
 async fn once(size: u64) -> Result<Once> {
-    let mut plan = WorldPlan { origin_rate: None, ..WorldPlan::one_cluster(1) };
+    let mut plan = WorldPlan { origin_rate: None, ..WorldPlan::one_cluster(1).without_tls() };
     for child in 1..=CHILDREN {
         plan = plan.with_guest(&format!("c{child}"), [10, 77, 9, child].into());
     }

@@ -138,7 +138,7 @@ pub(super) async fn measure(plan: &Plan) -> Result<Served> {
 
 impl Stage {
     async fn set(size: u64) -> Result<Self> {
-        let plan = WorldPlan { origin_rate: None, ..WorldPlan::one_cluster(2) }
+        let plan = WorldPlan { origin_rate: None, ..WorldPlan::one_cluster(2).without_tls() }
             .with_guest(GUEST, [10, 77, 9, 1].into())
             .with_setting("mirror.listen", &format!("\"0.0.0.0:{MIRROR_PORT}\""))
             .with_setting("mirror.first_byte_budget", FIRST_BYTE)
