@@ -1,5 +1,10 @@
 //! What a node of the lab's own shows, that speaks the protocols by hand: a key, and certificates that control gives it.
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use hyper_util::rt::TokioIo;
@@ -24,6 +29,7 @@ pub struct Papers {
     /// What is shown, and whom it trusts.
     pub keeper: Arc<Keeper>,
     pair: Arc<KeyPair>,
+    authorities: Arc<Mutex<Vec<CertificateDer<'static>>>>,
 }
 
 impl Papers {
@@ -33,8 +39,8 @@ impl Papers {
     /// When control can't be reached, or refuses.
     pub async fn join(ns: &Netns, control: SocketAddr, token: &str, node: &NodeId) -> Result<Self> {
         let token: JoinToken = token.parse().context("understand the join token")?;
-        let pair = Arc::new(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?);
-        let this = Self { keeper: Keeper::new(), pair };
+        let pair = key_of(&token.id, node)?;
+        let this = Self { keeper: Keeper::new(), pair, authorities: Arc::default() };
         let mut grpc = ControlClient::new(channel(ns, control, Some((&this.keeper, Some(token.ca)))).await?);
         let request =
             wire::JoinRequest { node_id: node.to_string(), signing_request: this.request()?, token: token.reveal() };
@@ -63,8 +69,30 @@ impl Papers {
         let key = PrivateKeyDer::Pkcs8(self.pair.serialize_der().into());
         self.keeper.show(vec![CertificateDer::from(certified.certificate)], key)?;
         self.keeper.trust(&authorities)?;
+        *self.authorities.lock().unwrap_or_else(PoisonError::into_inner) = authorities;
         Ok(())
     }
+
+    /// Trusts the same authorities, and shows nothing.
+    pub fn stranger(&self) -> Arc<Keeper> {
+        let keeper = Keeper::new();
+        let authorities = self.authorities.lock().unwrap_or_else(PoisonError::into_inner);
+        keeper.trust(&*authorities).expect("they were trusted before");
+        keeper
+    }
+}
+
+/// A node that comes again by the same name has the same key, as one that kept its state.
+fn key_of(token: &str, node: &NodeId) -> Result<Arc<KeyPair>> {
+    static KEYS: Mutex<BTreeMap<(String, NodeId), Arc<KeyPair>>> = Mutex::new(BTreeMap::new());
+    let mut keys = KEYS.lock().unwrap_or_else(PoisonError::into_inner);
+    let name = (token.to_owned(), node.clone());
+    if let Some(pair) = keys.get(&name) {
+        return Ok(pair.clone());
+    }
+    let pair = Arc::new(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?);
+    keys.insert(name, pair.clone());
+    Ok(pair)
 }
 
 /// A channel to control whose connection is made inside the namespace: plain, or secured by a keeper, and pinned when it trusts

@@ -24,8 +24,8 @@ const KEY: &str = "ca.key";
 /// How long an authority that was made here counts.
 const LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// Clocks of nodes may be behind ours by so much.
-const BACKDATED: Duration = Duration::from_secs(5 * 60);
+/// Clocks of nodes may be behind ours by so much, or be set back. When a certificate was issued its serial number says.
+const BACKDATED: Duration = Duration::from_secs(24 * 3600);
 
 /// An authority, in memory with its key.
 #[derive(Debug)]
@@ -165,7 +165,8 @@ impl Authority {
         &self.trust_domain
     }
 
-    /// Certifies a key, for no longer than the authority itself counts.
+    /// Certifies a key, for no longer than the authority itself counts. `issued` is what the serial number says of the moment, in
+    /// microseconds since 1970.
     ///
     /// # Errors
     /// What the library says; nobody's fault but ours.
@@ -175,10 +176,11 @@ impl Authority {
         subject: Subject,
         life: Duration,
         now: SystemTime,
+        issued: u64,
     ) -> Result<Issued, rcgen::Error> {
-        let (params, issued) = self.params(subject, life, now)?;
-        let certificate = params.0.signed_by(&request.key, &self.issuer)?.der().clone();
-        Ok(Issued { certificate, id: params.1, issued, ends: self.end(life, now) })
+        let (params, id) = self.params(subject, life, now, issued)?;
+        let certificate = params.signed_by(&request.key, &self.issuer)?.der().clone();
+        Ok(Issued { certificate, id, issued, ends: self.end(life, now) })
     }
 
     /// A key and a certificate for the control service itself, as [`tls::Keeper::show`] takes them.
@@ -191,8 +193,8 @@ impl Authority {
         now: SystemTime,
     ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), rcgen::Error> {
         let pair = KeyPair::generate()?;
-        let (params, _) = self.params(Subject::Control, life, now)?;
-        let certificate = params.0.signed_by(&pair, &self.issuer)?.der().clone();
+        let (params, _) = self.params(Subject::Control, life, now, micros(now))?;
+        let certificate = params.signed_by(&pair, &self.issuer)?.der().clone();
         let key = PrivateKeyDer::Pkcs8(pair.serialize_der().into());
         Ok((vec![certificate, self.certificate.clone()], key))
     }
@@ -206,10 +208,9 @@ impl Authority {
         subject: Subject,
         life: Duration,
         now: SystemTime,
-    ) -> Result<((CertificateParams, SpiffeId), u64), rcgen::Error> {
+        issued: u64,
+    ) -> Result<(CertificateParams, SpiffeId), rcgen::Error> {
         let id = SpiffeId { trust_domain: self.trust_domain.clone(), subject };
-        let micros = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-        let issued = u64::try_from(micros).unwrap_or(u64::MAX);
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names = vec![SanType::URI(id.to_string().try_into()?)];
@@ -218,8 +219,13 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         (params.not_before, params.not_after) = ((now - BACKDATED).into(), self.end(life, now).into());
-        Ok(((params, id), issued))
+        Ok((params, id))
     }
+}
+
+/// Microseconds since 1970.
+pub(super) fn micros(at: SystemTime) -> u64 {
+    u64::try_from(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Whether a certificate is that of an authority with this key, in its time. When it ends.
@@ -307,10 +313,10 @@ mod tests {
         let request = SigningRequest::parse(params.serialize_request(&pair).unwrap().der()).unwrap();
         let subject = Subject::Member("c1".parse().unwrap(), "n1".parse().unwrap());
         let now = SystemTime::now();
-        let issued = authority.issue(&request, subject, DAY, now).unwrap();
+        let issued = authority.issue(&request, subject, DAY, now, 42).unwrap();
         let seen = tls::read(&issued.certificate).unwrap();
         assert_eq!(seen.name, "spiffe://shoal/cluster/c1/node/n1");
-        assert_eq!(shoal_proto::identity::issued(&seen.serial), issued.issued);
+        assert_eq!((shoal_proto::identity::issued(&seen.serial), issued.issued), (42, 42));
         assert!(seen.begins < now && now + DAY - Duration::from_secs(2) < seen.ends && seen.ends <= now + DAY);
         let (_, parsed) = x509_parser::parse_x509_certificate(&issued.certificate).unwrap();
         assert!(!parsed.is_ca());
@@ -372,7 +378,7 @@ mod tests {
         let authority = Authority::open(dir.path(), domain()).unwrap();
         let request = SigningRequest::parse(&request(&KeyPair::generate().unwrap())).unwrap();
         let subject = Subject::Newcomer("n1".parse().unwrap());
-        let issued = authority.issue(&request, subject, LIFE * 2, SystemTime::now()).unwrap();
+        let issued = authority.issue(&request, subject, LIFE * 2, SystemTime::now(), 1).unwrap();
         assert!(issued.ends <= authority.ends);
     }
 }

@@ -1,6 +1,7 @@
 //! How nodes become members, get their certificates, and lose them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -11,6 +12,7 @@ use shoal_proto::{ClusterId, NodeId};
 use tokio::sync::watch;
 
 use super::access::seconds;
+use super::authority::micros;
 use super::{Authority, Issued, Metrics, SigningRequest, entry, now_seconds};
 use crate::store::{self, Admission, Identities, JoinTokenRow, Joining, Member, Void};
 
@@ -79,6 +81,9 @@ pub struct Identity {
     authority: Authority,
     store: Arc<dyn Identities>,
     voids: watch::Sender<Arc<Voids>>,
+    /// The last moment that was given to a certificate, or to a void; it never goes back, whatever the clock does: what was issued
+    /// before a void must look so.
+    last: AtomicU64,
     metrics: Metrics,
 }
 
@@ -93,11 +98,20 @@ impl Identity {
         store: Arc<dyn Identities>,
         metrics: Metrics,
     ) -> Result<Self, Error> {
-        let mut voids = Voids::default();
+        let (mut voids, mut last) = (Voids::default(), 0);
         for void in store.voids(now_seconds()).await? {
+            last = void.before.max(last);
             voids.add(void.node, void.before);
         }
-        Ok(Self { config, authority, store, voids: watch::Sender::new(Arc::new(voids)), metrics })
+        let voids = watch::Sender::new(Arc::new(voids));
+        Ok(Self { config, authority, store, voids, last: AtomicU64::new(last), metrics })
+    }
+
+    /// A moment after all that were given before, in microseconds since 1970: now, unless the clock was set back.
+    fn moment(&self, now: SystemTime) -> u64 {
+        let next = |last: u64| Some(micros(now).max(last + 1));
+        let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or_default();
+        micros(now).max(last + 1)
     }
 
     /// What is counted.
@@ -240,7 +254,8 @@ impl Identity {
     }
 
     fn issue(&self, subject: Subject, request: &SigningRequest) -> Result<Issued, Error> {
-        let issued = self.authority.issue(request, subject, self.config.life, SystemTime::now())?;
+        let now = SystemTime::now();
+        let issued = self.authority.issue(request, subject, self.config.life, now, self.moment(now))?;
         self.metrics.issued();
         Ok(issued)
     }
@@ -312,9 +327,7 @@ impl Identity {
 
     fn void_now(&self, node: NodeId) -> Void {
         let now = SystemTime::now();
-        let micros = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
-        let before = u64::try_from(micros).unwrap_or(u64::MAX);
-        Void { node, before, forget: seconds(now + self.config.life) + 1 }
+        Void { node, before: self.moment(now), forget: seconds(now + self.config.life) + 1 }
     }
 
     fn declare(&self, voids: &[Void]) {
@@ -441,6 +454,16 @@ mod tests {
         identity.moved(&[node("n1")]).await.unwrap();
         let after = identity.certify(node("n1"), Some("b".parse().unwrap()), &own).await.unwrap();
         assert!(identity.is_void(&bearer(&before)) && !identity.is_void(&bearer(&after)));
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_set_back_does_not_make_void_what_is_issued_later_nor_spare_what_was_before() {
+        let (_dir, _, identity) = opened().await;
+        let now = SystemTime::now();
+        let hour = Duration::from_secs(3600);
+        let (first, second, third) = (identity.moment(now), identity.moment(now - hour), identity.moment(now - hour));
+        assert!(first < second && second < third);
+        assert_eq!(identity.moment(now + hour), micros(now + hour));
     }
 
     #[tokio::test]

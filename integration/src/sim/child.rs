@@ -254,6 +254,7 @@ impl World {
             found.late = late;
             if changed {
                 flight.board.set_late(seat, late);
+                flight.board.set_idle(seat, late && found.flying == 0);
                 if late {
                     flight.intake.late(instant);
                 }

@@ -123,9 +123,11 @@ async fn a_certificate_is_renewed_before_its_time_is_over() {
     let token = secured.token(1).await;
     let node = started(secured.config(state.path(), "", Some(token)), &[]);
     node.connected().await;
+    let kept = || std::fs::read_to_string(state.path().join("identity.json")).unwrap();
+    let first = kept();
     tokio::time::sleep(secured.life + Duration::from_secs(1)).await;
     assert!(node.client.is_connected() && cluster(&node).is_some());
-    // Not by a stroke of luck: what it has now is good for another connection.
+    assert_ne!(kept(), first, "it has another certificate");
     drop(node);
     started(secured.config(state.path(), "", None), &[]).connected().await;
 }

@@ -461,7 +461,9 @@ async fn nobody_is_told(stage: &mut Stage, liar: Liar, image: &Fresh, claims: Ve
     })
     .await?;
     let (place, token) = (stage.world.net.namespace("x2")?, stage.world.token()?);
-    let onlooker = Liar::join(&place, stage.world.grpc(), "onlooker", token.as_deref()).await?;
+    // Another one each time: a node id is that of one key.
+    let name = format!("onlooker-of-{}", liar.node());
+    let onlooker = Liar::join(&place, stage.world.grpc(), &name, token.as_deref()).await?;
     for digest in lied {
         let mut finding = onlooker.find(digest, &image.repository, false).await?;
         let said = finding.all(QUIET).await?;

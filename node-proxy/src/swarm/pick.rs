@@ -50,6 +50,8 @@ struct Side {
     landing: bool,
     /// It shows what it was asked, and does not send it: others may be asked the same, and `flying` does not count it.
     late: bool,
+    /// Nothing of what it is late with is on its way: it only waits.
+    idle: bool,
     /// Blocks that it brought and that were written.
     brought: u32,
     /// The board's `news` when it had nothing that is known, missing and asked of nobody; 0: it may have.
@@ -178,6 +180,7 @@ impl Board {
             retired: early.map(|at| self.retired_early.swap_remove(at)).is_some(),
             landing: false,
             late: false,
+            idle: false,
             brought: 0,
             dry: 0,
         };
@@ -208,6 +211,13 @@ impl Board {
         side.late = late;
         let owed: Vec<BlockIndex> = side.asked.iter().copied().collect();
         owed.into_iter().for_each(|block| if late { self.falls(block) } else { self.flies(block) });
+    }
+
+    /// Nothing comes of what the parent is late with, or something does.
+    pub fn set_idle(&mut self, seat: Seat, idle: bool) {
+        if let Some(side) = self.seats.get_mut(seat) {
+            side.idle = idle;
+        }
     }
 
     /// One more parent is asked for it.
@@ -320,10 +330,7 @@ impl Board {
         if !self.may_ask(seat) {
             return None;
         }
-        let room = self.most.map_or(u32::MAX, |most| {
-            let on_their_way: usize = self.seats.values().map(|side| side.asked.len()).sum();
-            most.saturating_sub(on_their_way as u32)
-        });
+        let room = self.most.map_or(u32::MAX, |most| most.saturating_sub(self.on_their_way()));
         if room == 0 {
             return None;
         }
@@ -341,6 +348,13 @@ impl Board {
             run.blocks().for_each(|block| self.flies(block));
         }
         Some(run)
+    }
+
+    /// Blocks that come over this node's link now, or soon. What a parent owes that only waits takes nothing of it, and must not
+    /// keep others from being asked.
+    fn on_their_way(&self) -> u32 {
+        let coming = self.seats.values().filter(|side| !(side.late && side.idle));
+        coming.map(|side| side.asked.len()).sum::<usize>() as u32
     }
 
     /// What to ask of the parent next: blocks of one piece in a row. `None`: nothing now.

@@ -62,6 +62,8 @@ pub(super) struct Stream {
     owed: bool,
     /// It only waits with the block that it owes: others may be asked for it.
     late: bool,
+    /// And nothing of that block comes.
+    idle: bool,
 }
 
 /// Gives the seat's blocks back to the others, however the stream ends.
@@ -95,6 +97,7 @@ impl Stream {
             owing_since: Instant::now(),
             owed: false,
             late: false,
+            idle: false,
         }
     }
 
@@ -163,6 +166,13 @@ impl Stream {
                     fetch.intake.lock().late(Instant::now());
                 }
                 fetch.board.lock().set_late(self.seat, late);
+                fetch.bump.send_replace(());
+            }
+            // Bytes of the block are what counts here: a parent that says that it waits sends none.
+            let idle = late && connection.heard_at() <= self.owing_since;
+            if idle != self.idle {
+                self.idle = idle;
+                fetch.board.lock().set_idle(self.seat, idle);
                 fetch.bump.send_replace(());
             }
             if owes {

@@ -145,6 +145,7 @@ enum Step {
     Ask(prop::sample::Index),
     Arrive(prop::sample::Index, bool),
     Late(prop::sample::Index, bool),
+    Idle(prop::sample::Index, bool),
     Rate(prop::sample::Index, u32),
     Missing(u32),
     Most(Option<u32>),
@@ -164,6 +165,7 @@ fn step(blocks: u32) -> impl Strategy<Value = Step> {
         12 => seat().prop_map(Step::Ask),
         6 => (seat(), any::<bool>()).prop_map(|(s, right)| Step::Arrive(s, right)),
         2 => (seat(), any::<bool>()).prop_map(|(s, late)| Step::Late(s, late)),
+        1 => (seat(), any::<bool>()).prop_map(|(s, idle)| Step::Idle(s, idle)),
         2 => (seat(), 0..50u32).prop_map(|(s, rate)| Step::Rate(s, rate)),
         1 => (0..blocks).prop_map(Step::Missing),
         1 => prop::option::of(0..6u32).prop_map(Step::Most),
@@ -176,8 +178,7 @@ fn check(board: &mut Board, seat: Seat) -> Result<Option<Run>, TestCaseError> {
     let end_game = board.missing().all(|block| flying[block as usize] > 0);
     let side = board.seats.get(seat).unwrap();
     let (mine, have) = (side.asked.clone(), side.have.clone());
-    let on_their_way = |board: &Board| board.seats.values().map(|side| side.asked.len()).sum::<usize>() as u32;
-    let room = board.most.map_or(u32::MAX, |most| most.saturating_sub(on_their_way(board)));
+    let room = board.most.map_or(u32::MAX, |most| most.saturating_sub(board.on_their_way()));
     let looked = board.pick(seat).filter(|_| room > 0).map(|run| Run { count: run.count.min(room), ..run });
     let asked = board.ask(seat);
     prop_assert_eq!(asked, looked, "it was not looked at although there is something");
@@ -223,6 +224,7 @@ proptest! {
                 Step::Show(at, first, count) => board.show(*at.get(&seats), &[Run { first, count }]),
                 Step::Ask(at) => { check(&mut board, *at.get(&seats))?; }
                 Step::Late(at, late) => board.set_late(*at.get(&seats), late),
+                Step::Idle(at, idle) => board.set_idle(*at.get(&seats), idle),
                 Step::Rate(at, rate) => board.set_rate(*at.get(&seats), f64::from(rate)),
                 Step::Arrive(at, right) => {
                     let seat = *at.get(&seats);
@@ -302,6 +304,19 @@ fn no_more_is_asked_than_may_be_on_its_way() {
     assert_eq!(board.ask(1).map(|run| run.count), Some(1));
     board.set_most(None);
     assert!(board.ask(1).is_some_and(|run| run.count > 1), "the rest of a piece");
+}
+
+#[test]
+fn what_a_parent_owes_that_only_waits_does_not_keep_others_from_being_asked() {
+    let mut board = board(100, 32, 2);
+    board.set_most(Some(2));
+    board.ask(0).unwrap();
+    board.ask(0).unwrap();
+    assert_eq!(board.ask(1), None, "two are on their way");
+    board.set_late(0, true);
+    assert_eq!(board.ask(1), None, "they come, late: the link is slow");
+    board.set_idle(0, true);
+    assert_eq!(board.ask(1), Some(Run { first: 0, count: 1 }), "nothing comes of them");
 }
 
 #[test]
