@@ -280,6 +280,8 @@ pub struct Seen {
     pub name: String,
     /// Big endian, as in the certificate.
     pub serial: Vec<u8>,
+    /// The SHA-256 of the public key, without what says of which kind it is.
+    pub key: [u8; 32],
     /// The first second in which it counts.
     pub begins: SystemTime,
     /// The last second in which it counts.
@@ -308,6 +310,7 @@ pub fn read(certificate: &CertificateDer<'_>) -> Result<Seen, String> {
     Ok(Seen {
         name,
         serial: parsed.raw_serial().to_vec(),
+        key: Sha256::digest(&parsed.public_key().subject_public_key.data).into(),
         begins: at(validity.not_before),
         ends: at(validity.not_after),
     })

@@ -26,7 +26,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use shoal_base::limit::Limiter;
-use shoal_base::tls::Secured;
+use shoal_base::tls::{self, Secured};
 use shoal_proto::frame::{Frame, Hello};
 use shoal_proto::identity::Known;
 use shoal_proto::{BlockIndex, BlockSet, Digest, Hash, Kind, Layout, NodeId, PieceList};
@@ -423,6 +423,8 @@ impl Default for Config {
 #[derive(Debug)]
 pub struct Swarm {
     config: Config,
+    /// What connections to parents are made with, where there are certificates.
+    client: Option<Arc<rustls::ClientConfig>>,
     me: watch::Receiver<Option<Hello>>,
     metrics: Metrics,
     pool: Arc<Mutex<Pool>>,
@@ -455,7 +457,8 @@ fn open_frame(digest: Digest, holders: u8) -> Frame {
 impl Swarm {
     /// A swarm that is `me` to parents; while `me` is `None` this node has no cluster and asks nobody.
     pub fn new(config: Config, me: watch::Receiver<Option<Hello>>, metrics: Metrics) -> Arc<Self> {
-        Arc::new(Self { config, me, metrics, pool: Arc::default(), salt: rand::random() })
+        let client = config.tls.as_ref().map(|tls| tls::client(&tls.keeper, None, &[]));
+        Arc::new(Self { config, client, me, metrics, pool: Arc::default(), salt: rand::random() })
     }
 
     /// The metrics, for heartbeats.
@@ -476,7 +479,7 @@ impl Swarm {
             let from = if rested.is_some() { metrics::Source::Pool } else { metrics::Source::Dial };
             let mut connection = match rested {
                 Some(connection) => connection,
-                None => Connection::dial(parent, me.clone(), &self.config).await?,
+                None => Connection::dial(parent, me.clone(), &self.config, self.client.clone()).await?,
             };
             self.metrics.connections.get_or_create(&metrics::ConnectionLabels { from }).inc();
             connection.expect(layout);

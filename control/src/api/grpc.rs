@@ -15,7 +15,6 @@ use shoal_base::drain::Drain;
 use shoal_proto::NodeId;
 use shoal_proto::control::v1 as wire;
 use shoal_proto::control::v1::control_server::{Control, ControlServer};
-use shoal_proto::identity::Bearer;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -53,6 +52,7 @@ pub struct Config {
 }
 
 pub use caller::Gate;
+use caller::Shown;
 
 /// What the calls need.
 #[derive(Clone)]
@@ -138,28 +138,34 @@ impl Control for Streams {
         &self,
         request: Request<Streaming<wire::SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let bearer = self.parts.gate.node(&request)?;
+        let shown = self.parts.gate.node(&request)?;
         let mut requests = request.into_inner();
         let Some(wire::session_request::Message::Register(register)) = first(&mut requests).await?.message else {
             return Err(Status::invalid_argument("the first message must be register"));
         };
         let mut who = parse::register(register)?;
-        join::bind(&self.parts.gate, bearer.as_ref(), &mut who).await?;
-        let joined = self.parts.nodes.register(who);
+        join::bind(&self.parts.gate, shown.as_ref(), &mut who).await?;
+        let joined = self.parts.nodes.register(who.clone());
+        // Whoever was revoked between the two was not live yet, and was not expelled.
+        if let Err(status) = join::bind(&self.parts.gate, shown.as_ref(), &mut who).await {
+            self.parts.nodes.expel(&who.node, "it is no member any more");
+            return Err(status);
+        }
+        let bearer = shown.map(|shown| shown.bearer);
         Ok(Response::new(session::serve(self.parts.clone(), self.drain.clone(), joined, bearer, requests)))
     }
 
     async fn find(&self, request: Request<Streaming<wire::FindRequest>>) -> Result<Response<Self::FindStream>, Status> {
         let span = tracing::info_span!("find", digest = tracing::field::Empty, node = tracing::field::Empty);
         shoal_base::telemetry::extract_grpc(&span, request.metadata());
-        let bearer = self.parts.gate.node(&request)?;
+        let shown = self.parts.gate.node(&request)?;
         let mut requests = request.into_inner();
         let Some(wire::find_request::Message::Start(start)) = first(&mut requests).await?.message else {
             return Err(Status::invalid_argument("the first message must be start"));
         };
         let (session, ask) = parse::start(start)?;
         span.record("digest", tracing::field::display(ask.digest));
-        let Some(node) = self.parts.node_of(&session, bearer.as_ref()) else {
+        let Some(node) = self.parts.node_of(&session, shown.as_ref()) else {
             return Ok(Response::new(find::unknown_session()));
         };
         span.record("node", node.as_str());
@@ -170,10 +176,10 @@ impl Control for Streams {
         &self,
         request: Request<wire::WasPublicRequest>,
     ) -> Result<Response<wire::WasPublicResponse>, Status> {
-        let bearer = self.parts.gate.node(&request)?;
+        let shown = self.parts.gate.node(&request)?;
         let wire::WasPublicRequest { session, repository } = request.into_inner();
         let repository = parse::repository(repository.unwrap_or_default())?;
-        let node = self.parts.node_of(&session, bearer.as_ref());
+        let node = self.parts.node_of(&session, shown.as_ref());
         let node = node.ok_or_else(|| Status::not_found("session: unknown or ended"))?;
         let age = self.parts.swarm.public_since(&node, &repository);
         let seconds_ago = age.map_or(0, |age| u32::try_from(age.as_secs()).unwrap_or(u32::MAX));
@@ -191,9 +197,9 @@ impl Control for Streams {
 
 impl Parts {
     /// Whose session it is; `None`: nobody's, or not that of the certificate.
-    fn node_of(&self, session: &[u8], bearer: Option<&Bearer>) -> Option<NodeId> {
+    fn node_of(&self, session: &[u8], shown: Option<&Shown>) -> Option<NodeId> {
         let node = self.nodes.node_of(session)?;
-        bearer.is_none_or(|bearer| bearer.id.node() == Some(&node)).then_some(node)
+        shown.is_none_or(|shown| shown.bearer.id.node() == Some(&node)).then_some(node)
     }
 }
 

@@ -217,7 +217,7 @@ impl Identity {
     /// # Errors
     /// [`Error`].
     pub async fn come_back(&self, node: NodeId, request: &SigningRequest) -> Result<Issued, Error> {
-        self.member_with_key(&node, request).await?;
+        self.member_by(&node, &request.key_hash()).await?;
         self.issue(Subject::Newcomer(node), request)
     }
 
@@ -231,7 +231,7 @@ impl Identity {
         cluster: Option<ClusterId>,
         request: &SigningRequest,
     ) -> Result<Issued, Error> {
-        self.member_with_key(&node, request).await?;
+        self.member_by(&node, &request.key_hash()).await?;
         let subject = match cluster {
             Some(cluster) => Subject::Member(cluster, node),
             None => Subject::Newcomer(node),
@@ -239,18 +239,18 @@ impl Identity {
         self.issue(subject, request)
     }
 
-    /// The member that bears a certificate.
+    /// The member of that name whose key it is. Another key's certificate does not make anybody this member, although it is not
+    /// over: the member may have been removed, and have joined anew.
     ///
     /// # Errors
-    /// [`Error::NoMember`], [`Error::Revoked`], [`Error::Store`].
-    pub async fn member(&self, node: &NodeId) -> Result<Member, Error> {
+    /// [`Error::NoMember`], [`Error::Revoked`], [`Error::OtherKey`], [`Error::Store`].
+    pub async fn member_by(&self, node: &NodeId, key: &[u8; 32]) -> Result<Member, Error> {
         let member = self.store.member(node).await?.ok_or_else(|| Error::NoMember(node.clone()))?;
-        if member.revoked.is_some() { Err(Error::Revoked(node.clone())) } else { Ok(member) }
-    }
-
-    async fn member_with_key(&self, node: &NodeId, request: &SigningRequest) -> Result<Member, Error> {
-        let member = self.member(node).await?;
-        if member.key == request.key_hash() { Ok(member) } else { Err(Error::OtherKey(node.clone())) }
+        match member {
+            Member { revoked: Some(_), .. } => Err(Error::Revoked(node.clone())),
+            Member { key: known, .. } if known != *key => Err(Error::OtherKey(node.clone())),
+            member => Ok(member),
+        }
     }
 
     fn issue(&self, subject: Subject, request: &SigningRequest) -> Result<Issued, Error> {

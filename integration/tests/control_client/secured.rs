@@ -223,6 +223,25 @@ async fn one_node_s_certificate_is_of_no_use_for_another_s_name() {
 }
 
 #[tokio::test]
+async fn the_old_key_of_a_node_that_joined_anew_opens_no_session_in_its_name() {
+    let secured = secured(DAY).await;
+    let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let token = secured.token(2).await;
+    let node = started(secured.config(old.path(), "", Some(token.clone())), &[]);
+    node.connected().await;
+    let id = node.client.node().clone();
+    drop(node);
+    secured.identity.remove(&id, "test").await.unwrap().unwrap();
+    std::fs::copy(old.path().join("node-id"), new.path().join("node-id")).unwrap();
+    let anew = started(secured.config(new.path(), "", Some(token)), &[]);
+    anew.connected().await;
+    assert_eq!(*anew.client.node(), id);
+    let thief = started(secured.config(old.path(), "", None), &[]);
+    eventually("control refuses it", || secured.refused(Reason::OtherKey) > 0).await;
+    assert!(!thief.client.is_connected() && anew.client.is_connected());
+}
+
+#[tokio::test]
 async fn who_shows_no_certificate_may_join_and_nothing_else() {
     use shoal_proto::control::v1 as wire;
     let secured = secured(DAY).await;

@@ -169,7 +169,8 @@ impl Client {
     }
 }
 
-fn is_refusal(status: &Status) -> bool {
+/// Whether control was there, and did not want this node.
+pub(super) fn is_refusal(status: &Status) -> bool {
     matches!(status.code(), tonic::Code::Unauthenticated | tonic::Code::PermissionDenied)
 }
 

@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use wire::session_request::Message as Say;
 use wire::session_response::Message as Hear;
 
-use super::{Assigned, Client, Difference, Holding, Load, Node, Outbox, assignment};
+use super::{Assigned, Client, Difference, Holding, Load, Node, Outbox, assignment, join};
 
 /// Blobs in one announcement: about 100 KiB.
 pub(super) const BATCH: usize = 1000;
@@ -51,6 +51,9 @@ impl Client {
                 away = false;
             }
             match away {
+                false if join::is_refusal(&why) => {
+                    tracing::warn!(error = why.message(), "control does not take this node, which goes on without it");
+                }
                 false => tracing::warn!(error = why.message(), "control is away"),
                 true => tracing::debug!(error = why.message(), "control is still away"),
             }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 use futures::{FutureExt, StreamExt};
+use rustls::ClientConfig;
 use shoal_base::limit::Limiter;
 use shoal_base::tls::{self, Reader, Wire, Writer};
 use shoal_proto::frame::{Frame, FrameCodec, FrameError, Hello, Refusal};
@@ -147,10 +148,10 @@ async fn secured(
     parent: &Parent,
     me: &Hello,
     config: &Config,
+    client: Option<Arc<ClientConfig>>,
 ) -> Result<(Wire, Option<(Bearer, SystemTime)>), Loss> {
     let Some(tls) = &config.tls else { return Ok((Wire::Plain(stream), None)) };
-    let client = tls::client(&tls.keeper, None, &[]);
-    let wire = match timeout(config.connect_timeout, Wire::connect(stream, Some(client))).await {
+    let wire = match timeout(config.connect_timeout, Wire::connect(stream, client)).await {
         Ok(Ok(wire)) => wire,
         Ok(Err(error)) => {
             return Err(match tls::Refusal::of(&error) {
@@ -172,7 +173,12 @@ async fn secured(
 
 impl Connection {
     /// Connects and says hello.
-    pub(super) async fn dial(parent: &Parent, me: Arc<Hello>, config: &Config) -> Result<Self, Loss> {
+    pub(super) async fn dial(
+        parent: &Parent,
+        me: Arc<Hello>,
+        config: &Config,
+        client: Option<Arc<ClientConfig>>,
+    ) -> Result<Self, Loss> {
         let stream = match timeout(config.connect_timeout, TcpStream::connect(parent.addr.0)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(Loss::Connect(error.to_string())),
@@ -180,7 +186,7 @@ impl Connection {
         };
         // Wants are small and must not wait for one another.
         stream.set_nodelay(true).map_err(|error| Loss::Connect(error.to_string()))?;
-        let (wire, bearer) = secured(stream, parent, &me, config).await?;
+        let (wire, bearer) = secured(stream, parent, &me, config, client).await?;
         let (read, write) = wire.into_split();
         let reader = FramedRead::with_capacity(Heard::new(read), FrameCodec::default(), READ_BUFFER);
         let mut this = Self {

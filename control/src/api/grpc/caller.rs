@@ -17,7 +17,16 @@ pub(super) enum Caller {
     /// Without a certificate: may join.
     Stranger,
     /// With one that leads to our authority.
-    Bearer(Bearer),
+    Bearer(Shown),
+}
+
+/// A certificate that was shown.
+#[derive(Debug, Clone)]
+pub(super) struct Shown {
+    /// Who it names.
+    pub(super) bearer: Bearer,
+    /// Of its public key.
+    pub(super) key: [u8; 32],
 }
 
 /// What nodes must show; without it anybody in a listed network is who they say.
@@ -58,18 +67,18 @@ impl Gate {
     }
 
     /// The node that calls; `None` where there is no TLS.
-    pub(super) fn node<T>(&self, request: &Request<T>) -> Result<Option<Bearer>, Status> {
+    pub(super) fn node<T>(&self, request: &Request<T>) -> Result<Option<Shown>, Status> {
         let Some(identity) = self.identity() else { return Ok(None) };
         let from = request.extensions().get::<From>();
         let (caller, from) = from.map_or((&Caller::Anyone, "unknown"), |from| (&from.caller, from.addr.as_str()));
         match caller {
-            Caller::Bearer(bearer) if bearer.id.trust_domain != *identity.authority().trust_domain() => {
+            Caller::Bearer(Shown { bearer, .. }) if bearer.id.trust_domain != *identity.authority().trust_domain() => {
                 let unfit = Unfit::Domain(bearer.id.trust_domain.clone());
                 self.refuse(Some(Reason::of_unfit(&unfit)), &unfit.to_string(), from);
                 Err(Status::unauthenticated(unfit.to_string()))
             }
-            Caller::Bearer(bearer) if bearer.id.node().is_some() => Ok(Some(bearer.clone())),
-            Caller::Bearer(bearer) => {
+            Caller::Bearer(shown) if shown.bearer.id.node().is_some() => Ok(Some(shown.clone())),
+            Caller::Bearer(Shown { bearer, .. }) => {
                 let why = format!("the certificate is that of {}, not of a node", bearer.id);
                 self.refuse(Some(Reason::Name), &why, from);
                 Err(Status::permission_denied(why))

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tonic::transport::server::Connected;
 
-use super::caller::{Caller, Gate};
+use super::caller::{Caller, Gate, Shown};
 use super::preface;
 use crate::identity::Reason;
 
@@ -57,7 +57,7 @@ pub(super) async fn take(socket: TcpStream, gate: &Gate) -> Option<Inbound> {
     let caller = match wire.seen() {
         Ok(None) => Caller::Stranger,
         Ok(Some(seen)) => match Bearer::new(&seen.name, &seen.serial) {
-            Ok(bearer) => Caller::Bearer(bearer),
+            Ok(bearer) => Caller::Bearer(Shown { bearer, key: seen.key }),
             Err(unfit) => {
                 gate.refuse(Some(Reason::of_unfit(&unfit)), &unfit.to_string(), &addr);
                 return None;

@@ -1,12 +1,12 @@
 //! Certificates for nodes, and what a member's say of its registration.
 
 use shoal_proto::control::v1 as wire;
-use shoal_proto::identity::{Bearer, JoinToken};
+use shoal_proto::identity::JoinToken;
 use shoal_proto::{ClusterId, NodeId};
 use tonic::{Request, Status};
 
 use super::Parts;
-use super::caller::{Gate, status};
+use super::caller::{Gate, Shown, status};
 use super::inbound::From;
 use crate::identity::{Error, Identity, Issued, Reason, SigningRequest};
 use crate::nodes::{Registration, Role};
@@ -33,10 +33,10 @@ pub(super) async fn join(gate: &Gate, request: Request<wire::JoinRequest>) -> Re
 /// Another certificate for the node of a session.
 pub(super) async fn certify(parts: &Parts, request: Request<wire::CertifyRequest>) -> Result<wire::Certified, Status> {
     let identity = parts.gate.identity().ok_or_else(unsecured)?;
-    let bearer = parts.gate.node(&request)?;
+    let shown = parts.gate.node(&request)?;
     let from = request.extensions().get::<From>().map_or_else(|| "unknown".to_owned(), |from| from.addr.clone());
     let wire::CertifyRequest { session, signing_request } = request.into_inner();
-    let node = parts.node_of(&session, bearer.as_ref());
+    let node = parts.node_of(&session, shown.as_ref());
     let node = node.ok_or_else(|| Status::not_found("session: unknown or ended"))?;
     let cluster: Option<ClusterId> = parts.nodes.cluster_of(&node);
     let issued = identity.certify(node, cluster, &signing(&signing_request)?).await;
@@ -44,14 +44,14 @@ pub(super) async fn certify(parts: &Parts, request: Request<wire::CertifyRequest
 }
 
 /// Brings what a node says of itself together with what its certificate and its membership say.
-pub(super) async fn bind(gate: &Gate, bearer: Option<&Bearer>, who: &mut Registration) -> Result<(), Status> {
-    let (Some(identity), Some(bearer)) = (gate.identity(), bearer) else { return Ok(()) };
+pub(super) async fn bind(gate: &Gate, shown: Option<&Shown>, who: &mut Registration) -> Result<(), Status> {
+    let (Some(identity), Some(Shown { bearer, key })) = (gate.identity(), shown) else { return Ok(()) };
     if bearer.id.node() != Some(&who.node) {
         let why = format!("node_id: the certificate is that of {}, not of node {}", bearer.id, who.node);
         gate.refuse(Some(Reason::Name), &why, who.node.as_str());
         return Err(Status::permission_denied(why));
     }
-    let member = identity.member(&who.node).await.map_err(|error| refused(gate, &error, who.node.as_str()))?;
+    let member = identity.member_by(&who.node, key).await.map_err(|error| refused(gate, &error, who.node.as_str()))?;
     if who.role == Role::Seed && !member.seed {
         let why = "role: the join token of this node was not made with --role seed";
         gate.refuse(None, why, who.node.as_str());
