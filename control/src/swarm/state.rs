@@ -412,11 +412,12 @@ impl State {
                 self.touch(&key, step, |blob, around| blob.changed(around.now));
             }
             Tell::Lied { node, block: _ } => {
-                // Who says so of nodes that are not there fills nobody's memory.
+                // It may have lied before its lease ended, and come again; how much one node may say of others is bounded.
+                self.complain(&node, &id, &key, step);
+                // Who says so of nodes that are not there fills no finder's memory.
                 if !self.nodes.contains_key(&node) {
                     return;
                 }
-                self.complain(&node, &id, &key, step);
                 self.touch(&key, step, |blob, around| {
                     let outcast = around.distrust.is_outcast(&node, around.now);
                     blob.shun(&node, Some(finder).filter(|_| !outcast), around);
