@@ -38,6 +38,7 @@ mod upstream;
 #[cfg(test)]
 mod tests;
 
+pub use look_ahead::Named;
 pub use metrics::Metrics;
 pub use offer::Offer;
 pub use outside::{Incoming, Peers, Upstream};
@@ -52,8 +53,8 @@ const MOST_TRACES: usize = 1024;
 const MOST_FIRST_HAND: usize = 1024;
 const TRACE_LIFE: Duration = Duration::from_secs(60);
 
-/// What a reader wants. The repository must be known to be readable with an anonymous token (I10): whoever calls has
-/// asked the origin. Anything else is streamed from the origin and never reaches this room.
+/// What a reader wants. Whoever calls has asked the origin whether the reader may have it, and whether it is in the
+/// repository (I10): this room gives what it holds to whoever asks.
 #[derive(Debug, Clone)]
 pub struct Want {
     /// The content.
@@ -62,6 +63,8 @@ pub struct Want {
     pub target: origin::Target,
     /// Blob or manifest.
     pub kind: Kind,
+    /// On whose behalf the origin may be read.
+    pub who: origin::Who,
 }
 
 /// Why bytes can't be given, by what the edge answers.
@@ -240,6 +243,7 @@ impl Engine {
         let told = |flight: &Flight| size.map(|size| *flight.size_hint.get_or_init(|| size));
         if let Some(flight) = flights.get(&want.digest).filter(|flight| !flight.is_over()) {
             told(flight);
+            flight.may_be_read_by(want);
             return Arc::clone(flight);
         }
         let flight = Arc::new(Flight::new(want.clone()));

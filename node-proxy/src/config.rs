@@ -213,6 +213,19 @@ impl Default for RawStore {
     }
 }
 
+/// Who reads what is private while its registry is down.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RawWhenDown {
+    /// Nobody but whom the registry let read within the last minutes.
+    #[default]
+    Refuse,
+    /// Who shows a credential that the registry let read within a day.
+    SameCredential,
+    /// Anybody, where some caller could within a day.
+    Anyone,
+}
+
 /// Registries.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -223,13 +236,27 @@ pub struct RawOrigin {
     pub headers_timeout: Span,
     /// The longest silence inside a body; then the rest is asked for anew.
     pub body_timeout: Span,
+    /// Who reads what is private, and held in the cluster, while its registry is down: `refuse` (nobody but whom the registry let
+    /// read within the last 5 minutes), `same_credential` (who shows this node the credential that the registry let read within
+    /// the last 24 h), `anyone` (whoever reaches the mirror, of a repository that some caller of this node could read within
+    /// the last 24 h).
+    pub private_when_down: RawWhenDown,
+    /// A docker `config.json` (`auths`, `credHelpers`, `credsStore`) with credentials of this node's own, for a seed. Empty: none.
+    pub docker_config: PathBuf,
     /// Settings by registry, `[origin.registry."registry.example:5000"]`, as `ns=` names it.
     pub registry: BTreeMap<String, RawRegistry>,
 }
 
 impl Default for RawOrigin {
     fn default() -> Self {
-        Self { connect_timeout: span(5), headers_timeout: span(20), body_timeout: span(5), registry: BTreeMap::new() }
+        Self {
+            connect_timeout: span(5),
+            headers_timeout: span(20),
+            body_timeout: span(5),
+            private_when_down: RawWhenDown::Refuse,
+            docker_config: PathBuf::new(),
+            registry: BTreeMap::new(),
+        }
     }
 }
 
@@ -452,6 +479,12 @@ fn origin_config(raw: &RawOrigin, faults: &mut Faults) -> origin::Config {
         connect_timeout: raw.connect_timeout.into(),
         headers_timeout: raw.headers_timeout.into(),
         body_idle_timeout: raw.body_timeout.into(),
+        private_when_down: match raw.private_when_down {
+            RawWhenDown::Refuse => origin::WhenDown::Refuse,
+            RawWhenDown::SameCredential => origin::WhenDown::SameCredential,
+            RawWhenDown::Anyone => origin::WhenDown::Anyone,
+        },
+        docker_config: (!raw.docker_config.as_os_str().is_empty()).then(|| raw.docker_config.clone()),
         ..origin::Config::default()
     }
 }

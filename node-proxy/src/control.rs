@@ -38,6 +38,7 @@ mod session;
 pub use assignment::node_id;
 use identity::Identity;
 pub use metrics::Metrics;
+pub use public::Name as PublicName;
 
 /// A call to control that takes longer than this has failed: a flight must not wait for a control that is away.
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);

@@ -1,8 +1,7 @@
 //! The OCI pull endpoint that containerd asks: `GET` and `HEAD` of manifests and blobs, on loopback.
 //!
-//! Owns HTTP towards containerd: routes, ranges, errors as OCI JSON, one span per request. Does not fetch: whatever an
-//! anonymous token may read comes from `blob`, everything else streams from `origin` with the caller's own credential
-//! and is neither kept nor offered (I10).
+//! Owns HTTP towards containerd: routes, ranges, errors as OCI JSON, one span per request. Does not fetch: what the caller may
+//! read comes from `blob`. Whether it may is the registry's answer, asked of `origin` before anything is given (I10).
 //!
 //! What always holds (I7): complete verified bytes; or an error status before the first byte, out of 400 401 403 404 405
 //! 416 502 503; or, once bytes have flown, a FIN. Never 200 or 206 before verified bytes are in hand.
@@ -184,13 +183,13 @@ impl Mirror {
 
     /// Answers one request. Its span lasts until the body's last byte.
     async fn handle(&self, request: Request<Incoming>, parts: Parts) -> Response<body::Body> {
-        let since = Instant::now();
+        let since = tokio::time::Instant::now();
         let route = Route::of(request.method(), request.uri());
         let what = What::of(route.as_ref().ok());
         let span = self.span(&request, route.as_ref().ok(), what);
         let answered = async {
             match route {
-                Ok(route) => self.pull(route, request.headers(), since.into()).await,
+                Ok(route) => self.pull(route, request.headers(), since).await,
                 Err(refusal) => Err(refusal),
             }
         };

@@ -23,12 +23,15 @@ use shoal_proto::Digest;
 
 mod access;
 mod address;
+mod belongs;
 mod body;
+mod callers;
 mod challenge;
 mod connect;
 pub(crate) mod fuzz;
 mod metrics;
 mod name;
+mod own;
 mod read;
 mod request;
 mod silence;
@@ -40,7 +43,7 @@ mod tests;
 mod token;
 mod witness;
 
-pub use access::Access;
+pub use access::{Access, WhenDown};
 pub use body::{Body, ByteRange};
 pub use metrics::Metrics;
 pub use name::{NameError, Reference, Registry, Repository, Tag};
@@ -83,6 +86,30 @@ pub enum As<'a> {
     Anonymous,
     /// With the caller's own header, sent on unchanged.
     Caller(&'a Credential),
+    /// With what this node's own docker config holds for the registry.
+    Own,
+}
+
+/// Who reads: on whose behalf the origin may be asked for content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Who {
+    /// Anybody: an anonymous token can read it.
+    Anybody,
+    /// A caller whom the registry let read the repository.
+    Caller(Credential),
+    /// This node, with credentials of its own.
+    Own,
+}
+
+impl Who {
+    /// As a request is sent.
+    pub fn as_asked(&self) -> As<'_> {
+        match self {
+            Self::Anybody => As::Anonymous,
+            Self::Caller(credential) => As::Caller(credential),
+            Self::Own => As::Own,
+        }
+    }
 }
 
 /// What the origin says about a manifest or blob without its bytes.
@@ -111,6 +138,10 @@ pub struct Config {
     pub user_agent: String,
     /// What all registries together may send, in bytes of bodies.
     pub limit: Limiter,
+    /// Who reads what is private while its registry is down.
+    pub private_when_down: WhenDown,
+    /// `config.json` of docker with credentials of this node's own. `None`: it has none.
+    pub docker_config: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -122,6 +153,8 @@ impl Default for Config {
             body_idle_timeout: Duration::from_secs(5),
             user_agent: concat!("shoal-node/", env!("CARGO_PKG_VERSION")).to_owned(),
             limit: Limiter::none(),
+            private_when_down: WhenDown::Refuse,
+            docker_config: None,
         }
     }
 }
@@ -224,7 +257,10 @@ pub struct Origin {
     /// For registries without settings of their own.
     plain: site::Unconfigured,
     tokens: token::Tokens,
+    own: own::Own,
     access: access::Memory,
+    callers: callers::Callers,
+    belongs: belongs::Belongs,
     silence: silence::Silence,
     witness: Arc<dyn Witness>,
     metrics: Metrics,
@@ -242,16 +278,25 @@ impl Origin {
             sites.insert(registry.clone(), Arc::new(Site::new(registry, settings, &config, &roots)?));
         }
         let plain = site::Unconfigured::new(&config, &roots)?;
+        let own = own::Own::new(config.docker_config.clone());
         Ok(Arc::new(Self {
             config,
             sites,
             plain,
             tokens: token::Tokens::default(),
+            own,
             access: access::Memory::default(),
+            callers: callers::Callers::default(),
+            belongs: belongs::Belongs::default(),
             silence: silence::Silence::default(),
             witness,
             metrics,
         }))
+    }
+
+    /// Whether this node has credentials of its own.
+    pub fn has_own(&self) -> bool {
+        self.own.is_there()
     }
 
     /// How a registry is reached.

@@ -33,13 +33,18 @@ pub(super) struct Cluster(pub(super) Arc<control::Client>);
 
 #[async_trait::async_trait]
 impl Witness for Cluster {
-    fn saw_public(&self, target: &Target) {
-        self.0.saw_public(&target.registry.to_string(), &target.repository.to_string());
+    fn saw_public(&self, target: &Target, manifest: Option<&Digest>) {
+        self.0.saw_public(name(target, manifest));
     }
 
-    async fn public_since(&self, target: &Target) -> Option<Duration> {
-        self.0.public_since(&target.registry.to_string(), &target.repository.to_string()).await
+    async fn public_since(&self, target: &Target, manifest: Option<&Digest>) -> Option<Duration> {
+        self.0.public_since(name(target, manifest)).await
     }
+}
+
+fn name(target: &Target, manifest: Option<&Digest>) -> control::PublicName {
+    let (registry, repository) = (target.registry.to_string(), target.repository.to_string());
+    control::PublicName { registry, repository, manifest: manifest.copied() }
 }
 
 pub(super) fn holding(digest: Digest, info: &Info) -> Holding {

@@ -109,8 +109,14 @@ struct State {
     idle_since: Option<Instant>,
 }
 
+/// Ways to the origin that one flight knows; every reader of a private blob may bring one.
+const MOST_WAYS: usize = 8;
+
 pub(super) struct Flight {
+    /// What its first reader wanted.
     pub(super) want: Want,
+    /// Where and on whose behalf the origin may be read: the way of each reader, without those that the origin refused.
+    ways: Mutex<Vec<Want>>,
     /// What a manifest says that its size is.
     pub(super) size_hint: OnceLock<u64>,
     state: Mutex<State>,
@@ -120,7 +126,39 @@ pub(super) struct Flight {
 impl Flight {
     pub(super) fn new(want: Want) -> Self {
         let state = State { idle_since: Some(Instant::now()), ..State::default() };
-        Self { want, size_hint: OnceLock::new(), state: Mutex::new(state), changed: watch::Sender::new(0) }
+        let ways = Mutex::new(vec![want.clone()]);
+        Self { want, ways, size_hint: OnceLock::new(), state: Mutex::new(state), changed: watch::Sender::new(0) }
+    }
+
+    /// Another reader came: the origin may be read in its way too, should it refuse the others.
+    pub(super) fn may_be_read_by(&self, want: &Want) {
+        let mut ways = self.ways.lock();
+        let known = ways.iter().any(|way| way.target == want.target && way.who == want.who);
+        if known {
+            return;
+        }
+        if ways.len() >= MOST_WAYS {
+            // What came last is valid for longest.
+            ways.remove(0);
+        }
+        ways.push(want.clone());
+        drop(ways);
+        self.bump();
+    }
+
+    /// How the origin is to be read; `None`: it refused every reader.
+    pub(super) fn way(&self) -> Option<Want> {
+        self.ways.lock().first().cloned()
+    }
+
+    /// Whether there is another way than this.
+    pub(super) fn has_other_than(&self, way: &Want) -> bool {
+        self.ways.lock().iter().any(|known| known.target != way.target || known.who != way.who)
+    }
+
+    /// The origin refused this way.
+    pub(super) fn is_refused(&self, way: &Want) {
+        self.ways.lock().retain(|known| known.target != way.target || known.who != way.who);
     }
 
     pub(super) fn digest(&self) -> Digest {

@@ -6,10 +6,8 @@ use oci_distribution::manifest::OciDescriptor;
 use serde::Deserialize;
 use shoal_proto::{Digest, Kind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tracing::Instrument;
 
 use super::{Engine, Opened, Want};
-use crate::origin;
 
 /// A manifest above this is not read ahead: containerd itself refuses manifests above 8 MiB.
 const LARGEST_MANIFEST: u64 = 8 << 20;
@@ -68,54 +66,95 @@ struct ImageManifest {
     layers: Vec<OciDescriptor>,
 }
 
-/// Digest and size of every blob that an image manifest names, in its order, config first. Empty for an index, an
-/// artifact, and anything else that is not an image.
-pub(super) fn blobs_of(manifest: &[u8]) -> Vec<(Digest, u64)> {
-    let Ok(manifest) = serde_json::from_slice::<ImageManifest>(manifest) else { return Vec::new() };
+/// What an index names. Source: OCI image spec 1.1 image-index.md; Docker manifest list v2.2.
+#[derive(Deserialize)]
+struct Index {
+    manifests: Vec<OciDescriptor>,
+}
+
+/// What a manifest names that is in its repository.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Named {
+    /// Blobs of an image, in the manifest's order, config first, with their sizes.
+    blobs: Vec<(Digest, u64)>,
+    /// Manifests of an index, or blobs of what is no image that anybody pulls.
+    others: Vec<Digest>,
+}
+
+impl Named {
+    /// Every digest.
+    pub fn digests(&self) -> impl Iterator<Item = Digest> + '_ {
+        self.blobs.iter().map(|(digest, _)| *digest).chain(self.others.iter().copied())
+    }
+}
+
+/// Content of foreign layers is elsewhere; a registry takes a manifest that names them although it has them not.
+fn is_elsewhere(blob: &OciDescriptor) -> bool {
+    blob.media_type.contains("foreign") || blob.media_type.contains("nondistributable") || blob.urls.is_some()
+}
+
+/// Pure. Empty for what is no manifest.
+pub(super) fn named_by(manifest: &[u8]) -> Named {
+    let digest = |blob: &OciDescriptor| blob.digest.parse::<Digest>().ok();
+    if let Ok(index) = serde_json::from_slice::<Index>(manifest) {
+        let others = index.manifests.iter().filter(|blob| !is_elsewhere(blob)).filter_map(digest).collect();
+        return Named { blobs: Vec::new(), others };
+    }
+    let Ok(manifest) = serde_json::from_slice::<ImageManifest>(manifest) else { return Named::default() };
     let config = manifest.config.media_type.as_str();
     let image = config == oci_distribution::manifest::IMAGE_CONFIG_MEDIA_TYPE
         || config == oci_distribution::manifest::IMAGE_DOCKER_CONFIG_MEDIA_TYPE;
-    if manifest.schema_version != 2 || manifest.artifact_type.is_some() || !image || manifest.layers.len() > MOST_BLOBS
-    {
-        return Vec::new();
-    }
-    let elsewhere = |blob: &OciDescriptor| {
-        blob.media_type.contains("foreign") || blob.media_type.contains("nondistributable") || blob.urls.is_some()
-    };
+    let image = image
+        && manifest.schema_version == 2
+        && manifest.artifact_type.is_none()
+        && manifest.layers.len() <= MOST_BLOBS;
     let mut blobs: Vec<(Digest, u64)> = Vec::new();
-    for blob in std::iter::once(&manifest.config).chain(&manifest.layers).filter(|blob| !elsewhere(blob)) {
-        if let (Ok(digest), Ok(size)) = (blob.digest.parse(), u64::try_from(blob.size))
-            && blobs.iter().all(|(known, _)| *known != digest)
-        {
-            blobs.push((digest, size));
+    let mut others = Vec::new();
+    for blob in std::iter::once(&manifest.config).chain(&manifest.layers).filter(|blob| !is_elsewhere(blob)) {
+        match (digest(blob), u64::try_from(blob.size)) {
+            (Some(digest), Ok(size)) if image && blobs.iter().all(|(known, _)| *known != digest) => {
+                blobs.push((digest, size));
+            }
+            (Some(digest), _) if !image => others.push(digest),
+            _ => {}
         }
     }
-    blobs
+    Named { blobs, others }
+}
+
+/// Digest and size of every blob that an image manifest names, in its order, config first. Empty for an index, an
+/// artifact, and anything else that is not an image.
+pub(super) fn blobs_of(manifest: &[u8]) -> Vec<(Digest, u64)> {
+    named_by(manifest).blobs
 }
 
 impl Engine {
-    /// After an image manifest was got by digest: the blobs that it names and this node lacks start flying, in the
-    /// background. Whatever is not an image manifest is left alone.
-    pub fn look_ahead(&self, manifest: &Opened, target: &origin::Target) {
-        if !self.0.gate.open || manifest.size() > LARGEST_MANIFEST {
-            return;
+    /// What a manifest names that is in its repository; nothing when it can't be read, or is larger than any.
+    pub async fn named_by(&self, manifest: &Opened) -> Named {
+        if manifest.size() > LARGEST_MANIFEST {
+            return Named::default();
         }
         let mut reading = manifest.read(0..manifest.size());
-        let (engine, target) = (self.clone(), target.clone());
-        let read = async move {
-            let mut bytes = Vec::new();
-            while let Some(Ok(part)) = reading.next().await {
-                bytes.extend_from_slice(&part);
+        let mut bytes = Vec::new();
+        while let Some(part) = reading.next().await {
+            let Ok(part) = part else { return Named::default() };
+            bytes.extend_from_slice(&part);
+        }
+        named_by(&bytes)
+    }
+
+    /// After an image manifest was got by digest: the blobs that it names and this node lacks start flying, in the
+    /// background, on behalf of whoever wanted the manifest.
+    pub fn look_ahead(&self, named: &Named, manifest: &Want) {
+        if !self.0.gate.open {
+            return;
+        }
+        for (digest, size) in &named.blobs {
+            if self.0.store.held(digest).is_none() && self.refuse_shunned(digest).is_ok() {
+                let want = Want { digest: *digest, kind: Kind::Blob, ..manifest.clone() };
+                self.join(&want, Some(*size));
             }
-            let target = &target;
-            for (digest, size) in blobs_of(&bytes) {
-                if engine.0.store.held(&digest).is_none() && engine.refuse_shunned(&digest).is_ok() {
-                    let want = Want { digest, target: target.clone(), kind: Kind::Blob };
-                    engine.join(&want, Some(size));
-                }
-            }
-        };
-        tokio::spawn(read.instrument(tracing::Span::current()));
+        }
     }
 }
 
@@ -147,6 +186,27 @@ mod tests {
         let typed = manifest(oci, layer, r#""artifactType":"x/y","#);
         for other in [artifact.as_str(), typed.as_str(), r#"{"schemaVersion":2,"manifests":[]}"#, "", "[", "{}"] {
             assert!(blobs_of(other.as_bytes()).is_empty(), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_a_manifest_names_is_in_its_repository_but_for_what_is_elsewhere() {
+        let layer = "application/vnd.oci.image.layer.v1.tar+gzip";
+        let digest = |c: u8| Digest::from_bytes([c; 32]);
+        let named = |text: &str| named_by(text.as_bytes()).digests().collect::<Vec<_>>();
+        let image = manifest("application/vnd.oci.image.config.v1+json", layer, "");
+        assert_eq!(named(&image), [digest(0xaa), digest(0xbb)]);
+        assert_eq!(named(&manifest("application/vnd.oci.empty.v1+json", layer, "")).len(), 3, "an artifact");
+        let foreign = manifest("x/y", "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "");
+        assert_eq!(named(&foreign), [digest(0xaa)]);
+        let c = "c".repeat(64);
+        let index = format!(
+            r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"a/b","digest":"sha256:{c}","size":7}},
+                {{"mediaType":"a/b","digest":"sha256:{c}","size":7,"urls":["http://x"]}}]}}"#
+        );
+        assert_eq!(named(&index), [digest(0xcc)]);
+        for other in ["", "[", "{}", r#"{"manifests":7}"#] {
+            assert!(named(other).is_empty(), "{other}");
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::Want;
 use crate::origin::OriginError;
-use crate::origin::{As, ByteRange, Origin};
+use crate::origin::{As, ByteRange, Origin, Who};
 use crate::swarm::{Event, Ground, ListError, Parent, Sighting, Swarm};
 
 /// What a registry may answer a manifest's digest with. Without them some answer with a converted schema 1.
@@ -35,10 +35,10 @@ pub struct Incoming {
     pub stream: BoxStream<'static, Result<Bytes, OriginError>>,
 }
 
-/// The registry, read with an anonymous token.
+/// The registry.
 #[async_trait::async_trait]
 pub trait Upstream: Send + Sync + 'static {
-    /// Asks for content, whole or a range of it (half open). Returns when headers have come.
+    /// Asks for content on behalf of who wants it, whole or a range of it (half open). Returns when headers have come.
     ///
     /// # Errors
     /// [`OriginError`].
@@ -81,7 +81,16 @@ impl Upstream for Origin {
             Kind::Blob => Vec::new(),
             Kind::Manifest => MANIFESTS.iter().copied().map(HeaderValue::from_static).collect(),
         };
-        let body = self.get(&want.target, want.kind, &want.digest, asked, &accept, As::Anonymous).await?;
+        let get = |who| self.get(&want.target, want.kind, &want.digest, asked, &accept, who);
+        let body = match get(want.who.as_asked()).await {
+            // The caller's token may be over before the bytes are; its right to them was checked when it asked.
+            Err(OriginError::Unauthorized { .. } | OriginError::Denied { .. })
+                if matches!(want.who, Who::Caller(_)) && self.has_own() =>
+            {
+                get(As::Own).await?
+            }
+            answer => answer?,
+        };
         let registry = || want.target.registry.to_string();
         if range.as_ref().is_some_and(|range| range.start != body.start || !body.partial) {
             return Err(OriginError::Nonsense { registry: registry(), why: "another range than was asked for".into() });

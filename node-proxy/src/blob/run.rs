@@ -16,6 +16,7 @@ use super::look_ahead::Ticket;
 use super::metrics::{Leave, Outcome};
 use super::upstream::{Heard, Words};
 use super::{Inner, ReadError};
+use crate::origin::OriginError;
 use crate::store::StoreError;
 use crate::swarm::{Ask, Event, FindError, Finding, Grant, ListError, Located, News, Parent, Tell};
 
@@ -95,6 +96,8 @@ struct Runner {
     checkpoint: Option<Aborting<Result<(), StoreError>>>,
     checkpointed: u64,
     origin_failures: u32,
+    /// What the origin said when it refused every reader so far.
+    denied: Option<OriginError>,
     grown: (u32, Instant),
     told: u32,
     outcome: Outcome,
@@ -128,6 +131,7 @@ impl Runner {
             checkpoint: None,
             checkpointed: 0,
             origin_failures: 0,
+            denied: None,
             grown: (0, Instant::now()),
             told: 0,
             outcome: Outcome::Failed,
@@ -170,7 +174,7 @@ impl Runner {
     async fn ask(&mut self) {
         self.ask_at = None;
         let permit = self.keep_one_permit();
-        let want = &self.flight.want;
+        let want = self.flight.way().unwrap_or_else(|| self.flight.want.clone());
         let may_read_origin = self.may_read_origin();
         let ask = Ask {
             digest: want.digest,

@@ -26,6 +26,7 @@ mod control;
 mod liars;
 mod offers;
 mod origin_fails;
+mod private;
 mod runs;
 
 const BLOCK: usize = 256 << 10;
@@ -43,7 +44,11 @@ fn target() -> Target {
 }
 
 fn want(digest: Digest) -> Want {
-    Want { digest, target: target(), kind: Kind::Blob }
+    Want { digest, target: target(), kind: Kind::Blob, who: origin::Who::Anybody }
+}
+
+fn caller(token: &str) -> origin::Who {
+    origin::Who::Caller(origin::Credential::new(http::HeaderValue::try_from(token).unwrap()))
 }
 
 /// A registry in memory. `cut` ends the next body after so many bytes.
@@ -60,6 +65,8 @@ struct Registry {
     slow: Mutex<Option<Duration>>,
     /// Gives the whole whatever range is asked for.
     ignores_ranges: AtomicBool,
+    /// Only these credentials read; `None`: anybody.
+    only: Mutex<Option<Vec<&'static str>>>,
 }
 
 #[async_trait::async_trait]
@@ -72,6 +79,11 @@ impl Upstream for Registry {
         let registry = || want.target.registry.to_string();
         if self.failing.load(Ordering::SeqCst) {
             return Err(OriginError::Unreachable { registry: registry(), why: "503".into() });
+        }
+        if let Some(only) = &*self.only.lock()
+            && !only.iter().any(|token| want.who == caller(token))
+        {
+            return Err(OriginError::Unauthorized { registry: registry(), challenges: Vec::new() });
         }
         let bytes = self.blobs.lock().get(&want.digest).cloned();
         let bytes = bytes.ok_or_else(|| OriginError::NotFound { registry: registry() })?;
@@ -584,8 +596,9 @@ async fn an_image_manifest_makes_its_blobs_fly() {
         "layers": layers.iter().map(|digest| describe(digest, BLOCK, "application/x")).collect::<Vec<_>>(),
     });
     let manifest = lab.publish(&Bytes::from(manifest.to_string()));
-    let opened = one.open(Want { kind: Kind::Manifest, ..want(manifest) }, tokio::time::Instant::now()).await.unwrap();
-    one.look_ahead(&opened, &target());
+    let wanted = Want { kind: Kind::Manifest, ..want(manifest) };
+    let opened = one.open(wanted.clone(), tokio::time::Instant::now()).await.unwrap();
+    one.look_ahead(&one.named_by(&opened).await, &wanted);
     let all = || layers.iter().chain([&config]).all(|digest| one.0.store.held(digest).is_some());
     tokio::time::timeout(Duration::from_secs(10), async {
         while !all() {

@@ -81,7 +81,7 @@ impl Read {
             let size = flight.layout().map(|layout| layout.size()).or(flight.size_hint.get().copied());
             let whole = run.as_ref().is_none_or(|run| size.is_some_and(|size| *run == (0..size)));
             let asked = run.clone().filter(|_| !whole);
-            let incoming = inner.upstream.read(&flight.want, asked).await.map_err(Trouble::Origin)?;
+            let incoming = self.ask(asked).await.map_err(Trouble::Origin)?;
             if incoming.ignores_ranges {
                 inner.ignores_ranges.note(&flight.want.target.registry);
                 let begins = run.as_ref().is_none_or(|run| run.start == 0);
@@ -100,6 +100,26 @@ impl Read {
                 return Ok(());
             }
         }
+    }
+
+    /// Asks the origin in one reader's way after the other, until it refuses none.
+    async fn ask(&self, range: Option<Range<u64>>) -> Result<Incoming, OriginError> {
+        let registry = self.flight.want.target.registry.to_string();
+        let mut refused = OriginError::Unauthorized { registry, challenges: Vec::new() };
+        while let Some(way) = self.flight.way() {
+            match self.inner.upstream.read(&way, range.clone()).await {
+                Err(error @ (OriginError::Unauthorized { .. } | OriginError::Denied { .. })) => {
+                    self.flight.is_refused(&way);
+                    refused = error;
+                }
+                Err(error @ OriginError::NotFound { .. }) if self.flight.has_other_than(&way) => {
+                    self.flight.is_refused(&way);
+                    refused = error;
+                }
+                answer => return answer,
+            }
+        }
+        Err(refused)
     }
 
     /// The bytes of an extent of which not everything is to be read, before the origin has said the size.

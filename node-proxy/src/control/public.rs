@@ -1,9 +1,10 @@
-//! Which repositories this node could read with an anonymous token, told to control so that the cluster knows (I5).
+//! Which repositories, and manifests in them, this node could read with an anonymous token, told to control so that the cluster knows (I5).
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use shoal_proto::Digest;
 use shoal_proto::control::v1 as wire;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -14,11 +15,26 @@ use super::{CALL_TIMEOUT, Client, Outbox};
 
 /// What was seen longer ago is worth nothing.
 const LIFE: Duration = Duration::from_secs(24 * 3600);
-/// Repositories that are remembered; a node pulls from fewer.
+/// Names that are remembered; a node pulls fewer. The oldest goes first.
 const MOST: usize = 4096;
 
-/// Registry and repository.
-type Name = (String, String);
+/// A repository, or a manifest in it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Name {
+    /// As `ns=` names it.
+    pub registry: String,
+    /// Its path.
+    pub repository: String,
+    /// The manifest; `None`: the repository as a whole.
+    pub manifest: Option<Digest>,
+}
+
+impl Name {
+    fn into_wire(self) -> wire::Repository {
+        let manifest = self.manifest.map(|digest| digest.as_bytes().to_vec()).unwrap_or_default();
+        wire::Repository { registry: self.registry, name: self.repository, manifest }
+    }
+}
 
 #[derive(Default)]
 pub(super) struct Public {
@@ -46,8 +62,7 @@ impl Public {
         let names = if everything { seen.at.keys().cloned().collect() } else { unsaid };
         let told = names.into_iter().filter_map(|name| {
             let seconds_ago = u32::try_from(seen.at.get(&name)?.elapsed().as_secs()).unwrap_or(u32::MAX);
-            let (registry, name) = name;
-            Some(wire::PublicRepository { repository: Some(wire::Repository { registry, name }), seconds_ago })
+            Some(wire::PublicRepository { repository: Some(name.into_wire()), seconds_ago })
         });
         told.collect()
     }
@@ -55,11 +70,11 @@ impl Public {
 
 impl Client {
     /// This node just read from a repository with an anonymous token. Does not wait.
-    pub fn saw_public(&self, registry: &str, repository: &str) {
-        let name = (registry.to_owned(), repository.to_owned());
+    pub fn saw_public(&self, name: Name) {
         let mut seen = self.public.seen.lock();
         if seen.at.len() >= MOST && !seen.at.contains_key(&name) {
-            return;
+            let oldest = seen.at.iter().min_by_key(|(_, at)| **at).map(|(name, _)| name.clone());
+            oldest.map(|name| seen.at.remove(&name));
         }
         seen.at.insert(name.clone(), Instant::now());
         if !seen.unsaid.contains(&name) {
@@ -70,11 +85,10 @@ impl Client {
     }
 
     /// How long ago some node of this cluster did; `None` when nobody did, or control does not answer.
-    pub async fn public_since(&self, registry: &str, repository: &str) -> Option<Duration> {
+    pub async fn public_since(&self, name: Name) -> Option<Duration> {
         let mut grpc = self.grpc()?;
         let session = self.session.load_full()?.session.clone();
-        let repository = wire::Repository { registry: registry.to_owned(), name: repository.to_owned() };
-        let request = wire::WasPublicRequest { session, repository: Some(repository) };
+        let request = wire::WasPublicRequest { session, repository: Some(name.into_wire()) };
         match tokio::time::timeout(CALL_TIMEOUT, grpc.was_public(request)).await {
             Ok(Ok(answer)) => {
                 let answer = answer.into_inner();

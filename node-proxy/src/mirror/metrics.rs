@@ -51,8 +51,6 @@ pub(super) enum From {
 /// Why bytes were streamed from the origin past the store: outside "once" (I6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(super) enum Why {
-    /// Only the caller may read it (I10).
-    Caller,
     /// There is no room on disk (I11).
     NotKept,
     /// The end of a blob that nobody else can give in time (I7).

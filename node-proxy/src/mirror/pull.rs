@@ -20,16 +20,7 @@ use super::refusal::{Code, Refusal};
 use super::request::Pull;
 use super::route::{Content, Route};
 use crate::blob::{Opened, ReadError, Want};
-use crate::origin::{Access, As, Credential, Head, OriginError, Reference, Target};
-
-/// Whose credential reads the content.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reader {
-    /// Anybody with an anonymous token: what is got may be kept and offered.
-    Anybody,
-    /// The caller alone (I10).
-    Caller,
-}
+use crate::origin::{Credential, Head, OriginError, Reference, Target, Who};
 
 impl Mirror {
     pub(super) async fn pull(&self, route: Route, headers: &HeaderMap, since: Instant) -> Result<Answer, Refusal> {
@@ -49,60 +40,57 @@ impl Mirror {
         }
     }
 
-    /// What a tag means, and whether anybody may see it, is one question to the registry; the bytes come by digest.
+    /// What a tag means, and who may see it, is one question to the registry; the bytes come by digest.
     async fn by_tag(&self, pull: &Pull, tag: Reference) -> Result<Answer, Refusal> {
         let refuse = |error| Refusal::origin(&error, Code::ManifestUnknown);
-        let (head, reader) = match self.head_manifest(pull, tag.clone(), Reader::Anybody).await {
-            Ok(head) => (head, Reader::Anybody),
+        let asked = match (&pull.caller, self.origin.is_private(&pull.target)) {
+            // It was not for anybody a moment ago.
+            (Some(_), true) => None,
+            _ => Some(self.head_manifest(pull, tag.clone(), &Who::Anybody).await),
+        };
+        let (head, who) = match (asked, &pull.caller) {
+            (Some(Ok(head)), _) => (head, Who::Anybody),
             // A registry may hide what is private behind 404.
-            Err(OriginError::Unauthorized { .. } | OriginError::NotFound { .. }) if pull.caller.is_some() => {
-                (self.head_manifest(pull, tag, Reader::Caller).await.map_err(refuse)?, Reader::Caller)
+            (None | Some(Err(OriginError::Unauthorized { .. } | OriginError::NotFound { .. })), Some(caller)) => {
+                let who = Who::Caller(caller.clone());
+                (self.head_manifest(pull, tag, &who).await.map_err(refuse)?, who)
             }
-            Err(error) => return Err(refuse(error)),
+            (Some(Err(error)), _) => return Err(refuse(error)),
+            (None, None) => unreachable!("without a caller anybody is asked for"),
         };
         if pull.head {
             return Ok(headers_of(&head));
         }
-        self.bytes(pull, head.digest, Kind::Manifest, reader).await
+        self.give(pull, pull.want(head.digest, Kind::Manifest, who), Code::ManifestUnknown).await
     }
 
     async fn by_digest(&self, pull: &Pull, digest: Digest, kind: Kind) -> Result<Answer, Refusal> {
         let unknown = Code::unknown(kind);
-        let reader = self.reader(pull, kind, digest).await.map_err(|error| Refusal::origin(&error, unknown))?;
+        let who = self.reader(pull, kind, digest).await.map_err(|error| Refusal::origin(&error, unknown))?;
         if !pull.head {
-            return self.bytes(pull, digest, kind, reader).await;
+            return self.give(pull, pull.want(digest, kind, who), unknown).await;
         }
-        if let Some(answer) = self.held(&digest, kind).filter(|_| reader == Reader::Anybody) {
+        if let Some(answer) = self.held(&digest, kind) {
             return Ok(answer);
         }
         let head = match kind {
             // Asking again would use up what is left of the time for an answer (I5).
-            _ if reader == Reader::Anybody && self.origin.is_down(&pull.target) => {
+            _ if self.origin.is_down(&pull.target) => {
                 let (registry, why) = (pull.target.registry.to_string(), "it is down".to_owned());
                 Err(OriginError::Unreachable { registry, why })
             }
-            Kind::Manifest => self.head_manifest(pull, Reference::Digest(digest), reader).await,
-            Kind::Blob => self.head_blob(pull, digest, reader).await,
+            Kind::Manifest => self.head_manifest(pull, Reference::Digest(digest), &who).await,
+            Kind::Blob => self.head_blob(pull, digest, &who).await,
         };
         match head {
             Ok(head) => Ok(headers_of(&head)),
             // Somebody in the cluster may hold it (I5).
-            Err(error) if error.is_outage() && reader == Reader::Anybody => {
-                let opened = self.blobs.open(pull.want(digest, kind), pull.since).await;
+            Err(error) if error.is_outage() => {
+                let opened = self.blobs.open(pull.want(digest, kind, who), pull.since).await;
                 let opened = opened.map_err(|_| Refusal::origin(&error, unknown))?;
                 Ok(Answer::content(StatusCode::OK, content_headers(&opened, opened.size()), Source::Nothing))
             }
             Err(error) => Err(Refusal::origin(&error, unknown)),
-        }
-    }
-
-    async fn bytes(&self, pull: &Pull, digest: Digest, kind: Kind, reader: Reader) -> Result<Answer, Refusal> {
-        match (reader, &pull.caller) {
-            (Reader::Caller, Some(caller)) => {
-                self.metrics.passed_through(Why::Caller);
-                self.pass(pull, Pass { kind, digest, caller: As::Caller(caller), unknown: Code::unknown(kind) }).await
-            }
-            _ => self.give(pull, pull.want(digest, kind), Code::unknown(kind)).await,
         }
     }
 
@@ -114,41 +102,22 @@ impl Mirror {
         Some(Answer::content(StatusCode::OK, headers, Source::Nothing))
     }
 
-    /// Who reads this repository (I10). Without a caller's credential, "not anybody" is the registry's challenge, passed
-    /// on unchanged: containerd then gets a token from the registry and comes back with it.
-    async fn reader(&self, pull: &Pull, kind: Kind, digest: Digest) -> Result<Reader, OriginError> {
-        let (origin, target) = (Arc::clone(&self.origin), pull.target.clone());
-        let asked = self.ask(pull, async move { origin.access(&target, kind, &digest).await }).await;
-        match asked {
-            Ok(Access::Public) => Ok(Reader::Anybody),
-            Ok(Access::Private { .. }) | Err(OriginError::NotFound { .. }) if pull.caller.is_some() => {
-                Ok(Reader::Caller)
-            }
-            Ok(Access::Private { challenges }) => {
-                Err(OriginError::Unauthorized { registry: pull.target.registry.to_string(), challenges })
-            }
-            Err(error) => Err(error),
-        }
+    /// Who reads this content of this repository (I10). Without a caller's credential, "not anybody" is the registry's challenge,
+    /// passed on unchanged: containerd then gets a token from the registry and comes back with it.
+    async fn reader(&self, pull: &Pull, kind: Kind, digest: Digest) -> Result<Who, OriginError> {
+        let (origin, target, caller) = (Arc::clone(&self.origin), pull.target.clone(), pull.caller.clone());
+        self.ask(pull, async move { origin.reader(&target, kind, &digest, caller.as_ref()).await }).await
     }
 
-    async fn head_manifest(&self, pull: &Pull, what: Reference, reader: Reader) -> Result<Head, OriginError> {
+    async fn head_manifest(&self, pull: &Pull, what: Reference, who: &Who) -> Result<Head, OriginError> {
         let (origin, target, accept) = (Arc::clone(&self.origin), pull.target.clone(), pull.accept.clone());
-        let caller = pull.caller.clone().filter(|_| reader == Reader::Caller);
-        let asking = async move {
-            let who = caller.as_ref().map_or(As::Anonymous, As::Caller);
-            origin.head_manifest(&target, &what, &accept, who).await
-        };
-        self.ask(pull, asking).await
+        let who = who.clone();
+        self.ask(pull, async move { origin.head_manifest(&target, &what, &accept, who.as_asked()).await }).await
     }
 
-    async fn head_blob(&self, pull: &Pull, digest: Digest, reader: Reader) -> Result<Head, OriginError> {
-        let (origin, target) = (Arc::clone(&self.origin), pull.target.clone());
-        let caller = pull.caller.clone().filter(|_| reader == Reader::Caller);
-        let asking = async move {
-            let who = caller.as_ref().map_or(As::Anonymous, As::Caller);
-            origin.head_blob(&target, &digest, who).await
-        };
-        self.ask(pull, asking).await
+    async fn head_blob(&self, pull: &Pull, digest: Digest, who: &Who) -> Result<Head, OriginError> {
+        let (origin, target, who) = (Arc::clone(&self.origin), pull.target.clone(), who.clone());
+        self.ask(pull, async move { origin.head_blob(&target, &digest, who.as_asked()).await }).await
     }
 
     /// A question to the registry within the first byte budget (I8). What takes longer goes on without us, so that the
@@ -168,7 +137,7 @@ impl Mirror {
         }
     }
 
-    /// Public content, by way of store, peers or origin.
+    /// Content that the caller may read, by way of store, peers or origin.
     async fn give(&self, pull: &Pull, want: Want, unknown: Code) -> Result<Answer, Refusal> {
         let begun = !matches!(pull.asked, Asked::Whole) && pull.asked.start() > 0;
         if begun && self.cuts.are_enough(&want.digest) {
@@ -184,7 +153,7 @@ impl Mirror {
             tracing::info!(digest = %want.digest, error = %failed, "pass through from the origin");
             let why = if matches!(failed, ReadError::NotKept(..)) { Why::NotKept } else { Why::Range };
             self.metrics.passed_through(why);
-            let pass = Pass { kind: want.kind, digest: want.digest, caller: As::Anonymous, unknown };
+            let pass = Pass { kind: want.kind, digest: want.digest, caller: want.who.as_asked(), unknown };
             return self.pass(pull, pass).await;
         }
         tracing::debug!(digest = %want.digest, error = %failed, "not given");
@@ -209,7 +178,10 @@ impl Mirror {
             None => Bytes::new(),
         };
         if want.kind == Kind::Manifest && status == StatusCode::OK {
-            self.blobs.look_ahead(&opened, &want.target);
+            // Before containerd has it, so that what it asks for next is known to be there.
+            let named = self.blobs.named_by(&opened).await;
+            self.origin.learn_named(&want.target, named.digests());
+            self.blobs.look_ahead(&named, want);
         }
         let length = range.end - range.start;
         let mut headers = content_headers(&opened, length);

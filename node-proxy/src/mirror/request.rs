@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::range::Asked;
 use crate::blob::Want;
-use crate::origin::{Credential, Target};
+use crate::origin::{Credential, Target, Who};
 
 /// A request for content, its registry known.
 pub(super) struct Pull {
@@ -20,7 +20,7 @@ pub(super) struct Pull {
 }
 
 impl Pull {
-    pub(super) fn want(&self, digest: Digest, kind: Kind) -> Want {
-        Want { digest, target: self.target.clone(), kind }
+    pub(super) fn want(&self, digest: Digest, kind: Kind, who: Who) -> Want {
+        Want { digest, target: self.target.clone(), kind, who }
     }
 }

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use super::*;
 use crate::blob::{self, Peers};
 use crate::origin::test_registry::{Content, Reply, Seen, TestServer, digest_of, ranged};
-use crate::origin::{self, RegistryConfig, Target, Witness};
+use crate::origin::{self, RegistryConfig, Target, WhenDown, Witness};
 use crate::store::{Memory, Store};
 use crate::swarm::{Ask, Event, FindError, Finding, Ground, ListError, Parent, ParentSource, Sighting};
 
@@ -70,16 +70,16 @@ impl ParentSource for Nobody {
 #[derive(Default)]
 struct Remembered {
     public_since: Mutex<Option<Duration>>,
-    told: Mutex<Vec<Target>>,
+    told: Mutex<Vec<(Target, Option<Digest>)>>,
 }
 
 #[async_trait::async_trait]
 impl Witness for Remembered {
-    fn saw_public(&self, target: &Target) {
-        self.told.lock().push(target.clone());
+    fn saw_public(&self, target: &Target, manifest: Option<&Digest>) {
+        self.told.lock().push((target.clone(), manifest.copied()));
     }
 
-    async fn public_since(&self, _: &Target) -> Option<Duration> {
+    async fn public_since(&self, _: &Target, _: Option<&Digest>) -> Option<Duration> {
         *self.public_since.lock()
     }
 }
@@ -158,6 +158,18 @@ impl Rig {
     }
 
     async fn on(store: Arc<dyn Store>, change: impl FnOnce(&mut Config)) -> Self {
+        Self::made(store, change, |_| ()).await
+    }
+
+    async fn with_origin(change: impl FnOnce(&mut origin::Config)) -> Self {
+        Self::made(Memory::new(0), |_| (), change).await
+    }
+
+    async fn made(
+        store: Arc<dyn Store>,
+        change: impl FnOnce(&mut Config),
+        change_origin: impl FnOnce(&mut origin::Config),
+    ) -> Self {
         let shelf = Arc::new(Shelf::default());
         let on_shelf = Arc::clone(&shelf);
         let server = TestServer::start(move |base| move |seen: &Seen| on_shelf.answer(seen, &base)).await;
@@ -166,11 +178,12 @@ impl Rig {
             allow_addresses: vec!["127.0.0.0/8".parse().unwrap()],
             ..RegistryConfig::default()
         };
-        let settings = origin::Config {
+        let mut settings = origin::Config {
             registries: BTreeMap::from([("registry.example".parse().unwrap(), settings)]),
             body_idle_timeout: Duration::from_millis(300),
             ..origin::Config::default()
         };
+        change_origin(&mut settings);
         let mut registered = MetricsRegistry::default();
         let cluster = Arc::new(Remembered::default());
         let witness = Arc::clone(&cluster) as Arc<dyn Witness>;
@@ -308,6 +321,30 @@ fn content(seed: u8) -> Bytes {
 
 fn image_manifest() -> Bytes {
     Bytes::from_static(br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","layers":[]}"#)
+}
+
+/// A manifest of an image with these layers, and a config that is elsewhere.
+fn image_of(layers: &[(Digest, u64)]) -> Bytes {
+    let layer = |(digest, size): &(Digest, u64)| {
+        serde_json::json!({
+            "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest.to_string(), "size": size,
+        })
+    };
+    let config = serde_json::json!({
+        "mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest_of(b"{}").to_string(), "size": 2,
+        "urls": ["https://elsewhere.example"],
+    });
+    let layers: Vec<_> = layers.iter().map(layer).collect();
+    serde_json::json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers})
+        .to_string()
+        .into()
+}
+
+/// Lets time pass for what is remembered.
+async fn later(by: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(by).await;
+    tokio::time::resume();
 }
 
 /// Waits for something to become true, with a bound.

@@ -90,6 +90,7 @@ impl Origin {
                 if let (Some(digest), Some(size), false) =
                     (digest.or(asked_for), number(&response, CONTENT_LENGTH), media_type.is_empty())
                 {
+                    self.found(target, Kind::Manifest, &digest, who);
                     return Ok(Head { digest, media_type, size });
                 }
             }
@@ -128,6 +129,7 @@ impl Origin {
         if let Some(asked) = asked_for.filter(|asked| *asked != digest) {
             return Err(nonsense(site, &format!("asked for {asked} it gives {digest}")));
         }
+        self.found(target, Kind::Manifest, &digest, who);
         Ok(Head { digest, media_type: body.media_type, size })
     }
 
@@ -141,6 +143,7 @@ impl Origin {
         let span = span("origin.head", "HEAD", &site, &path);
         let response =
             self.request(Method::HEAD, target, &site, Kind::Blob, &path, None, &[], who).instrument(span).await?;
+        self.found(target, Kind::Blob, digest, who);
         let size = number(&response, CONTENT_LENGTH).ok_or_else(|| nonsense(&site, "a blob without length"))?;
         Ok(Head { digest: *digest, media_type: media_type(&response), size })
     }
@@ -165,6 +168,7 @@ impl Origin {
         let span = span("origin.get", "GET", &site, &path);
         let sent = self.request(Method::GET, target, &site, kind, &path, range, accept, who);
         let response = sent.instrument(span.clone()).await?;
+        self.found(target, kind, digest, who);
         self.body(&site, response, range, span)
     }
 

@@ -40,8 +40,8 @@ pub(super) struct Sent {
 }
 
 impl Origin {
-    /// Asks on somebody's behalf, within the time for headers. What an anonymous answer says of the repository's access
-    /// is remembered.
+    /// Asks on somebody's behalf, within the time for headers. What the answer says of who may read the repository is
+    /// remembered.
     pub(super) async fn ask(
         &self,
         asked: Asked,
@@ -60,6 +60,7 @@ impl Origin {
             let sent = match who {
                 As::Anonymous => self.send_anonymous(site, target, request).await?,
                 As::Caller(credential) => self.send(site, request, Some(credential.0.clone())).await?,
+                As::Own => self.send_own(site, target, request).await?,
             };
             spoke.store(true, Ordering::Relaxed);
             tracing::Span::current().record("http.status_code", sent.response.status().as_u16());
@@ -75,6 +76,18 @@ impl Origin {
         if leave.learn(&result, spoke.into_inner(), limit) {
             tracing::warn!(registry = %target.registry, waited = ?since.elapsed(), "the registry is silent; it is left alone for a while");
         }
+        if let As::Caller(credential) = who {
+            match &result {
+                Ok(_) => self.callers.learn(target, credential, Ok(())),
+                Err(error @ (OriginError::Unauthorized { .. } | OriginError::Denied { .. })) => {
+                    self.callers.learn(target, credential, Err(error.clone()));
+                }
+                Err(_) => {}
+            }
+            if result.is_ok() {
+                self.access.note_reader(target);
+            }
+        }
         let tell = match (who, &result) {
             (As::Anonymous, Ok(_)) => self.access.learn(target, Access::Public),
             (As::Anonymous, Err(OriginError::Unauthorized { challenges, .. })) => {
@@ -83,7 +96,7 @@ impl Origin {
             _ => false,
         };
         if tell {
-            self.witness.saw_public(target);
+            self.witness.saw_public(target, None);
         }
         result
     }

@@ -1,4 +1,5 @@
-//! Anonymous tokens, by the Docker token authentication specification: one per registry and repository, until it expires.
+//! Tokens, anonymous ones and those for credentials of this node's own, by the Docker token authentication specification: one
+//! per registry and repository, until it expires.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -74,7 +75,30 @@ impl Origin {
         target: &Target,
         request: Outgoing,
     ) -> Result<Sent, OriginError> {
-        let slot = self.tokens.slot(target);
+        self.send_with_token(site, target, request, &self.tokens, None).await
+    }
+
+    /// Sends a request with this node's own credentials: a token for them, or themselves, as the registry wants it.
+    pub(super) async fn send_own(&self, site: &Site, target: &Target, request: Outgoing) -> Result<Sent, OriginError> {
+        let login = self.own.login(&target.registry).await?;
+        let login = login
+            .ok_or_else(|| OriginError::Unauthorized { registry: site.registry.to_string(), challenges: Vec::new() })?;
+        let sent = self.send_with_token(site, target, request, &self.own.tokens, Some(&login)).await;
+        if matches!(sent, Err(OriginError::Unauthorized { .. })) {
+            self.own.forget(&target.registry);
+        }
+        sent
+    }
+
+    async fn send_with_token(
+        &self,
+        site: &Site,
+        target: &Target,
+        request: Outgoing,
+        tokens: &Tokens,
+        login: Option<&HeaderValue>,
+    ) -> Result<Sent, OriginError> {
+        let slot = tokens.slot(target);
         let known = slot.token.lock().await.clone().filter(Token::is_live);
         let used = known.map(|token| token.header);
         let sent = self.send(site, request.clone(), used.clone()).await?;
@@ -87,35 +111,30 @@ impl Origin {
         if used.is_none() || slot.challenges.lock().is_empty() {
             *slot.challenges.lock() = challenges.clone();
         }
-        let Some(bearer) = challenge::bearer(&challenges) else { return Err(unauthorized(site, &slot, &refused)) };
+        let Some(bearer) = challenge::bearer(&challenges) else {
+            let Some(login) = login else { return Err(unauthorized(site, &slot, &refused)) };
+            drop(refused);
+            return accepted(site, &slot, self.send(site, request, Some(login.clone())).await?);
+        };
         drop(refused);
         if used.is_some() {
             tracing::info!(registry = %target.registry, repository = %target.repository, "the registry takes this token no more; asking for another");
         }
-        let token = self.renew(site, target, &slot, &bearer, used.as_ref()).await?;
-        let sent = self.send(site, request, Some(token)).await?;
-        match sent.response.status() {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if !sent.away => Err(unauthorized(site, &slot, &sent)),
-            _ => Ok(sent),
-        }
+        let renewing = Renewing { site, target, slot: &slot, bearer: &bearer, login };
+        let token = self.renew(renewing, used.as_ref()).await?;
+        accepted(site, &slot, self.send(site, request, Some(token)).await?)
     }
 
     /// A token other than `used`, fetched unless somebody else just did.
-    async fn renew(
-        &self,
-        site: &Site,
-        target: &Target,
-        slot: &Slot,
-        bearer: &Bearer,
-        used: Option<&HeaderValue>,
-    ) -> Result<HeaderValue, OriginError> {
+    async fn renew(&self, of: Renewing<'_>, used: Option<&HeaderValue>) -> Result<HeaderValue, OriginError> {
+        let slot = of.slot;
         let mut token = slot.token.lock().await;
         if let Some(token) = token.as_ref().filter(|token| token.is_live() && Some(&token.header) != used) {
             return Ok(token.header.clone());
         }
         *token = None;
         let since = Instant::now();
-        let fetched = self.fetch_token(site, target, bearer).await;
+        let fetched = self.fetch_token(of).await;
         self.metrics.asked(Asked::Token, &fetched, since.elapsed());
         let fetched = fetched.map_err(|error| match error {
             // The token service says no: it is the registry's challenge that the caller must answer.
@@ -129,7 +148,8 @@ impl Origin {
         Ok(header)
     }
 
-    async fn fetch_token(&self, site: &Site, target: &Target, bearer: &Bearer) -> Result<Token, OriginError> {
+    async fn fetch_token(&self, of: Renewing<'_>) -> Result<Token, OriginError> {
+        let Renewing { site, target, bearer, login, .. } = of;
         let nonsense = |why: &str| OriginError::Nonsense { registry: site.registry.to_string(), why: why.to_owned() };
         // A realm that is no URL gives no token here; the registry's challenge goes to the caller, who may know better.
         let no_realm = || OriginError::Denied { registry: site.registry.to_string() };
@@ -137,7 +157,7 @@ impl Origin {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         let request = Outgoing { method: Method::GET, url, headers, follow: true };
-        let sent = self.send(site, request, None).await?;
+        let sent = self.send(site, request, login.cloned()).await?;
         match sent.response.status() {
             StatusCode::OK => {}
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => {
@@ -151,6 +171,24 @@ impl Origin {
                 .map_err(|error| unreachable(site, &format!("the token's body broke: {error}")))?
                 .to_bytes();
         read_token(&bytes).ok_or_else(|| nonsense("the token service sent no token"))
+    }
+}
+
+/// What a request for a token needs.
+#[derive(Clone, Copy)]
+struct Renewing<'a> {
+    site: &'a Site,
+    target: &'a Target,
+    slot: &'a Slot,
+    bearer: &'a Bearer,
+    /// `None`: an anonymous one.
+    login: Option<&'a HeaderValue>,
+}
+
+fn accepted(site: &Site, slot: &Slot, sent: Sent) -> Result<Sent, OriginError> {
+    match sent.response.status() {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if !sent.away => Err(unauthorized(site, slot, &sent)),
+        _ => Ok(sent),
     }
 }
 

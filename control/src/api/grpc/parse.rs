@@ -116,15 +116,19 @@ pub(super) fn public(public: wire::Public) -> Result<Vec<(Repository, Duration)>
 }
 
 pub(super) fn repository(repository: wire::Repository) -> Result<Repository, Status> {
-    let wire::Repository { registry, name } = repository;
+    let wire::Repository { registry, name, manifest } = repository;
     let mut faults = Faults::default();
+    let manifest = (!manifest.is_empty()).then(|| Digest::try_from(manifest.as_slice()));
+    if matches!(manifest, Some(Err(_))) {
+        faults.add("repository.manifest", "a digest has 32 bytes");
+    }
     for (field, text) in [("repository.registry", &registry), ("repository.name", &name)] {
         faults.text(field, text);
         if text.is_empty() {
             faults.add(field, "is empty");
         }
     }
-    faults.or(Some(Repository { registry, name }))
+    faults.or(Some(Repository { registry, name, manifest: manifest.and_then(Result::ok) }))
 }
 
 /// The session that the stream names, and what it asks for.

@@ -137,7 +137,7 @@ fn grpc_cases() -> Vec<Case> {
         session(Message::Announce(wire::Announce { held: vec![held], ..wire::Announce::default() }))
     };
     let public = wire::PublicRepository {
-        repository: Some(wire::Repository { registry: String::new(), name: long.clone() }),
+        repository: Some(wire::Repository { registry: String::new(), name: long.clone(), manifest: vec![7] }),
         seconds_ago: 1,
     };
     let all_wrong = register(|register| {
@@ -246,7 +246,11 @@ fn messages_that_make_no_sense_get_clear_errors_from_control() {
         ensure!(stop.reason() == wire::stop::Reason::NoSession, "a session that nobody has: {stop:?}");
         let asked = wire::WasPublicRequest {
             session: vec![9; 16],
-            repository: Some(wire::Repository { registry: "registry.example".into(), name: "a/b".into() }),
+            repository: Some(wire::Repository {
+                registry: "registry.example".into(),
+                name: "a/b".into(),
+                manifest: Vec::new(),
+            }),
         };
         let ended = say(&channel, "WasPublic", vec![asked.encode_to_vec().into()]).await?;
         ensure!(ended.as_ref().is_err_and(|status| status.code() == Code::NotFound), "{ended:?}");

@@ -74,7 +74,12 @@ impl Runner {
                 tracing::debug!(reason, "wait for another node");
                 self.flight.set_at_origin(at_origin);
             }
-            Some(News::NotFound) if self.reads.is_empty() => self.fail(ReadError::NotFound(self.flight.digest())),
+            Some(News::NotFound) if self.reads.is_empty() => {
+                let digest = self.flight.digest();
+                // The origin refused its readers: they are to hear that, and may come again with a fresh token.
+                let denied = self.denied.take().map(|error| ReadError::Origin(digest, Arc::new(error)));
+                self.fail(denied.unwrap_or(ReadError::NotFound(digest)));
+            }
             Some(News::NotFound) => {}
             Some(News::Alone) => {
                 self.finding = None;

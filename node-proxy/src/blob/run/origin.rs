@@ -33,9 +33,10 @@ pub(super) struct Held {
 }
 
 impl Runner {
-    /// Whether this flight may read the origin: somebody waits for it, or it is its turn ahead of the readers.
+    /// Whether this flight may read the origin: somebody waits for it, or it is its turn ahead of the readers; and the origin has
+    /// not refused them all (I10).
     pub(super) fn may_read_origin(&self) -> bool {
-        self.flight.is_awaited() || self.ticket.is_some()
+        (self.flight.is_awaited() || self.ticket.is_some()) && self.flight.way().is_some()
     }
 
     /// A reader came, or the gate opened: what was held back starts.
@@ -260,6 +261,11 @@ impl Runner {
                 tracing::info!(%digest, %error, "read origin");
                 if let Some(permit) = permit {
                     self.tell(Tell::Trouble { permit, why }).await;
+                }
+                if why == OriginTrouble::Denied {
+                    self.denied = Some(error.clone());
+                    // A reader with another credential may come: then control is asked again.
+                    self.asked_for_permit = false;
                 }
                 let final_word = !matches!(why, OriginTrouble::Unreachable | OriginTrouble::Busy(_));
                 // Whoever waits is better served elsewhere than by a registry that does not speak to us, or gives us nothing.

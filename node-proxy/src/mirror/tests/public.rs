@@ -18,6 +18,7 @@ async fn a_blob_comes_whole_with_exact_headers_and_then_out_of_the_store() {
     }
     assert_eq!(rig.gets(), 1, "the second came out of the store");
     let told = rig.cluster.told.lock().clone();
+    assert!(told.iter().all(|(_, manifest)| manifest.is_none()), "{told:?}");
     assert_eq!(told.len(), 1, "the cluster is told once that the repository is public: {told:?}");
 }
 
