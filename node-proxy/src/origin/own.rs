@@ -169,7 +169,12 @@ async fn ask(name: &str, server: &str) -> Result<(String, String), String> {
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
         return Err("is not the name of a credential helper".into());
     }
-    let mut helper = tokio::process::Command::new(format!("docker-credential-{name}"))
+    ask_at(Path::new(&format!("docker-credential-{name}")), server).await
+}
+
+/// User name and secret that a helper has for a server.
+pub(super) async fn ask_at(program: &Path, server: &str) -> Result<(String, String), String> {
+    let mut helper = tokio::process::Command::new(program)
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -11,6 +11,7 @@ use shoal_proto::Kind;
 
 mod access;
 mod leading;
+mod own;
 mod reading;
 mod tokens;
 

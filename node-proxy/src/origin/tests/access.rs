@@ -120,3 +120,61 @@ async fn with_the_origin_down_what_was_public_within_a_day_still_is() {
     let never = origin.access(&other, Kind::Blob, &digest_of(BYTES)).await;
     assert!(matches!(never, Err(OriginError::Unreachable { .. })));
 }
+
+/// Everybody may read `library/app`, where the bytes are, and `library/other`, where nothing is.
+async fn two_repositories() -> (TestServer, Arc<Origin>, Target) {
+    let server = TestServer::start(|_| {
+        |seen: &Seen| match seen.path.starts_with("/v2/library/app/") {
+            true => ranged(seen, &Bytes::from_static(BYTES)),
+            false => Reply::status(404),
+        }
+    })
+    .await;
+    let origin = origin(&server);
+    (server, origin, Target { repository: "library/other".parse().unwrap(), ..target() })
+}
+
+#[tokio::test]
+async fn i10_what_is_in_one_repository_is_not_given_by_another() {
+    let (server, origin, other) = two_repositories().await;
+    let digest = digest_of(BYTES);
+    for _ in 0..2 {
+        assert_eq!(origin.reader(&target(), Kind::Blob, &digest, None).await.unwrap(), Who::Anybody);
+    }
+    assert_eq!(server.seen().len(), 1, "the answer about access says that it is there");
+    let elsewhere = origin.reader(&other, Kind::Blob, &digest, None).await;
+    assert!(matches!(elsewhere, Err(OriginError::NotFound { .. })), "{elsewhere:?}");
+    // What a manifest in it names is there, and nobody is asked.
+    let before = server.seen().len();
+    origin.learn_named(&target(), [digest_of(b"a layer")]);
+    origin.reader(&target(), Kind::Blob, &digest_of(b"a layer"), None).await.unwrap();
+    assert_eq!(server.seen().len(), before);
+}
+
+#[tokio::test]
+async fn i10_a_caller_is_asked_about_once_and_each_credential_for_itself() {
+    let server = TestServer::start(|base| {
+        move |seen: &Seen| match seen.header("authorization") {
+            Some("Bearer one" | "Bearer two") => ranged(seen, &Bytes::from_static(BYTES)),
+            _ if seen.path.starts_with("/token") => Reply::status(403),
+            _ => Reply::status(401).with("www-authenticate", challenge(&base)),
+        }
+    })
+    .await;
+    let origin = origin(&server);
+    let digest = digest_of(BYTES);
+    let asked =
+        |with: &'static str| server.seen().iter().filter(|seen| seen.header("authorization") == Some(with)).count();
+    let reader = |text: &'static str| {
+        let origin = Arc::clone(&origin);
+        async move { origin.reader(&target(), Kind::Blob, &digest, Some(&credential(text))).await }
+    };
+    for _ in 0..3 {
+        let all = futures::future::join_all((0..4).map(|_| reader("Bearer one"))).await;
+        assert!(all.into_iter().all(|who| matches!(who.unwrap(), Who::Caller(_))));
+        assert!(matches!(reader("Bearer three").await, Err(OriginError::Unauthorized { .. })));
+    }
+    assert_eq!((asked("Bearer one"), asked("Bearer three")), (1, 1));
+    reader("Bearer two").await.unwrap();
+    assert_eq!(asked("Bearer two"), 1);
+}
