@@ -23,6 +23,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use crate::{
     net::Netns,
     registry::{AccessLine, HOST},
+    rights::Rights,
     tls::Authority,
 };
 
@@ -208,6 +209,7 @@ struct Shared {
     ns: Netns,
     registry: SocketAddr,
     certificates: wire::Certificates,
+    gate: Option<Rights>,
 }
 
 impl Shared {
@@ -257,7 +259,7 @@ pub struct FaultProxy {
 
 impl FaultProxy {
     /// Serves on the listener, for a registry without TLS that stands at `registry` in the same namespace. `dir` is for the
-    /// authority that nobody trusts.
+    /// authority that nobody trusts. With a `gate`, users are denied what is not theirs, before the registry is asked.
     ///
     /// # Errors
     /// When a certificate can't be made.
@@ -265,8 +267,8 @@ impl FaultProxy {
         listener: TcpListener,
         ns: &Netns,
         registry: SocketAddr,
-        dir: &Path,
-        authority: &Authority,
+        (dir, authority): (&Path, &Authority),
+        gate: Option<Rights>,
     ) -> Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
@@ -274,6 +276,7 @@ impl FaultProxy {
             ns: ns.clone(),
             registry,
             certificates: wire::Certificates::make(HOST, dir, authority)?,
+            gate,
         });
         let mut proxy = Self { shared, accepting: None };
         proxy.open(listener);

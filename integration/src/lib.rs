@@ -40,6 +40,7 @@ pub mod raw;
 pub mod registry;
 pub mod report;
 pub mod resets;
+pub mod rights;
 pub mod run;
 pub mod sim;
 pub mod sweep;
