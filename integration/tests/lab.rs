@@ -32,6 +32,8 @@ mod many_held;
 mod origin_faults;
 #[path = "lab/own_faults.rs"]
 mod own_faults;
+#[path = "lab/private.rs"]
+mod private;
 #[path = "lab/rogues.rs"]
 mod rogues;
 #[path = "lab/scope.rs"]
