@@ -35,6 +35,10 @@ mod wire;
 /// What `User-Agent` of our daemons begins with.
 pub const OURS: &str = "shoal-node/";
 
+/// Who has such a URL may read what it names: as storage services sign them, to which registries send their clients. Nobody is
+/// there who would take this one.
+pub const SIGNATURE: &str = "5f4dcc3b5aa765d61d8327deb882cf99e3b0c44298fc1c149afbf4c8996fb924";
+
 /// What goes wrong with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -50,7 +54,7 @@ pub enum Fault {
     TooMany(u32),
     /// The registry believes no token: 401 with its challenge.
     Unauthorized,
-    /// A redirect to a machine that is not there.
+    /// A redirect to a machine that is not there, by a URL that is signed ([`SIGNATURE`]).
     DeadRedirect,
     /// Nothing for so long, then the answer.
     Silent(Duration),

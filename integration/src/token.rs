@@ -118,6 +118,7 @@ fn pull_of(repository: &str, actions: &[&str]) -> Access {
 pub struct Desk {
     signer: Signer,
     rights: Rights,
+    /// Tokens of users, not of nobody in particular.
     given: Arc<Mutex<Vec<String>>>,
 }
 
@@ -141,8 +142,8 @@ impl Desk {
         self.give(authorization, vec![pull_of(repository, &["pull"])])
     }
 
-    /// Every token that was given so far.
-    pub fn given(&self) -> Vec<String> {
+    /// Every token that a user was given so far.
+    pub fn given_to_users(&self) -> Vec<String> {
         self.given.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -156,7 +157,9 @@ impl Desk {
         // As registries do: a token for nothing, which the registry itself then does not take.
         access.iter_mut().filter(|one| !self.rights.may_pull(&caller, &one.name)).for_each(|one| one.actions.clear());
         let token = self.signer.sign(user, access, 0)?;
-        self.given.lock().unwrap_or_else(PoisonError::into_inner).push(token.clone());
+        if !user.is_empty() {
+            self.given.lock().unwrap_or_else(PoisonError::into_inner).push(token.clone());
+        }
         Ok(Some(token))
     }
 }

@@ -320,6 +320,14 @@ impl World {
         Ok(self.receiver.spans().all().into_iter().map(named).collect())
     }
 
+    /// Writes every trace that comes from now on to a file as well, as it came.
+    ///
+    /// # Errors
+    /// When the file can't be made.
+    pub fn keep_traces(&self, path: &std::path::Path) -> Result<()> {
+        self.receiver.keep_in(path)
+    }
+
     /// The node that has an address.
     pub fn name_of(&self, address: IpAddr) -> Option<String> {
         self.plan.nodes.iter().find(|node| IpAddr::V4(node.address) == address).map(|node| node.name.clone())

@@ -20,6 +20,8 @@ mod drain;
 mod editions;
 #[path = "lab/ground.rs"]
 mod ground;
+#[path = "lab/impostors.rs"]
+mod impostors;
 #[path = "lab/interrupted.rs"]
 mod interrupted;
 #[path = "lab/liars.rs"]
@@ -38,6 +40,8 @@ mod private;
 mod rogues;
 #[path = "lab/scope.rs"]
 mod scope;
+#[path = "lab/secrets.rs"]
+mod secrets;
 #[path = "lab/walk.rs"]
 mod walk;
 

@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::{
-    Asked, Entry, Fault, OURS, Shared,
+    Asked, Entry, Fault, OURS, SIGNATURE, Shared,
     body::{Shape, shaped},
     wire::Reset,
 };
@@ -67,7 +67,7 @@ async fn broken(
         }
         Fault::DeadRedirect => {
             let mut answer = status(StatusCode::TEMPORARY_REDIRECT);
-            let to = format!("https://{DEAD_HOST}{}", entry.path);
+            let to = format!("https://{DEAD_HOST}{}?X-Amz-Signature={SIGNATURE}", entry.path);
             answer.headers_mut().insert(LOCATION, HeaderValue::try_from(to)?);
             Ok(answer)
         }
