@@ -21,6 +21,7 @@ use crate::{
     net::Netns,
     process::{Daemon, command, output, run},
     registry,
+    rights::User,
     wait::eventually,
 };
 
@@ -267,7 +268,18 @@ impl Puller {
     /// # Errors
     /// What `crictl` printed.
     pub async fn pull(&self, image: &str) -> Result<String> {
-        let mut crictl = self.command(image);
+        self.run(image, self.command(image)).await
+    }
+
+    /// The same with a user's name and password, as kubelet gives those of a pull secret.
+    ///
+    /// # Errors
+    /// What `crictl` printed.
+    pub async fn pull_as(&self, image: &str, user: &User) -> Result<String> {
+        self.run(image, self.crictl(&["pull", "--creds", &user.creds(), image])).await
+    }
+
+    async fn run(&self, image: &str, mut crictl: Command) -> Result<String> {
         let output = tokio::task::spawn_blocking(move || output(&mut crictl)).await??;
         if !output.status.success() {
             bail!("crictl pull {image}: {}", String::from_utf8_lossy(&output.stderr).trim());

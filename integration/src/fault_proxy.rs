@@ -23,6 +23,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use crate::{
     net::Netns,
     registry::{AccessLine, HOST},
+    rights::Rights,
     tls::Authority,
 };
 
@@ -33,6 +34,10 @@ mod wire;
 
 /// What `User-Agent` of our daemons begins with.
 pub const OURS: &str = "shoal-node/";
+
+/// Who has such a URL may read what it names: as storage services sign them, to which registries send their clients. Nobody is
+/// there who would take this one.
+pub const SIGNATURE: &str = "5f4dcc3b5aa765d61d8327deb882cf99e3b0c44298fc1c149afbf4c8996fb924";
 
 /// What goes wrong with an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +54,7 @@ pub enum Fault {
     TooMany(u32),
     /// The registry believes no token: 401 with its challenge.
     Unauthorized,
-    /// A redirect to a machine that is not there.
+    /// A redirect to a machine that is not there, by a URL that is signed ([`SIGNATURE`]).
     DeadRedirect,
     /// Nothing for so long, then the answer.
     Silent(Duration),
@@ -208,6 +213,7 @@ struct Shared {
     ns: Netns,
     registry: SocketAddr,
     certificates: wire::Certificates,
+    gate: Option<Rights>,
 }
 
 impl Shared {
@@ -257,7 +263,7 @@ pub struct FaultProxy {
 
 impl FaultProxy {
     /// Serves on the listener, for a registry without TLS that stands at `registry` in the same namespace. `dir` is for the
-    /// authority that nobody trusts.
+    /// authority that nobody trusts. With a `gate`, users are denied what is not theirs, before the registry is asked.
     ///
     /// # Errors
     /// When a certificate can't be made.
@@ -265,8 +271,8 @@ impl FaultProxy {
         listener: TcpListener,
         ns: &Netns,
         registry: SocketAddr,
-        dir: &Path,
-        authority: &Authority,
+        (dir, authority): (&Path, &Authority),
+        gate: Option<Rights>,
     ) -> Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
@@ -274,6 +280,7 @@ impl FaultProxy {
             ns: ns.clone(),
             registry,
             certificates: wire::Certificates::make(HOST, dir, authority)?,
+            gate,
         });
         let mut proxy = Self { shared, accepting: None };
         proxy.open(listener);

@@ -22,6 +22,7 @@ use crate::{
     net::Netns,
     process::{Daemon, run},
     registry,
+    rights::User,
     wait::eventually,
 };
 
@@ -131,11 +132,25 @@ impl Node {
     /// # Errors
     /// When the pull fails, or a blob is missing afterwards.
     pub async fn pull(&self, repository: &str, tag: &str, image: &Image) -> Result<PullTiming> {
+        self.pull_by(None, repository, tag, image).await
+    }
+
+    /// The same with a user's name and password.
+    ///
+    /// # Errors
+    /// As [`Node::pull`].
+    pub async fn pull_as(&self, user: &User, repository: &str, tag: &str, image: &Image) -> Result<PullTiming> {
+        self.pull_by(Some(user), repository, tag, image).await
+    }
+
+    async fn pull_by(&self, user: Option<&User>, repository: &str, tag: &str, image: &Image) -> Result<PullTiming> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
-        self.containerd
-            .crictl_pull(&format!("{}/{repository}:{tag}", registry::HOST))
-            .await
-            .with_context(|| format!("pull on {}", self.ns.name))?;
+        let (puller, reference) = (self.containerd.puller(), format!("{}/{repository}:{tag}", registry::HOST));
+        let pulled = match user {
+            Some(user) => puller.pull_as(&reference, user).await,
+            None => puller.pull(&reference).await,
+        };
+        pulled.with_context(|| format!("pull on {}", self.ns.name))?;
         Ok(PullTiming {
             first_head: self.containerd.first_head(repository, since)?,
             last_commit: self.containerd.last_commit(image.blobs().map(|blob| blob.digest.as_str()))?,

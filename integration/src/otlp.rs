@@ -1,10 +1,13 @@
 //! A receiver of traces (OTLP over gRPC), so that what the daemons export can be looked at from outside.
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::Write as _,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
@@ -12,6 +15,7 @@ use opentelemetry_proto::tonic::{
     },
     common::v1::{AnyValue, KeyValue, any_value},
 };
+use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -68,6 +72,7 @@ impl Spans {
 /// The receiver; it ends when dropped.
 pub struct Receiver {
     spans: Spans,
+    kept: Kept,
     serving: JoinHandle<()>,
 }
 
@@ -75,7 +80,8 @@ impl Receiver {
     /// Serves on the listener.
     pub fn spawn(listener: TcpListener) -> Self {
         let spans = Spans::default();
-        let service = TraceServiceServer::new(Sink(spans.clone())).max_decoding_message_size(64 << 20);
+        let kept = Kept::default();
+        let service = TraceServiceServer::new(Sink(spans.clone(), kept.clone())).max_decoding_message_size(64 << 20);
         let serving = tokio::spawn(async move {
             let incoming = TcpListenerStream::new(listener);
             if let Err(error) =
@@ -84,7 +90,17 @@ impl Receiver {
                 tracing::error!(%error, "trace receiver ended");
             }
         });
-        Self { spans, serving }
+        Self { spans, kept, serving }
+    }
+
+    /// From now on everything that comes is written to a file as well, whatever it says: events, links and states too.
+    ///
+    /// # Errors
+    /// When the file can't be made.
+    pub fn keep_in(&self, path: &Path) -> Result<()> {
+        let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+        Ok(())
     }
 
     /// What was received; grows as it comes in.
@@ -99,7 +115,10 @@ impl Drop for Receiver {
     }
 }
 
-struct Sink(Spans);
+/// Where requests are written as they came.
+type Kept = Arc<Mutex<Option<File>>>;
+
+struct Sink(Spans, Kept);
 
 #[tonic::async_trait]
 impl TraceService for Sink {
@@ -107,7 +126,11 @@ impl TraceService for Sink {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        for resource in request.into_inner().resource_spans {
+        let request = request.into_inner();
+        if let Some(file) = self.1.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            file.write_all(&request.encode_to_vec()).map_err(|error| Status::internal(error.to_string()))?;
+        }
+        for resource in request.resource_spans {
             let of = attributes(resource.resource.map(|resource| resource.attributes).unwrap_or_default());
             let get = |key: &str| of.get(key).cloned().unwrap_or_default();
             let spans = resource.scope_spans.into_iter().flat_map(|scope| scope.spans);

@@ -1,5 +1,5 @@
-//! The origin: Debian's `docker-registry` over TLS behind the token server, and what its access log says. For faults it stands
-//! behind a proxy.
+//! The origin: Debian's `docker-registry` over TLS, and what its access log says. Who asks it knows by tokens of its token server, or
+//! by Basic; who may pull what stands in [`Rights`]. For faults, and where a user of Basic must not see all, it stands behind a proxy.
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
@@ -17,8 +17,9 @@ use crate::{
     image::{Image, ImageBlob},
     net::Netns,
     process::Daemon,
+    rights::{Rights, User},
     tls::{Authority, Leaf},
-    token::{self, Signer, TokenServer},
+    token::{self, Desk, Signer, TokenServer},
     wait::eventually,
 };
 
@@ -42,13 +43,36 @@ pub enum Front {
     Proxy,
 }
 
+/// How the registry knows who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Login {
+    /// By a token of its token server. What is not closed is for everybody.
+    Bearer,
+    /// By name and password with each request (`htpasswd`). Nothing is for everybody.
+    Basic,
+}
+
+impl std::fmt::Display for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Bearer => "Bearer",
+            Self::Basic => "Basic",
+        })
+    }
+}
+
+/// Who pushes where users log in by Basic.
+const PUSHER: &str = "lab";
+
 /// A registry with its token server.
 pub struct Registry {
     daemon: Daemon,
     tokens: Option<TokenServer>,
     proxy: Option<FaultProxy>,
     leaf: Leaf,
-    signer: Signer,
+    desk: Desk,
+    rights: Rights,
+    pusher: User,
     /// What pushes: on the registry's own machine, past the proxy.
     client: Client,
     setup: Setup,
@@ -61,11 +85,24 @@ struct Setup {
     dir: PathBuf,
     authority: Authority,
     front: Front,
+    login: Login,
 }
 
 impl Setup {
     fn config(&self) -> PathBuf {
         self.dir.join("config.json")
+    }
+
+    fn htpasswd(&self) -> PathBuf {
+        self.dir.join("htpasswd")
+    }
+
+    /// Users and their hashes; the registry reads them again when they change.
+    fn write_users(&self, rights: &Rights, pusher: &User) -> Result<()> {
+        let lines = rights.htpasswd()? + &pusher.htpasswd()?;
+        let new = self.dir.join("htpasswd.new");
+        fs::write(&new, lines).with_context(|| format!("write {}", new.display()))?;
+        fs::rename(&new, self.htpasswd()).context("put the registry's users in place")
     }
 
     fn spawn(&self) -> Result<Daemon> {
@@ -78,16 +115,18 @@ impl Setup {
         SocketAddr::from((Ipv4Addr::LOCALHOST, PORT_BEHIND))
     }
 
-    fn proxy(&self) -> Result<Option<FaultProxy>> {
+    fn proxy(&self, rights: &Rights) -> Result<Option<FaultProxy>> {
         if self.front == Front::Bare {
             return Ok(None);
         }
-        let proxy = FaultProxy::spawn(self.ns.bind(PORT)?, &self.ns, Self::behind(), &self.dir, &self.authority)?;
+        let gate = (self.login == Login::Basic).then(|| rights.clone());
+        let own = (self.dir.as_path(), &self.authority);
+        let proxy = FaultProxy::spawn(self.ns.bind(PORT)?, &self.ns, Self::behind(), own, gate)?;
         Ok(Some(proxy))
     }
 
-    fn tokens(&self, leaf: &Leaf, signer: &Signer) -> Result<TokenServer> {
-        TokenServer::spawn(self.ns.bind(token::PORT)?, leaf, signer.clone())
+    fn tokens(&self, leaf: &Leaf, desk: &Desk) -> Result<TokenServer> {
+        TokenServer::spawn(self.ns.bind(token::PORT)?, leaf, desk.clone())
     }
 }
 
@@ -96,15 +135,23 @@ impl Registry {
     ///
     /// # Errors
     /// When either can't be started.
-    pub async fn start(program: &Path, ns: &Netns, dir: &Path, authority: &Authority, front: Front) -> Result<Self> {
+    pub async fn start(
+        program: &Path,
+        ns: &Netns,
+        dir: &Path,
+        authority: &Authority,
+        (front, login): (Front, Login),
+    ) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         let leaf = authority.leaf(HOST)?;
         let files = leaf.write(dir, "registry")?;
-        let signer = Signer::new(&leaf)?;
+        let (rights, pusher) = (Rights::default(), User::new(PUSHER));
+        let desk = Desk::new(Signer::new(&leaf)?, rights.clone());
         let (program, ns, dir, authority) = (program.to_owned(), ns.clone(), dir.to_owned(), authority.clone());
-        let setup = Setup { program, ns, dir, authority, front };
-        let text = config_text(&setup, &files, front);
+        let setup = Setup { program, ns, dir, authority, front, login };
+        let text = config_text(&setup, &files);
         fs::write(setup.config(), text).with_context(|| format!("write {}", setup.config().display()))?;
+        setup.write_users(&rights, &pusher)?;
         let client = match front {
             Front::Proxy => Client::plain(&setup.ns, Setup::behind()),
             Front::Bare => {
@@ -112,8 +159,8 @@ impl Registry {
                 Client::tls(&setup.ns, address, HOST, setup.authority.client()?)
             }
         };
-        let (tokens, proxy) = (Some(setup.tokens(&leaf, &signer)?), setup.proxy()?);
-        let mut registry = Self { daemon: setup.spawn()?, tokens, proxy, leaf, signer, client, setup };
+        let (tokens, proxy) = (Some(setup.tokens(&leaf, &desk)?), setup.proxy(&rights)?);
+        let mut registry = Self { daemon: setup.spawn()?, tokens, proxy, leaf, desk, rights, pusher, client, setup };
         registry.wait_ready().await?;
         Ok(registry)
     }
@@ -150,7 +197,7 @@ impl Registry {
     pub async fn revive(&mut self) -> Result<()> {
         if self.tokens.is_none() {
             // An aborted server lets its port go a moment later.
-            let tokens = async || self.setup.tokens(&self.leaf, &self.signer);
+            let tokens = async || self.setup.tokens(&self.leaf, &self.desk);
             self.tokens = Some(eventually(Duration::from_secs(5), "the token server's port", tokens).await?);
         }
         if let Some(proxy) = &mut self.proxy {
@@ -179,25 +226,27 @@ impl Registry {
     /// # Errors
     /// When the registry refuses something.
     pub async fn push(&self, image: &Image, repository: &str, tag: &str) -> Result<()> {
-        let token = self.signer.token(repository, &["pull", "push"])?;
+        let authorization = match self.setup.login {
+            Login::Bearer => format!("Bearer {}", self.signer().token(repository, &["pull", "push"])?),
+            Login::Basic => self.pusher.basic(),
+        };
         for blob in image.blobs() {
-            self.push_blob(&token, repository, blob).await?;
+            self.push_blob(&authorization, repository, blob).await?;
         }
         let request = Request::builder()
             .method(Method::PUT)
             .uri(format!("/v2/{repository}/manifests/{tag}"))
             .header(header::CONTENT_TYPE, &image.media_type)
-            .header(header::AUTHORIZATION, format!("Bearer {token}"));
+            .header(header::AUTHORIZATION, authorization);
         let answer = self.client.send(request.body(full(image.manifest.clone()))?).await?;
         expect(&answer, StatusCode::CREATED, "put the manifest")
     }
 
-    async fn push_blob(&self, token: &str, repository: &str, blob: &ImageBlob) -> Result<()> {
-        let authorization = format!("Bearer {token}");
+    async fn push_blob(&self, authorization: &str, repository: &str, blob: &ImageBlob) -> Result<()> {
         let start = Request::builder()
             .method(Method::POST)
             .uri(format!("/v2/{repository}/blobs/uploads/"))
-            .header(header::AUTHORIZATION, &authorization)
+            .header(header::AUTHORIZATION, authorization)
             .header(header::CONTENT_LENGTH, 0);
         let answer = self.client.send(start.body(empty())?).await?;
         expect(&answer, StatusCode::ACCEPTED, "start an upload")?;
@@ -208,7 +257,7 @@ impl Registry {
         let put = Request::builder()
             .method(Method::PUT)
             .uri(format!("{path}{joint}digest={}", blob.digest))
-            .header(header::AUTHORIZATION, &authorization)
+            .header(header::AUTHORIZATION, authorization)
             .header(header::CONTENT_TYPE, "application/octet-stream")
             .header(header::CONTENT_LENGTH, blob.size);
         let file = tokio::fs::File::open(&blob.file).await.with_context(|| format!("open {}", blob.file.display()))?;
@@ -226,7 +275,58 @@ impl Registry {
 
     /// Who signs tokens for it.
     pub fn signer(&self) -> &Signer {
-        &self.signer
+        self.desk.signer()
+    }
+
+    /// Who may pull what.
+    pub fn rights(&self) -> &Rights {
+        &self.rights
+    }
+
+    /// Who gives tokens.
+    pub fn desk(&self) -> &Desk {
+        &self.desk
+    }
+
+    /// How it knows who asks.
+    pub fn login(&self) -> Login {
+        self.setup.login
+    }
+
+    /// Lets a user in who may pull from these repositories, beside what is for everybody. Under Basic other repositories are denied
+    /// him by the proxy alone.
+    ///
+    /// # Errors
+    /// When the registry's file of users can't be written.
+    pub fn admit(&self, name: &str, may_pull: &[&str]) -> Result<User> {
+        let user = User::new(name);
+        self.rights.admit(&user, may_pull);
+        self.setup.write_users(&self.rights, &self.pusher)?;
+        Ok(user)
+    }
+
+    /// The `Authorization` header that containerd would send for a user after the registry's challenge: Basic, or a new token. For a
+    /// Bearer registry, nobody gets an anonymous token too.
+    ///
+    /// # Errors
+    /// When a token can't be signed.
+    pub fn authorization(&self, user: Option<&User>, repository: &str) -> Result<Option<String>> {
+        let basic = user.map(User::basic);
+        match self.setup.login {
+            Login::Basic => Ok(basic),
+            Login::Bearer => {
+                let token = self.desk.token(basic.as_deref(), repository)?;
+                Ok(token.map(|token| format!("Bearer {token}")))
+            }
+        }
+    }
+
+    /// A client of the registry's own address, over TLS, that stands in a namespace.
+    ///
+    /// # Errors
+    /// When the authority's certificate can't be read.
+    pub fn client(&self, from: &Netns) -> Result<Client> {
+        Ok(Client::tls(from, SocketAddr::new(self.setup.ns.address.into(), PORT), HOST, self.tls()?))
     }
 
     /// The requests so far, in the order in which they ended; behind the proxy, in the order in which they came.
@@ -255,9 +355,20 @@ fn expect(answer: &Answer, status: StatusCode, what: &str) -> Result<()> {
 }
 
 /// The registry's configuration; JSON is YAML.
-fn config_text(setup: &Setup, (certificate, key): &(PathBuf, PathBuf), front: Front) -> String {
+fn config_text(setup: &Setup, (certificate, key): &(PathBuf, PathBuf)) -> String {
     let storage: PathBuf = setup.dir.join("storage");
-    let http = match front {
+    let auth = match setup.login {
+        Login::Bearer => serde_json::json!({
+            "token": {
+                "realm": format!("https://{HOST}:{}/token", token::PORT),
+                "service": token::SERVICE,
+                "issuer": token::ISSUER,
+                "rootcertbundle": setup.authority.root_file
+            }
+        }),
+        Login::Basic => serde_json::json!({ "htpasswd": { "realm": "shoal lab", "path": setup.htpasswd() } }),
+    };
+    let http = match setup.front {
         Front::Bare => serde_json::json!({ "addr": ":443", "tls": { "certificate": certificate, "key": key } }),
         Front::Proxy => serde_json::json!({ "addr": Setup::behind().to_string() }),
     };
@@ -270,14 +381,7 @@ fn config_text(setup: &Setup, (certificate, key): &(PathBuf, PathBuf), front: Fr
             "redirect": { "disable": true }
         },
         "http": http,
-        "auth": {
-            "token": {
-                "realm": format!("https://{HOST}:{}/token", token::PORT),
-                "service": token::SERVICE,
-                "issuer": token::ISSUER,
-                "rootcertbundle": setup.authority.root_file
-            }
-        }
+        "auth": auth
     });
     config["http"]["secret"] = "one registry only".into();
     config.to_string()

@@ -1,9 +1,10 @@
-//! The registry's token server (Docker's token specification): it gives anyone a token to pull, and the lab one to push.
+//! The registry's token server (Docker's token specification): it gives anyone a token to pull what is open, users one to pull what
+//! is theirs, and the lab one to push.
 //!
 //! `ghcr.io` and others always challenge, so the lab's registry does too: that is the way pulls go in the field.
 use std::{
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -11,7 +12,7 @@ use anyhow::{Context, Result};
 use axum::{
     Json, Router,
     extract::{RawQuery, State},
-    http::StatusCode,
+    http::{HeaderMap, StatusCode, header},
     routing::get,
 };
 use base64::Engine as _;
@@ -23,7 +24,10 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use crate::tls::Leaf;
+use crate::{
+    rights::{Caller, Rights},
+    tls::Leaf,
+};
 
 /// Who signs, as registry and token server agree.
 pub const ISSUER: &str = "shoal-lab";
@@ -31,6 +35,8 @@ pub const ISSUER: &str = "shoal-lab";
 pub const SERVICE: &str = "registry.shoal.test";
 /// The token server's port, beside the registry.
 pub const PORT: u16 = 5001;
+/// Seconds for which a token is good.
+const LIFE: u64 = 300;
 
 #[derive(Serialize)]
 struct Access {
@@ -42,7 +48,7 @@ struct Access {
 #[derive(Serialize)]
 struct Claims {
     iss: &'static str,
-    sub: &'static str,
+    sub: String,
     aud: &'static str,
     exp: u64,
     nbf: u64,
@@ -73,20 +79,24 @@ impl Signer {
     /// # Errors
     /// When signing fails.
     pub fn token(&self, repository: &str, actions: &[&str]) -> Result<String> {
-        self.sign(vec![Access {
-            r#type: "repository".into(),
-            name: repository.into(),
-            actions: actions.iter().map(|action| (*action).to_owned()).collect(),
-        }])
+        self.sign("", vec![pull_of(repository, actions)], 0)
     }
 
-    fn sign(&self, access: Vec<Access>) -> Result<String> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("read the clock")?.as_secs();
+    /// A token to pull, whose five minutes were over a while ago.
+    ///
+    /// # Errors
+    /// When signing fails.
+    pub fn stale(&self, repository: &str) -> Result<String> {
+        self.sign("", vec![pull_of(repository, &["pull"])], 2 * LIFE)
+    }
+
+    fn sign(&self, user: &str, access: Vec<Access>, ago: u64) -> Result<String> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("read the clock")?.as_secs() - ago;
         let claims = Claims {
             iss: ISSUER,
-            sub: "",
+            sub: user.to_owned(),
             aud: SERVICE,
-            exp: now + 300,
+            exp: now + LIFE,
             nbf: now - 5,
             iat: now,
             jti: hex::encode(rand::random::<[u8; 16]>()),
@@ -95,6 +105,62 @@ impl Signer {
         let mut header = Header::new(Algorithm::ES256);
         header.x5c = Some(self.chain.clone());
         jsonwebtoken::encode(&header, &claims, &self.key).context("sign a token")
+    }
+}
+
+fn pull_of(repository: &str, actions: &[&str]) -> Access {
+    let actions = actions.iter().map(|action| (*action).to_owned()).collect();
+    Access { r#type: "repository".into(), name: repository.into(), actions }
+}
+
+/// Gives tokens by rights, and notes each. Clones are the same desk.
+#[derive(Clone)]
+pub struct Desk {
+    signer: Signer,
+    rights: Rights,
+    /// Tokens of users, not of nobody in particular.
+    given: Arc<Mutex<Vec<String>>>,
+}
+
+impl Desk {
+    /// A desk that goes by these rights.
+    pub(crate) fn new(signer: Signer, rights: Rights) -> Self {
+        Self { signer, rights, given: Arc::default() }
+    }
+
+    /// Who signs.
+    pub(crate) fn signer(&self) -> &Signer {
+        &self.signer
+    }
+
+    /// A token to pull from a repository, for whoever shows that `Authorization` header; one for nothing where he may not. `None`:
+    /// the password is wrong.
+    ///
+    /// # Errors
+    /// When signing fails.
+    pub fn token(&self, authorization: Option<&str>, repository: &str) -> Result<Option<String>> {
+        self.give(authorization, vec![pull_of(repository, &["pull"])])
+    }
+
+    /// Every token that a user was given so far.
+    pub fn given_to_users(&self) -> Vec<String> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn give(&self, authorization: Option<&str>, mut access: Vec<Access>) -> Result<Option<String>> {
+        let caller = self.rights.caller(authorization);
+        let user = match &caller {
+            Caller::Wrong => return Ok(None),
+            Caller::User(name) => name.as_str(),
+            Caller::Anonymous => "",
+        };
+        // As registries do: a token for nothing, which the registry itself then does not take.
+        access.iter_mut().filter(|one| !self.rights.may_pull(&caller, &one.name)).for_each(|one| one.actions.clear());
+        let token = self.signer.sign(user, access, 0)?;
+        if !user.is_empty() {
+            self.given.lock().unwrap_or_else(PoisonError::into_inner).push(token.clone());
+        }
+        Ok(Some(token))
     }
 }
 
@@ -108,9 +174,9 @@ impl TokenServer {
     ///
     /// # Errors
     /// When the certificate can't be used.
-    pub fn spawn(listener: TcpListener, leaf: &Leaf, signer: Signer) -> Result<Self> {
+    pub fn spawn(listener: TcpListener, leaf: &Leaf, desk: Desk) -> Result<Self> {
         let tls = tokio_rustls::TlsAcceptor::from(leaf.server()?);
-        let router = Router::new().route("/token", get(give)).with_state(Arc::new(signer));
+        let router = Router::new().route("/token", get(give)).with_state(Arc::new(desk));
         let accepting = tokio::spawn(async move {
             // Ends with the server: one that is gone answers on no connection.
             let mut connections = JoinSet::new();
@@ -147,12 +213,16 @@ async fn serve(stream: tokio::net::TcpStream, from: SocketAddr, tls: tokio_rustl
 
 /// Gives the pull part of what is asked for: the answer to a scope with `push` is a token that only pulls.
 async fn give(
-    State(signer): State<Arc<Signer>>,
+    State(desk): State<Arc<Desk>>,
+    headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Json<serde_json::Value>, (StatusCode, String)> {
     let access = asked_scopes(query.as_deref().unwrap_or_default());
-    let token = signer.sign(access).map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    Ok(Json(serde_json::json!({ "token": token, "access_token": token, "expires_in": 300 })))
+    let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = desk.give(authorization, access);
+    let token = token.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let token = token.ok_or_else(|| (StatusCode::UNAUTHORIZED, "no such user, or not his password".to_owned()))?;
+    Ok(Json(serde_json::json!({ "token": token, "access_token": token, "expires_in": LIFE })))
 }
 
 fn asked_scopes(query: &str) -> Vec<Access> {

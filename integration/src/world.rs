@@ -15,7 +15,7 @@ use crate::{
     net::{Net, Place},
     node::{Node, NodePlan, Surroundings},
     otlp::{self, Receiver},
-    registry::{self, Front, Registry},
+    registry::{self, Front, Login, Registry},
     run::RunDirs,
     sweep::sweep,
     tls::Authority,
@@ -52,6 +52,8 @@ pub struct WorldPlan {
     pub keep: bool,
     /// Whether a proxy that can break answers stands before the registry. Worlds that measure have none.
     pub origin: Front,
+    /// How the registry knows who asks.
+    pub login: Login,
 }
 
 impl WorldPlan {
@@ -79,6 +81,7 @@ impl WorldPlan {
             tls: true,
             keep: false,
             origin: Front::Bare,
+            login: Login::Bearer,
         }
     }
 
@@ -111,6 +114,13 @@ impl WorldPlan {
     #[must_use]
     pub fn with_host(mut self, address: IpAddr, name: &str) -> Self {
         self.hosts.push((address, name.to_owned()));
+        self
+    }
+
+    /// A registry where users log in in that way, and where each may be kept from what is another's.
+    #[must_use]
+    pub fn with_login(mut self, login: Login) -> Self {
+        (self.login, self.origin) = (login, Front::Proxy);
         self
     }
 
@@ -171,7 +181,8 @@ impl World {
         let authority = Authority::create(&dirs.state)?;
         let receiver = Receiver::spawn(net.namespace("control")?.bind(otlp::PORT)?);
         let (place, state) = (net.namespace("registry")?, dirs.state.join("registry"));
-        let registry = Registry::start(&tools.registry, &place, &state, &authority, plan.origin).await?;
+        let kind = (plan.origin, plan.login);
+        let registry = Registry::start(&tools.registry, &place, &state, &authority, kind).await?;
         let (mut control, mut join_token) = (None, None);
         if let Some(programs) = &programs {
             let (place, state) = (net.namespace("control")?, dirs.state.join("control"));
@@ -307,6 +318,14 @@ impl World {
             span
         };
         Ok(self.receiver.spans().all().into_iter().map(named).collect())
+    }
+
+    /// Writes every trace that comes from now on to a file as well, as it came.
+    ///
+    /// # Errors
+    /// When the file can't be made.
+    pub fn keep_traces(&self, path: &std::path::Path) -> Result<()> {
+        self.receiver.keep_in(path)
     }
 
     /// The node that has an address.

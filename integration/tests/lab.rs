@@ -20,6 +20,8 @@ mod drain;
 mod editions;
 #[path = "lab/ground.rs"]
 mod ground;
+#[path = "lab/impostors.rs"]
+mod impostors;
 #[path = "lab/interrupted.rs"]
 mod interrupted;
 #[path = "lab/liars.rs"]
@@ -32,10 +34,14 @@ mod many_held;
 mod origin_faults;
 #[path = "lab/own_faults.rs"]
 mod own_faults;
+#[path = "lab/private.rs"]
+mod private;
 #[path = "lab/rogues.rs"]
 mod rogues;
 #[path = "lab/scope.rs"]
 mod scope;
+#[path = "lab/secrets.rs"]
+mod secrets;
 #[path = "lab/walk.rs"]
 mod walk;
 

@@ -74,6 +74,13 @@ impl Edition {
         Self { version: Version::V2_3, local: false, buffer: true },
     ];
 
+    /// One of each release that is tested in full, as it comes: where something is played on every release without being asked.
+    pub const RELEASES: [Self; 3] = [
+        Self { version: Version::V1_7, local: false, buffer: false },
+        Self { version: Version::V2_1, local: false, buffer: false },
+        Self { version: Version::V2_3, local: false, buffer: false },
+    ];
+
     /// Every edition: those that are tested in full, and the machine's own.
     pub fn all() -> Vec<Self> {
         [Self::OWN].into_iter().chain(Self::FULL).collect()

@@ -19,7 +19,7 @@ use crate::{
     net::{Net, Netns, Place},
     node::{NodePlan, ShoalNode, Surroundings},
     otlp::{self, Receiver},
-    registry::{self, AccessLine, Front, Registry},
+    registry::{self, AccessLine, Front, Login, Registry},
     run::RunDirs,
     sweep::sweep,
     tls::Authority,
@@ -76,7 +76,8 @@ impl Site {
         let authority = Authority::create(&dirs.state)?;
         let traces = Receiver::spawn(net.namespace("control")?.bind(otlp::PORT)?);
         let (place, state) = (net.namespace("registry")?, dirs.state.join("registry"));
-        let registry = Registry::start(&tools.registry, &place, &state, &authority, Front::Bare).await?;
+        let kind = (Front::Bare, Login::Bearer);
+        let registry = Registry::start(&tools.registry, &place, &state, &authority, kind).await?;
         let around = Surroundings {
             shoal_node: Some(programs.node.clone()),
             programs: tools.containerd(Edition::OWN.version)?,

@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::{
-    Asked, Entry, Fault, OURS, Shared,
+    Asked, Entry, Fault, OURS, SIGNATURE, Shared,
     body::{Shape, shaped},
     wire::Reset,
 };
@@ -32,7 +32,10 @@ pub(super) async fn answer(
     let agent = text(USER_AGENT).to_owned();
     let asked = Asked { method: request.method(), path: request.uri().path(), ours: agent.starts_with(OURS) };
     let (fault, entry) = shared.judge(from, &asked, &agent);
+    let shown = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let denied = shared.gate.as_ref().is_some_and(|rights| rights.denies(shown, &entry.path));
     let answered = match fault {
+        None if denied => Ok(status(StatusCode::FORBIDDEN)),
         None => hand_on(shared, request, &entry, |_| Shape::Whole).await,
         Some(fault) => {
             tracing::debug!(?fault, path = entry.path, agent, "fault proxy: hit");
@@ -64,7 +67,7 @@ async fn broken(
         }
         Fault::DeadRedirect => {
             let mut answer = status(StatusCode::TEMPORARY_REDIRECT);
-            let to = format!("https://{DEAD_HOST}{}", entry.path);
+            let to = format!("https://{DEAD_HOST}{}?X-Amz-Signature={SIGNATURE}", entry.path);
             answer.headers_mut().insert(LOCATION, HeaderValue::try_from(to)?);
             Ok(answer)
         }
