@@ -202,7 +202,8 @@ fn a_key_that_is_not_that_of_the_certificate_is_not_shown() {
 #[test]
 fn a_signature_is_that_of_the_shown_key_over_that_message() {
     let (ours, theirs) = (Authority::new(), Authority::new());
-    let (one, other, foreign) = (ours.keeper("spiffe://x/one"), ours.keeper("spiffe://x/other"), theirs.keeper("spiffe://x/one"));
+    let (one, other, foreign) =
+        (ours.keeper("spiffe://x/one"), ours.keeper("spiffe://x/other"), theirs.keeper("spiffe://x/one"));
     let now = SystemTime::now();
     let signature = one.sign(b"message").unwrap();
     assert!(signature.len() <= LONGEST_SIGNATURE);
