@@ -181,9 +181,11 @@ mod tests {
     #[test]
     fn the_bytes_are_what_they_were() {
         // Nodes of different versions must agree on them.
-        let expected = "73686f616c20323032362d3131207069656365206c6973742073746174656d656e742076310002000000026331000000026e31";
+        let expected =
+            "73686f616c20323032362d3131207069656365206c6973742073746174656d656e742076310002000000026331000000026e31";
         let bytes = one(2).bytes();
-        let rest = [&[1; 32][..], &(5u64 << 20).to_be_bytes(), &(256u64 << 10).to_be_bytes(), &[0, 0, 0, 3, 0, 0, 0, 64]];
+        let rest =
+            [&[1; 32][..], &(5u64 << 20).to_be_bytes(), &(256u64 << 10).to_be_bytes(), &[0, 0, 0, 3, 0, 0, 0, 64]];
         assert_eq!(hex::encode(&bytes), expected.to_owned() + &hex::encode([&rest.concat()[..], &[7; 64]].concat()));
     }
 

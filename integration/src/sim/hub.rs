@@ -161,7 +161,11 @@ impl World {
             location: Vec::new(),
             seed: false,
         };
-        let held = if node.stage == Stage::Held { vec![(self.hub.digest, self.hub.meta())] } else { Vec::new() };
+        let held = if node.stage == Stage::Held {
+            vec![(self.hub.digest, self.hub.meta(), Signature::new())]
+        } else {
+            Vec::new()
+        };
         let what = Announced { reset: true, held, dropped: Vec::new(), complete: true };
         let (id, restarted) = (node.id.clone(), node.crashes > 0);
         self.hub_hears(Said::Registered { member, restarted });
