@@ -158,7 +158,7 @@ impl Authors {
     }
 
     fn refused(&self, digest: Digest, author: &NodeId, why: Why, news: bool) {
-        self.metrics.refused_list(why);
+        self.metrics.unproven_list(why);
         let mut seen = self.seen.lock();
         if news && seen.logged.is_none_or(|last| last.elapsed() >= LOG_EVERY) {
             seen.logged = Some(Instant::now());

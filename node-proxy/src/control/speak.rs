@@ -139,3 +139,97 @@ impl Speaker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::mpsc;
+
+    use super::super::identity::Identity;
+    use super::super::identity::tests::{Authority, DAY};
+    use super::*;
+
+    const BLOCKS: u32 = 2048;
+
+    fn digest() -> Digest {
+        Digest::from_bytes([1; 32])
+    }
+
+    fn signs(state: &std::path::Path) -> Signs {
+        let identity = Arc::new(Identity::open(state).unwrap());
+        let id = "spiffe://shoal/cluster/c1/node/n1";
+        identity.take(Authority::new().certify(&identity.request().unwrap(), id, DAY)).unwrap();
+        Signs { identity, node: "n1".parse().unwrap(), cluster: "c1".parse().unwrap() }
+    }
+
+    fn hash(block: u32) -> Tell {
+        Tell::Hashes { first: block, hashes: vec![block as u8; 32].into() }
+    }
+
+    fn taken(said: &mut mpsc::Receiver<wire::FindRequest>) -> Vec<Say> {
+        std::iter::from_fn(|| said.try_recv().ok()?.message).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hashes_that_come_fast_are_signed_together_and_none_is_lost() {
+        let state = tempfile::tempdir().unwrap();
+        let (out, mut said) = mpsc::channel(10_000);
+        let mut speaker = Speaker::new(out, digest(), None, Some(signs(state.path())));
+        let size = u64::from(BLOCKS) * (256 << 10);
+        speaker.say(Tell::Headers { permit: 1, size, media_type: "x".into() }).await.unwrap();
+        let begin = Instant::now();
+        // As fast as a link of 10 Gbit/s, in two runs next to each other.
+        for block in 0..BLOCKS / 2 {
+            speaker.say(hash(block)).await.unwrap();
+            speaker.say(hash(block + BLOCKS / 2)).await.unwrap();
+            tokio::time::advance(Duration::from_micros(400)).await;
+        }
+        let least = begin.elapsed().as_millis() / GAP.as_millis();
+        speaker.say(Tell::Done { size, root: [9; 32], media_type: "x".into() }).await.unwrap();
+        let said = taken(&mut said);
+        assert!(matches!(&said[0], Say::Headers(head) if !head.signature.is_empty()));
+        assert!(matches!(said.last(), Some(Say::Done(held)) if !held.signature.is_empty()));
+        let parts: Vec<_> =
+            said.iter().filter_map(|say| if let Say::List(part) = say { Some(part) } else { None }).collect();
+        assert_eq!((parts[0].first_block, parts[0].hashes.len()), (0, 32), "the first at once");
+        assert!(parts.len() as u128 <= 2 * (least + 2), "{} parts in {least} gaps", parts.len());
+        let mut known = vec![false; BLOCKS as usize];
+        for part in parts {
+            assert!(!part.signature.is_empty());
+            for (block, hash) in (part.first_block..).zip(part.hashes.chunks(32)) {
+                assert_eq!(hash, [block as u8; 32]);
+                assert!(!std::mem::replace(&mut known[block as usize], true));
+            }
+        }
+        assert!(known.iter().all(|known| *known), "what waited was said before that it is done");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_is_due_after_the_gap() {
+        let state = tempfile::tempdir().unwrap();
+        let (out, mut said) = mpsc::channel(10);
+        let mut speaker = Speaker::new(out, digest(), Some(512 << 10), Some(signs(state.path())));
+        speaker.say(hash(0)).await.unwrap();
+        speaker.say(hash(1)).await.unwrap();
+        assert_eq!(taken(&mut said).len(), 1);
+        let begin = Instant::now();
+        speaker.due().await;
+        assert!(begin.elapsed() <= GAP + Duration::from_millis(1));
+        speaker.flush().await.unwrap();
+        assert_eq!(taken(&mut said).len(), 1);
+        assert!(tokio::time::timeout(Duration::from_secs(1), speaker.due()).await.is_err(), "nothing waits");
+    }
+
+    #[tokio::test]
+    async fn without_certificates_each_hash_is_said_as_it_comes() {
+        let (out, mut said) = mpsc::channel(10);
+        let mut speaker = Speaker::new(out, digest(), None, None);
+        for block in 0..3 {
+            speaker.say(hash(block)).await.unwrap();
+        }
+        let said = taken(&mut said);
+        assert_eq!(said.len(), 3);
+        assert!(said.iter().all(|say| matches!(say, Say::List(part) if part.signature.is_empty())));
+    }
+}

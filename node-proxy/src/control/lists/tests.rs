@@ -67,7 +67,7 @@ impl Reader {
     }
 
     fn refused(&self, why: Why) -> u64 {
-        self.metrics.refused_lists(why)
+        self.metrics.unproven_lists(why)
     }
 }
 
