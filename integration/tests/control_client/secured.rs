@@ -9,6 +9,9 @@ use shoal_proto::identity::Known;
 
 use super::*;
 
+#[path = "lists.rs"]
+mod lists;
+
 /// A control service that certifies.
 struct Secured {
     control: Control,

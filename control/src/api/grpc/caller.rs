@@ -2,12 +2,17 @@
 
 use std::sync::Arc;
 
+use rustls_pki_types::CertificateDer;
 use shoal_base::tls;
 use shoal_proto::identity::{Bearer, Unfit};
 use tonic::{Request, Status};
 
 use super::inbound::From;
 use crate::identity::{Error, Identity, Reason};
+use crate::swarm::Certificate;
+
+/// One of ours has some 500 bytes.
+const LONGEST_CERTIFICATE: usize = 4096;
 
 /// Whoever connected.
 #[derive(Debug, Clone)]
@@ -64,6 +69,23 @@ impl Gate {
             identity.metrics().refused(reason);
         }
         tracing::warn!(from, why, "refused a node");
+    }
+
+    /// By what the caller's signatures are to be checked, which must be its own certificate; `None` where there is no TLS, or it shows none.
+    /// Whether it counts is for those to say who are told of it.
+    pub(super) fn certificate(&self, shown: Option<&Shown>, der: Vec<u8>) -> Result<Option<Certificate>, Status> {
+        let Some(shown) = shown.filter(|_| !der.is_empty()) else { return Ok(None) };
+        let bad = |why: &str| Status::invalid_argument(format!("certificate: {why}"));
+        if der.len() > LONGEST_CERTIFICATE {
+            return Err(bad(&format!("longer than {LONGEST_CERTIFICATE} bytes")));
+        }
+        let der = CertificateDer::from(der);
+        let seen = tls::read(&der).map_err(|why| bad(&why))?;
+        let bearer = Bearer::new(&seen.name, &seen.serial).map_err(|unfit| bad(&unfit.to_string()))?;
+        if bearer.id.node() != shown.bearer.id.node() || seen.key != shown.key {
+            return Err(bad("it is not the caller's"));
+        }
+        Ok(Some(Certificate { der: der.to_vec().into(), issued: bearer.issued }))
     }
 
     /// The node that calls; `None` where there is no TLS.
