@@ -23,6 +23,9 @@ use crate::scope::{ClusterScope, Scopes};
 
 #[doc(hidden)]
 pub mod fuzz;
+mod kubernetes;
+
+pub use kubernetes::{RawKubernetes, RawRole};
 
 /// Bounds on how long a certificate counts: time to renew it, and not for ever if its node is forgotten.
 const SHORTEST_LIFE: Duration = Duration::from_secs(60);
@@ -79,6 +82,8 @@ pub struct RawIdentity {
     pub ca_certificate: PathBuf,
     /// The PEM file with its key (PKCS#8, ECDSA on P-256), readable by its owner alone.
     pub ca_key: PathBuf,
+    /// Kubernetes clusters whose service accounts may join, instead of by a join token.
+    pub kubernetes: Vec<RawKubernetes>,
 }
 
 impl Default for RawIdentity {
@@ -88,6 +93,7 @@ impl Default for RawIdentity {
             certificate_life: Span::secs(24 * 3600),
             ca_certificate: PathBuf::new(),
             ca_key: PathBuf::new(),
+            kubernetes: Vec::new(),
         }
     }
 }
@@ -194,6 +200,7 @@ impl TryFrom<Raw> for Config {
                 None
             }
         };
+        let kubernetes = kubernetes::checked(&raw.identity.kubernetes, raw.tls, &mut faults);
         if collide(raw.rest.listen, raw.grpc.listen) {
             faults.push("rest.listen", format!("{} is taken by grpc.listen, {}", raw.rest.listen, raw.grpc.listen));
         }
@@ -208,7 +215,7 @@ impl TryFrom<Raw> for Config {
             clusters: clusters::Config { default_cluster },
             tls: raw.tls,
             trust_domain: trust_domain.unwrap_or_else(|| "shoal".parse().expect("a trust domain")),
-            identity: identity::Config { life },
+            identity: identity::Config { life, kubernetes },
             authority,
             admin_token_file: given(&raw.rest.admin_token_file),
         };
