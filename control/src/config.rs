@@ -24,8 +24,11 @@ use crate::scope::{ClusterScope, Scopes};
 #[doc(hidden)]
 pub mod fuzz;
 mod kubernetes;
+mod rest;
 
 pub use kubernetes::{RawKubernetes, RawRole};
+pub(crate) use rest::RestTls;
+pub use rest::{RawRest, RawRestTls};
 
 /// Bounds on how long a certificate counts: time to renew it, and not for ever if its node is forgotten.
 const SHORTEST_LIFE: Duration = Duration::from_secs(60);
@@ -115,24 +118,6 @@ impl Default for RawGrpc {
     }
 }
 
-/// The port for people.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawRest {
-    /// Where `shoalctl`, probes and scrapers connect. It speaks HTTP without TLS, and API tokens travel on it; so it is on loopback
-    /// unless you say otherwise.
-    pub listen: SocketAddr,
-    /// A file with the first API token, that of an admin, at least 32 characters. It is read when there is no API token yet, and
-    /// never after. Empty: one is made and printed once.
-    pub admin_token_file: PathBuf,
-}
-
-impl Default for RawRest {
-    fn default() -> Self {
-        Self { listen: ([127, 0, 0, 1], 6081).into(), admin_token_file: PathBuf::new() }
-    }
-}
-
 /// What [`Raw`] means. Every value was checked.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -153,6 +138,7 @@ pub struct Config {
     pub(crate) identity: identity::Config,
     /// Certificate and key that the operator supplies.
     pub(crate) authority: Option<(PathBuf, PathBuf)>,
+    pub(crate) rest_tls: RestTls,
     pub(crate) admin_token_file: Option<PathBuf>,
 }
 
@@ -217,6 +203,7 @@ impl TryFrom<Raw> for Config {
             trust_domain: trust_domain.unwrap_or_else(|| "shoal".parse().expect("a trust domain")),
             identity: identity::Config { life, kubernetes },
             authority,
+            rest_tls: rest::checked(&raw.rest, raw.tls, &mut faults),
             admin_token_file: given(&raw.rest.admin_token_file),
         };
         faults.into_result(config)

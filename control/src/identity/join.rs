@@ -330,6 +330,18 @@ impl Identity {
         Ok((chain, key, self.config.life * 2 / 3))
     }
 
+    /// The same for a host that people reach by these names.
+    ///
+    /// # Errors
+    /// [`Error::Certify`].
+    pub fn certify_host(
+        &self,
+        names: &[String],
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>, Duration), Error> {
+        let (chain, key) = self.authority.host(names, self.config.life, SystemTime::now())?;
+        Ok((chain, key, self.config.life * 2 / 3))
+    }
+
     /// Whether a certificate was declared void.
     pub fn is_void(&self, bearer: &Bearer) -> bool {
         bearer.id.node().is_some_and(|node| self.voids.borrow().cover(node, bearer.issued))
