@@ -146,6 +146,18 @@ pub fn server(keeper: &Arc<Keeper>, required: bool, alpn: &[&[u8]]) -> Arc<Serve
     Arc::new(config)
 }
 
+/// Settings of a listener for people: it shows a certificate and asks for none.
+pub fn public(keeper: &Arc<Keeper>, alpn: &[&[u8]]) -> Arc<ServerConfig> {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&TLS13])
+        .expect("ring knows TLS 1.3")
+        .with_no_client_auth()
+        .with_cert_resolver(keeper.clone());
+    config.send_tls13_tickets = 0;
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    Arc::new(config)
+}
+
 /// Settings of a client. With a pin, the server must show an authority with that pin, and be certified by it; nothing is shown to
 /// it. Without, the server must be certified by a trusted authority.
 pub fn client(keeper: &Arc<Keeper>, pinned: Option<Pin>, alpn: &[&[u8]]) -> Arc<ClientConfig> {

@@ -28,6 +28,7 @@ use tonic::transport::{Channel, Endpoint};
 mod assignment;
 mod find;
 mod identity;
+mod invitation;
 mod join;
 mod lists;
 mod metrics;
@@ -53,8 +54,8 @@ pub struct Config {
     pub endpoint: Option<Uri>,
     /// Whether certificates are shown.
     pub tls: tls::Mode,
-    /// What this node joins with.
-    pub join_token_file: Option<PathBuf>,
+    /// What this node joins with; `None`: it must be a member already.
+    pub join: Option<JoinBy>,
     /// Where node id and assignment are kept.
     pub state_dir: PathBuf,
     /// For people.
@@ -71,6 +72,29 @@ pub struct Config {
     pub seed: bool,
     /// Where peers reach this node, beside its address.
     pub peer_port: u16,
+}
+
+/// What a node joins with. Files are read each time: whoever mounts them may have put others there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JoinBy {
+    /// A file with a join token, which names control's authority.
+    Token(PathBuf),
+    /// A file with a service account token of Kubernetes, which does not.
+    ServiceAccount {
+        /// The file.
+        token: PathBuf,
+        /// Whom the token may be shown to.
+        authority: Authority,
+    },
+}
+
+/// The authority that control must be certified by at the first contact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Authority {
+    /// A PEM file with its certificate.
+    File(PathBuf),
+    /// The SHA-256 of its certificate.
+    Sha256(tls::Pin),
 }
 
 /// A blob that this node holds.

@@ -190,7 +190,7 @@ impl Control for Streams {
     }
 
     async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::Certified>, Status> {
-        join::join(&self.parts.gate, request).await.map(Response::new)
+        join::join(&self.parts, request).await.map(Response::new)
     }
 
     async fn certify(&self, request: Request<wire::CertifyRequest>) -> Result<Response<wire::Certified>, Status> {

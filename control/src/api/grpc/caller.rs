@@ -8,6 +8,7 @@ use shoal_proto::identity::{Bearer, Unfit};
 use tonic::{Request, Status};
 
 use super::inbound::From;
+use crate::identity::kubernetes::Unvouched;
 use crate::identity::{Error, Identity, Reason};
 use crate::swarm::Certificate;
 
@@ -118,10 +119,12 @@ impl Gate {
 pub(super) fn status(error: &Error) -> Status {
     let text = error.to_string();
     match error {
-        Error::BadToken | Error::NoMember(_) => Status::unauthenticated(text),
+        Error::Unvouched(Unvouched::Keys) => Status::unavailable(text),
+        Error::BadToken | Error::Unvouched(_) | Error::NoMember(_) => Status::unauthenticated(text),
         Error::OtherKey(_) | Error::Revoked(_) => Status::permission_denied(text),
         Error::Refused { .. } => Status::invalid_argument(text),
-        Error::Store(_) | Error::Certify(_) => {
+        Error::NoCluster { .. } => Status::failed_precondition(text),
+        Error::Keys(_) | Error::Store(_) | Error::Certify(_) => {
             let cause = std::error::Error::source(error).map(ToString::to_string);
             tracing::error!(error = text, cause, "can't say who a node is");
             Status::unavailable(text)
