@@ -10,6 +10,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -27,10 +28,12 @@ use rustls::{
 };
 use sha2::{Digest as _, Sha256};
 
+mod signature;
 #[cfg(test)]
 mod tests;
 mod wire;
 
+pub use signature::{LONGEST_SIGNATURE, Signatory};
 pub use wire::{Reader, Wire, Writer};
 
 /// Whether daemons show each other certificates.
@@ -57,12 +60,15 @@ pub fn pin(certificate: &CertificateDer<'_>) -> Pin {
 pub struct Keeper {
     shown: ArcSwapOption<CertifiedKey>,
     roots: ArcSwap<RootCertStore>,
+    /// How often it was said who is trusted.
+    trusted: AtomicU64,
 }
 
 impl Keeper {
     /// Shows nothing and trusts nobody.
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { shown: ArcSwapOption::empty(), roots: ArcSwap::from_pointee(RootCertStore::empty()) })
+        let roots = ArcSwap::from_pointee(RootCertStore::empty());
+        Arc::new(Self { shown: ArcSwapOption::empty(), roots, trusted: AtomicU64::new(0) })
     }
 
     /// Shows this certificate from now on: the bearer's first, then those that lead to the authority.
@@ -85,7 +91,13 @@ impl Keeper {
             roots.add(authority.clone())?;
         }
         self.roots.store(Arc::new(roots));
+        self.trusted.fetch_add(1, Ordering::Release);
         Ok(())
+    }
+
+    /// Another number whenever other authorities are trusted: what was found out about certificates before counts no more.
+    pub fn trusts(&self) -> u64 {
+        self.trusted.load(Ordering::Acquire)
     }
 
     /// Whether there is a certificate to show.
@@ -128,6 +140,18 @@ pub fn server(keeper: &Arc<Keeper>, required: bool, alpn: &[&[u8]]) -> Arc<Serve
         .with_protocol_versions(&[&TLS13])
         .expect("ring knows TLS 1.3")
         .with_client_cert_verifier(verifier)
+        .with_cert_resolver(keeper.clone());
+    config.send_tls13_tickets = 0;
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    Arc::new(config)
+}
+
+/// Settings of a listener for people: it shows a certificate and asks for none.
+pub fn public(keeper: &Arc<Keeper>, alpn: &[&[u8]]) -> Arc<ServerConfig> {
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&TLS13])
+        .expect("ring knows TLS 1.3")
+        .with_no_client_auth()
         .with_cert_resolver(keeper.clone());
     config.send_tls13_tickets = 0;
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();

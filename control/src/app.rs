@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 
 use crate::api::{grpc, rest};
 use crate::clusters::{self, Clusters};
-use crate::config::Config;
+use crate::config::{Config, RestTls};
 use crate::identity::{self, Access, Authority, FirstToken, Identity};
 use crate::nodes::{self, Nodes};
 use crate::store::{Identities, SqliteStore, Store};
@@ -33,6 +33,8 @@ pub struct App {
     registry: Arc<metrics::Registry>,
     grpc: TcpListener,
     rest: TcpListener,
+    certificate: Option<rest::Certificate>,
+    http: listen::Metrics,
 }
 
 impl App {
@@ -65,8 +67,24 @@ impl App {
         let bind = |key: &'static str, addr| listen::bind(addr).with_context(|| format!("{key}: listen on {addr}"));
         let grpc = bind("grpc.listen", config.grpc_listen)?;
         let rest = bind("rest.listen", config.rest_listen)?;
+        let certificate = open_certificate(&config, identity.as_ref(), &mut registry)?;
+        let http = listen::Metrics::register(registry.sub("rest"));
         let registry = Arc::new(registry);
-        Ok(Self { config, telemetry, store, access, identity, clusters, nodes, swarm, registry, grpc, rest })
+        Ok(Self {
+            config,
+            telemetry,
+            store,
+            access,
+            identity,
+            clusters,
+            nodes,
+            swarm,
+            registry,
+            grpc,
+            rest,
+            certificate,
+            http,
+        })
     }
 
     /// Serves until SIGTERM or SIGINT, then drains: nodes first, running requests within the grace. A second signal cuts
@@ -80,6 +98,7 @@ impl App {
         tracing::info!(
             nodes = %address(&self.grpc)?,
             rest = %address(&self.rest)?,
+            rest_tls = self.certificate.is_some(),
             state = %self.config.state_dir.display(),
             clusters = self.clusters.current().clusters().len(),
             "ready"
@@ -106,7 +125,12 @@ impl App {
             registry: self.registry,
             drain: drain.clone(),
         };
-        tokio::spawn(listen::serve_http(self.rest, rest::router(parts), rest_drain));
+        let http = listen::Http::new(rest::router(parts)).counted(self.http);
+        let http = http.tls(self.certificate.as_ref().map(rest::Certificate::server));
+        tokio::spawn(http.serve(self.rest, rest_drain));
+        if let Some(certificate) = self.certificate {
+            tokio::spawn(certificate.run(drain.clone()));
+        }
         let working = drain.guard();
         let parts = grpc::Parts { nodes: self.nodes, swarm: self.swarm, gate };
         let mut serving = tokio::spawn(grpc::run(self.grpc, self.config.grpc, parts, drain.clone()));
@@ -187,6 +211,34 @@ async fn open_identity(
     let authority = authority.context("open the authority of the nodes")?;
     let identity = Identity::open(config.identity.clone(), authority, store, metrics).await;
     Ok(Some(Arc::new(identity.context("open the members")?)))
+}
+
+/// What REST shows; `None`: it speaks without TLS.
+fn open_certificate(
+    config: &Config,
+    identity: Option<&Arc<Identity>>,
+    registry: &mut metrics::Registry,
+) -> anyhow::Result<Option<rest::Certificate>> {
+    let source = match (&config.rest_tls, identity) {
+        (RestTls::Plain, _) => {
+            if !config.rest_listen.ip().is_loopback() {
+                tracing::warn!(
+                    listen = %config.rest_listen,
+                    "rest.tls is off beyond loopback: everybody between reads API tokens along"
+                );
+            }
+            return Ok(None);
+        }
+        (RestTls::Files(certificate, key), _) => {
+            rest::Source::Files { certificate: certificate.clone(), key: key.clone() }
+        }
+        (RestTls::Authority(names), Some(identity)) => {
+            rest::Source::Authority { identity: Arc::clone(identity), names: names.clone() }
+        }
+        (RestTls::Authority(_), None) => anyhow::bail!("rest.tls: there is no authority to certify this port"),
+    };
+    let opened = rest::Certificate::open(source, registry.sub("rest"));
+    opened.map(Some).map_err(|why| anyhow::anyhow!("open the certificate of REST: {why}"))
 }
 
 /// Shows a new certificate of this service from now on. How long until the next.

@@ -23,6 +23,12 @@ use crate::scope::{ClusterScope, Scopes};
 
 #[doc(hidden)]
 pub mod fuzz;
+mod kubernetes;
+mod rest;
+
+pub use kubernetes::{RawKubernetes, RawRole};
+pub(crate) use rest::RestTls;
+pub use rest::{RawRest, RawRestTls};
 
 /// Bounds on how long a certificate counts: time to renew it, and not for ever if its node is forgotten.
 const SHORTEST_LIFE: Duration = Duration::from_secs(60);
@@ -79,6 +85,8 @@ pub struct RawIdentity {
     pub ca_certificate: PathBuf,
     /// The PEM file with its key (PKCS#8, ECDSA on P-256), readable by its owner alone.
     pub ca_key: PathBuf,
+    /// Kubernetes clusters whose service accounts may join, instead of by a join token.
+    pub kubernetes: Vec<RawKubernetes>,
 }
 
 impl Default for RawIdentity {
@@ -88,6 +96,7 @@ impl Default for RawIdentity {
             certificate_life: Span::secs(24 * 3600),
             ca_certificate: PathBuf::new(),
             ca_key: PathBuf::new(),
+            kubernetes: Vec::new(),
         }
     }
 }
@@ -106,24 +115,6 @@ pub struct RawGrpc {
 impl Default for RawGrpc {
     fn default() -> Self {
         Self { listen: ([0, 0, 0, 0], 6080).into(), allow: Vec::new() }
-    }
-}
-
-/// The port for people.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawRest {
-    /// Where `shoalctl`, probes and scrapers connect. It speaks HTTP without TLS, and API tokens travel on it; so it is on loopback
-    /// unless you say otherwise.
-    pub listen: SocketAddr,
-    /// A file with the first API token, that of an admin, at least 32 characters. It is read when there is no API token yet, and
-    /// never after. Empty: one is made and printed once.
-    pub admin_token_file: PathBuf,
-}
-
-impl Default for RawRest {
-    fn default() -> Self {
-        Self { listen: ([127, 0, 0, 1], 6081).into(), admin_token_file: PathBuf::new() }
     }
 }
 
@@ -147,6 +138,7 @@ pub struct Config {
     pub(crate) identity: identity::Config,
     /// Certificate and key that the operator supplies.
     pub(crate) authority: Option<(PathBuf, PathBuf)>,
+    pub(crate) rest_tls: RestTls,
     pub(crate) admin_token_file: Option<PathBuf>,
 }
 
@@ -194,6 +186,7 @@ impl TryFrom<Raw> for Config {
                 None
             }
         };
+        let kubernetes = kubernetes::checked(&raw.identity.kubernetes, raw.tls, &mut faults);
         if collide(raw.rest.listen, raw.grpc.listen) {
             faults.push("rest.listen", format!("{} is taken by grpc.listen, {}", raw.rest.listen, raw.grpc.listen));
         }
@@ -208,8 +201,9 @@ impl TryFrom<Raw> for Config {
             clusters: clusters::Config { default_cluster },
             tls: raw.tls,
             trust_domain: trust_domain.unwrap_or_else(|| "shoal".parse().expect("a trust domain")),
-            identity: identity::Config { life },
+            identity: identity::Config { life, kubernetes },
             authority,
+            rest_tls: rest::checked(&raw.rest, raw.tls, &mut faults),
             admin_token_file: given(&raw.rest.admin_token_file),
         };
         faults.into_result(config)

@@ -75,7 +75,7 @@ pub async fn run(cli: Cli) -> ExitCode {
 }
 
 async fn answer(cli: Cli) -> Result<String, Error> {
-    let client = Client::new(&cli.server, token(&cli)?)?;
+    let client = Client::new(&cli.server, cli.ca_file.as_deref(), token(&cli)?)?;
     match cli.command {
         Command::Cluster(command) => cluster::run(&client, command, cli.output).await,
         Command::Apply(args) => apply::run(&client, &args, cli.output).await,

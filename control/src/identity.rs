@@ -1,14 +1,16 @@
-//! Who is who: the authority of the nodes, join tokens, certificates that are void, and API tokens.
+//! Who is who: the authority of the nodes, join tokens, service accounts of Kubernetes, certificates that are void, and API tokens.
 //!
 //! Owns keys and what is issued with them. [`crate::store`] keeps tokens as hashes, and the audit log. Decides nothing about
 //! clusters: whoever asks for a certificate says of which one it is to be.
 //!
-//! What always holds: a node becomes a member by a token or with the key that it joined with, and by nothing else; no secret is
+//! What always holds: a node becomes a member by a token, its own or Kubernetes', or with the key that it joined with, and by nothing
+//! else; no secret is
 //! kept, logged or told again; every change is in the audit log.
 
 mod access;
 mod authority;
 mod join;
+pub mod kubernetes;
 mod metrics;
 
 use std::time::SystemTime;

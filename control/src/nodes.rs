@@ -90,8 +90,8 @@ impl Registration {
         let Some(bound) = &self.bound else { return clusters.decide(&self.facts, self.pin.as_deref()) };
         let cluster = clusters.get(bound).cloned();
         let reason = match &cluster {
-            Some(cluster) => format!("its join token binds it to {}", cluster.name),
-            None => "the cluster that its join token binds it to was deleted".to_owned(),
+            Some(cluster) => format!("what it joined by binds it to {}", cluster.name),
+            None => "the cluster that what it joined by binds it to was deleted".to_owned(),
         };
         Decision { cluster, reason }
     }
@@ -230,6 +230,11 @@ impl Nodes {
     /// How often nodes say that they live.
     pub fn heartbeat(&self) -> Duration {
         self.config.heartbeat
+    }
+
+    /// The id of a cluster, by its id or name.
+    pub fn cluster_named(&self, id_or_name: &str) -> Option<ClusterId> {
+        self.clusters.borrow().find(id_or_name).map(|cluster| cluster.id.clone())
     }
 
     /// Begins a session; one that the node had before ends.

@@ -33,15 +33,16 @@ mod state;
 mod willing;
 
 pub use event::{
-    Announced, Ask, At, Cause, Effect, Event, FinderId, Grant, Member, Meta, Notice, ParentSaid, Say, Stop, Tell,
-    Trouble, Waiting,
+    Announced, Ask, At, Cause, Certificate, Effect, Event, FinderId, Grant, Member, Meta, Notice, ParentSaid, Proof,
+    Say, Signature, Stop, Tell, Trouble, Waiting,
 };
 pub use metrics::Metrics;
 pub use public::Repository;
 pub use state::{Counts, STARTING, State};
 
-/// Words that wait for one stream. A whole piece list is eight of them; a reader at 10 Gbit/s makes 5,000 a second.
-const QUEUE: usize = 1024;
+/// Words that wait for one stream. A whole piece list whose parts are signed is at most 8,192 of them, which share their hashes with
+/// the list; without signatures it is eight, and a reader at 10 Gbit/s makes 5,000 a second.
+const QUEUE: usize = 8192 + 1024;
 /// How many complaints are remembered so that each is logged once.
 const MOST_COMPLAINTS: usize = 4096;
 
@@ -104,6 +105,12 @@ impl Swarm {
         let mut inner = self.inner.lock();
         self.apply(&mut inner, Event::Announced { node: node.clone(), what });
         inner.state.held_by(node)
+    }
+
+    /// A node's signatures are checked by this from now on.
+    pub fn certified(&self, node: &NodeId, certificate: Certificate) {
+        let certificate = Arc::new(certificate);
+        self.apply(&mut self.inner.lock(), Event::Certified { node: node.clone(), certificate });
     }
 
     /// A node read a repository with an anonymous token so long ago.

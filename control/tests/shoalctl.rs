@@ -9,7 +9,7 @@ use serde_json::Value;
 struct Server {
     child: Child,
     url: String,
-    _state: tempfile::TempDir,
+    state: tempfile::TempDir,
 }
 
 const TOKEN: &str = "an admin's token that is long enough";
@@ -23,6 +23,10 @@ impl Drop for Server {
 
 impl Server {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(sets: &[&str]) -> Self {
         let state = tempfile::tempdir().unwrap();
         let token_file = state.path().join("admin-token");
         std::fs::write(&token_file, TOKEN).unwrap();
@@ -32,6 +36,7 @@ impl Server {
             .arg(format!("state_dir={}", state.path().join("control").display()))
             .arg("--set")
             .arg(format!("rest.admin_token_file={}", token_file.display()))
+            .args(sets.iter().flat_map(|set| ["--set", set]))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -40,11 +45,12 @@ impl Server {
         let url = lines.find_map(|line| {
             let said: Value = serde_json::from_str(&line.unwrap()).ok()?;
             let rest = said["fields"]["rest"].as_str().or_else(|| said["rest"].as_str())?;
-            Some(format!("http://{rest}"))
+            let tls = said["fields"]["rest_tls"].as_bool().or_else(|| said["rest_tls"].as_bool()).unwrap_or_default();
+            Some(format!("{}://{rest}", if tls { "https" } else { "http" }))
         });
         // The pipe must be read on, or the server would wait for it.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, url: url.expect("the server says where it listens"), _state: state }
+        Self { child, url: url.expect("the server says where it listens"), state }
     }
 
     fn ctl(&self, args: &[&str]) -> Output {
@@ -152,6 +158,25 @@ fn tokens_are_made_shown_once_and_taken_away() {
         assert!(log.contains(action), "{log}");
     }
     assert!(!log.contains(token) && !log.contains(join.trim()) && !log.contains(TOKEN));
+}
+
+#[test]
+fn over_tls_a_server_is_known_by_its_authority_and_a_token_is_shown_to_nobody_else() {
+    let (server, other) = (Server::start_with(&["rest.tls=on"]), Server::start_with(&["rest.tls=on"]));
+    assert!(server.url.starts_with("https://127.0.0.1:"), "{}", server.url);
+    let ca = |server: &Server| server.state.path().join("control/ca.pem").to_str().unwrap().to_owned();
+    assert!(server.well(&["--ca-file", &ca(&server), "whoami"]).starts_with("admin"));
+    let (code, said) = server.badly(&["--ca-file", &ca(&other), "whoami"]);
+    assert!(code == Some(5) && said.contains("can't reach"), "{said}");
+    assert_eq!(server.badly(&["whoami"]).0, Some(5), "the system knows nothing of it");
+    let authority = ca(&server);
+    let mut plain = server;
+    plain.url = plain.url.replace("https", "http");
+    assert_eq!(plain.badly(&["whoami"]).0, Some(5));
+    let (code, said) = plain.badly(&["--ca-file", &authority, "whoami"]);
+    assert!(code == Some(2) && said.contains("https://"), "{said}");
+    let (code, said) = other.badly(&["--ca-file", "/nowhere", "whoami"]);
+    assert!(code == Some(2) && said.contains("--ca-file"), "{said}");
 }
 
 #[test]

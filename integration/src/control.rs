@@ -71,7 +71,7 @@ impl Control {
             &config,
             format!(
                 "state_dir = \"{}\"\n{tls}[grpc]\nlisten = \"0.0.0.0:{GRPC_PORT}\"\nallow = [\"10.77.0.0/16\"]\n\
-                 [rest]\nlisten = \"{}:{REST_PORT}\"\nadmin_token_file = \"{}\"\n\
+                 [rest]\nlisten = \"{}:{REST_PORT}\"\ntls = \"off\"\nadmin_token_file = \"{}\"\n\
                  [telemetry]\nlog = \"info\"\nlog_format = \"json\"\notlp_endpoint = \"http://{1}:{}\"\n",
                 dir.join("state").display(),
                 ns.address,

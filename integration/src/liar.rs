@@ -111,6 +111,7 @@ impl Claim {
             size: self.bytes.len() as u64,
             root: root.to_vec(),
             media_type: self.media_type.clone(),
+            signature: Vec::new(),
         })
     }
 }
@@ -268,9 +269,9 @@ impl Liar {
         let mut finding = self.find(claim.digest, repository, true).await?;
         let permit_id = finding.permit().await?;
         let (size, media_type) = (claim.bytes.len() as u64, claim.media_type.clone());
-        finding.tell(Tell::Headers(wire::OriginHeaders { permit_id, size, media_type })).await?;
+        finding.tell(Tell::Headers(wire::OriginHeaders { permit_id, size, media_type, ..Default::default() })).await?;
         for (first_block, hashes) in list.runs(RUN) {
-            finding.tell(Tell::List(wire::ListPart { first_block, hashes })).await?;
+            finding.tell(Tell::List(wire::ListPart { first_block, hashes, ..Default::default() })).await?;
         }
         finding.tell(Tell::Progress(wire::Progress { blocks: list.known(), origin_bytes: size })).await?;
         Ok(finding)

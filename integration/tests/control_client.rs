@@ -117,7 +117,7 @@ fn config(addr: SocketAddr, state: &Path, idc: &str) -> Config {
     Config {
         endpoint: Some(format!("http://{addr}").parse().unwrap()),
         tls: Mode::Off,
-        join_token_file: None,
+        join: None,
         state_dir: state.to_owned(),
         name: "host".into(),
         advertise: None,

@@ -40,7 +40,7 @@ pub struct App {
     store: Arc<Disk>,
     mirror: (Arc<Mirror>, TcpListener),
     peer: (Arc<Peer>, TcpListener),
-    admin: (axum::Router, TcpListener),
+    admin: (listen::Http, TcpListener),
     control: Arc<control::Client>,
     node: Arc<facts::Node>,
     limits: Limits,
@@ -115,7 +115,9 @@ impl App {
             leaving: leave.1.clone(),
         });
         let (ready, debug) = (facts::ready(Arc::clone(&node)), facts::debug(Arc::clone(&node)));
+        let counted = listen::Metrics::register(registry.sub("admin"));
         let admin = admin::router(admin::Config::default(), Arc::new(registry), ready, debug, end.1.clone());
+        let admin = listen::Http::new(admin).counted(counted);
 
         let bind = |key: &'static str, addr| listen::bind(addr).with_context(|| format!("{key}: listen on {addr}"));
         let mirror = (mirror, bind("mirror.listen", config.mirror_listen)?);
@@ -151,7 +153,7 @@ impl App {
         let (admin, listener) = self.admin;
         // Health and metrics outlive the drain: a probe may look on while flights end.
         let (admin_end, admin_drain) = drain::channel();
-        tokio::spawn(listen::serve_http(listener, admin, admin_drain));
+        tokio::spawn(admin.serve(listener, admin_drain));
         // So does the session: peers may still take what is being fetched.
         let (control_end, control_drain) = drain::channel();
         tokio::spawn(Arc::clone(&self.control).run(self.node.clone(), heard, control_drain));

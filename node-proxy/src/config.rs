@@ -22,6 +22,7 @@ use crate::{blob, control, mirror, origin, peer, store, swarm};
 mod check;
 #[doc(hidden)]
 pub mod fuzz;
+mod join;
 
 /// Settings of `shoal-node`. Every key has a default; a node without `control.endpoint` reads the origin only.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -118,6 +119,14 @@ pub struct RawControl {
     /// A file with the token that this node joins with, as `shoalctl join-token create` prints it. Read when the node has no
     /// certificate, and not needed after.
     pub join_token_file: PathBuf,
+    /// A file with a Kubernetes service account token, projected for the audience that control wants; instead of `join_token_file`. It
+    /// is read each time, since the kubelet renews it.
+    pub service_account_token_file: PathBuf,
+    /// A PEM file with the certificate of control's authority, as `shoalctl ca` prints it. A service account token is shown to nobody
+    /// else, so it needs this or `ca_sha256`; a join token names the authority itself.
+    pub ca_file: PathBuf,
+    /// The SHA-256 of that certificate (DER) in hex, as `shoalctl ca` prints it, instead of `ca_file`.
+    pub ca_sha256: String,
 }
 
 /// The OCI pull endpoint for containerd.
@@ -409,8 +418,7 @@ impl TryFrom<Raw> for Config {
             control: control::Config {
                 endpoint,
                 tls: raw.tls,
-                join_token_file: (!raw.control.join_token_file.as_os_str().is_empty())
-                    .then(|| raw.control.join_token_file.clone()),
+                join: join::checked(&raw.control, &mut faults),
                 state_dir: raw.state_dir.clone(),
                 name: optional(&node.name).unwrap_or_else(host_name),
                 advertise,

@@ -7,7 +7,7 @@
 //! What always holds: the node starts and serves without control, with its last assignment for 24 h (I4); a find fails
 //! at once while there is no session, so that a flight can read the origin; after a reconnect control is told again
 //! everything that the node holds; peers are told who this node is only with a certificate that says so, where there are
-//! certificates. No credential of a registry ever passes here, and the node's own key and join token are told to nobody but control
+//! certificates; what is said of piece lists is signed then, and no other node's word is believed unsigned. No credential of a registry ever passes here, and the node's own key and join token are told to nobody but control
 //! (I9).
 
 use std::net::{IpAddr, SocketAddr};
@@ -18,7 +18,6 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use http::Uri;
 use shoal_base::tls::{self, Secured};
-use shoal_proto::control::v1 as wire;
 use shoal_proto::control::v1::control_client::ControlClient;
 use shoal_proto::frame::Hello;
 use shoal_proto::identity::Known;
@@ -29,11 +28,14 @@ use tonic::transport::{Channel, Endpoint};
 mod assignment;
 mod find;
 mod identity;
+mod invitation;
 mod join;
+mod lists;
 mod metrics;
 mod neighbours;
 mod public;
 mod session;
+mod speak;
 
 pub use assignment::node_id;
 use identity::Identity;
@@ -52,8 +54,8 @@ pub struct Config {
     pub endpoint: Option<Uri>,
     /// Whether certificates are shown.
     pub tls: tls::Mode,
-    /// What this node joins with.
-    pub join_token_file: Option<PathBuf>,
+    /// What this node joins with; `None`: it must be a member already.
+    pub join: Option<JoinBy>,
     /// Where node id and assignment are kept.
     pub state_dir: PathBuf,
     /// For people.
@@ -70,6 +72,29 @@ pub struct Config {
     pub seed: bool,
     /// Where peers reach this node, beside its address.
     pub peer_port: u16,
+}
+
+/// What a node joins with. Files are read each time: whoever mounts them may have put others there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JoinBy {
+    /// A file with a join token, which names control's authority.
+    Token(PathBuf),
+    /// A file with a service account token of Kubernetes, which does not.
+    ServiceAccount {
+        /// The file.
+        token: PathBuf,
+        /// Whom the token may be shown to.
+        authority: Authority,
+    },
+}
+
+/// The authority that control must be certified by at the first contact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Authority {
+    /// A PEM file with its certificate.
+    File(PathBuf),
+    /// The SHA-256 of its certificate.
+    Sha256(tls::Pin),
 }
 
 /// A blob that this node holds.
@@ -132,6 +157,8 @@ pub struct Client {
     node: NodeId,
     /// `None`: without TLS, whoever is asked is who it says.
     identity: Option<Arc<Identity>>,
+    /// Judges what others signed; as the identity.
+    authors: Option<Arc<lists::Authors>>,
     endpoint: Option<Endpoint>,
     channel: Option<Channel>,
     membership: watch::Sender<Option<Hello>>,
@@ -209,11 +236,13 @@ impl Client {
         let cluster = remembered.as_ref().map(|hello| &hello.cluster);
         let neighbours = neighbours::Neighbours::open(&config.state_dir, cluster);
         let membership = watch::Sender::new(remembered);
+        let authors = identity.clone().map(|identity| Arc::new(lists::Authors::new(identity, metrics.clone())));
         let (session, public) = (ArcSwapOption::empty(), public::Public::default());
         Ok(Arc::new(Self {
             config,
             node,
             identity,
+            authors,
             endpoint,
             channel,
             membership,
@@ -237,6 +266,13 @@ impl Client {
     /// What peers are shown, and judged by; `None` without TLS.
     pub fn secured(&self) -> Option<Secured<Known>> {
         self.identity.as_ref().map(|identity| identity.secured())
+    }
+
+    /// What this node signs with in its cluster; `None` without TLS, or without a cluster.
+    fn signs(&self) -> Option<lists::Signs> {
+        let identity = self.identity.clone()?;
+        let cluster = self.membership.borrow().as_ref()?.cluster.clone();
+        Some(lists::Signs { identity, node: self.node.clone(), cluster })
     }
 
     /// Whether a session lives.
@@ -273,17 +309,6 @@ fn plain(uri: Uri) -> Uri {
         parts.scheme = Some(http::uri::Scheme::HTTP);
     }
     Uri::from_parts(parts).expect("only the scheme is another")
-}
-
-impl From<Holding> for wire::Held {
-    fn from(holding: Holding) -> Self {
-        Self {
-            digest: holding.digest.as_bytes().to_vec(),
-            size: holding.size,
-            root: holding.root.to_vec(),
-            media_type: holding.media_type,
-        }
-    }
 }
 
 /// A bounded queue towards a stream of control.

@@ -133,6 +133,11 @@ pub enum News {
         /// Content-Type as the origin gave it.
         media_type: String,
     },
+    /// What was relayed as said by that node did not prove to be that; nothing of it was told.
+    Refused {
+        /// Whose word it should have been.
+        author: NodeId,
+    },
     /// Leave to read the origin, or another extent of one that is known already.
     Permit(Grant),
     /// All permits are taken away; go on with parents.

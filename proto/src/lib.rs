@@ -2,7 +2,7 @@
 //!
 //! Owns: `shoal.control.v1` (gRPC between node and control), the peer frame codec ([`frame`]), and the newtypes
 //! [`Digest`], [`Layout`], [`BlockIndex`], [`PieceIndex`], [`NodeId`], [`ClusterId`], [`PieceList`], [`BlockSet`], and the names in
-//! certificates ([`identity`]). Does not own
+//! certificates ([`identity`]), and what authors of piece lists sign ([`statement`]). Does not own
 //! sockets, clocks or state: everything here is pure.
 
 mod blocks;
@@ -12,6 +12,7 @@ pub mod identity;
 mod ids;
 mod layout;
 mod list;
+pub mod statement;
 
 pub use blocks::BlockSet;
 pub use digest::{Digest, DigestError};

@@ -198,3 +198,32 @@ fn a_key_that_is_not_that_of_the_certificate_is_not_shown() {
     assert!(keeper.show(vec![certificate], key).is_err());
     assert!(!keeper.is_shown());
 }
+
+#[test]
+fn a_signature_is_that_of_the_shown_key_over_that_message() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let (one, other, foreign) =
+        (ours.keeper("spiffe://x/one"), ours.keeper("spiffe://x/other"), theirs.keeper("spiffe://x/one"));
+    let now = SystemTime::now();
+    let signature = one.sign(b"message").unwrap();
+    assert!(signature.len() <= LONGEST_SIGNATURE);
+    let signatory = other.signatory(&one.certificate().unwrap(), now).unwrap();
+    assert_eq!(signatory.seen.name, "spiffe://x/one");
+    assert!(signatory.signed(b"message", &signature));
+    assert!(!signatory.signed(b"massage", &signature));
+    assert!(!signatory.signed(b"message", &other.sign(b"message").unwrap()), "another's key");
+    for bad in [&[][..], &signature[1..], &[&signature[..], &[0]].concat()] {
+        assert!(!signatory.signed(b"message", bad));
+    }
+    assert_eq!(one.signatory(&foreign.certificate().unwrap(), now), Err(Refusal::Foreign));
+    assert_eq!(one.signatory(&CertificateDer::from(vec![1, 2, 3]), now), Err(Refusal::Foreign));
+    for late in [now - 2 * DAY, now + 2 * DAY] {
+        assert_eq!(other.signatory(&one.certificate().unwrap(), late), Err(Refusal::Expired));
+        assert!(signatory.counts_at(now) && !signatory.counts_at(late));
+    }
+    let before = other.trusts();
+    other.trust([&theirs.certificate]).unwrap();
+    assert_ne!(other.trusts(), before);
+    assert_eq!(other.signatory(&one.certificate().unwrap(), now), Err(Refusal::Foreign));
+    assert!(Keeper::new().sign(b"message").is_none() && Keeper::new().certificate().is_none());
+}

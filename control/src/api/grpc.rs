@@ -151,8 +151,7 @@ impl Control for Streams {
             self.parts.nodes.expel(&who.node, "it is no member any more");
             return Err(status);
         }
-        let bearer = shown.map(|shown| shown.bearer);
-        Ok(Response::new(session::serve(self.parts.clone(), self.drain.clone(), joined, bearer, requests)))
+        Ok(Response::new(session::serve(self.parts.clone(), self.drain.clone(), joined, shown, requests)))
     }
 
     async fn find(&self, request: Request<Streaming<wire::FindRequest>>) -> Result<Response<Self::FindStream>, Status> {
@@ -160,15 +159,19 @@ impl Control for Streams {
         shoal_base::telemetry::extract_grpc(&span, request.metadata());
         let shown = self.parts.gate.node(&request)?;
         let mut requests = request.into_inner();
-        let Some(wire::find_request::Message::Start(start)) = first(&mut requests).await?.message else {
+        let Some(wire::find_request::Message::Start(mut start)) = first(&mut requests).await?.message else {
             return Err(Status::invalid_argument("the first message must be start"));
         };
+        let certificate = self.parts.gate.certificate(shown.as_ref(), std::mem::take(&mut start.certificate))?;
         let (session, ask) = parse::start(start)?;
         span.record("digest", tracing::field::display(ask.digest));
         let Some(node) = self.parts.node_of(&session, shown.as_ref()) else {
             return Ok(Response::new(find::unknown_session()));
         };
         span.record("node", node.as_str());
+        if let Some(certificate) = certificate {
+            self.parts.swarm.certified(&node, certificate);
+        }
         Ok(Response::new(find::serve(Arc::clone(&self.parts.swarm), self.drain.clone(), node, ask, requests, span)))
     }
 
@@ -187,7 +190,7 @@ impl Control for Streams {
     }
 
     async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::Certified>, Status> {
-        join::join(&self.parts.gate, request).await.map(Response::new)
+        join::join(&self.parts, request).await.map(Response::new)
     }
 
     async fn certify(&self, request: Request<wire::CertifyRequest>) -> Result<Response<wire::Certified>, Status> {

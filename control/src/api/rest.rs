@@ -24,6 +24,7 @@
 //! makes API tokens and reads the audit log; a token may be kept to some clusters.
 
 mod caller;
+mod certificate;
 mod clusters;
 mod identity;
 mod nodes;
@@ -47,6 +48,7 @@ use crate::clusters::{Clusters, Explanation, Facts};
 use crate::identity::{Access, Identity};
 use crate::nodes::Nodes;
 use caller::{Viewer, reaches_all};
+pub use certificate::{Certificate, Source};
 use problem::{Problem, Query};
 
 /// Largest request body: a declared set of some thousand clusters.

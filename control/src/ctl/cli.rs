@@ -13,6 +13,10 @@ pub struct Cli {
     /// The control service.
     #[arg(long, global = true, env = "SHOAL_SERVER", default_value = "http://127.0.0.1:6081", value_name = "URL")]
     pub(super) server: String,
+    /// A PEM file with the authority that an `https://` server must be certified by: `ca.pem` of its state directory, unless it shows a
+    /// certificate of yours. Without it: the system's.
+    #[arg(long, global = true, env = "SHOAL_CA_FILE", value_name = "FILE")]
+    pub(super) ca_file: Option<PathBuf>,
     /// A file with the API token. Without it: what SHOAL_TOKEN says.
     #[arg(long, global = true, env = "SHOAL_TOKEN_FILE", value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,

@@ -1,8 +1,9 @@
 //! A client of REST.
 
+use std::path::Path;
 use std::time::Duration;
 
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{Certificate, Method, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -27,15 +28,31 @@ struct Problem {
 }
 
 impl Client {
-    pub(super) fn new(server: &str, token: Option<String>) -> Result<Self, Error> {
+    pub(super) fn new(server: &str, ca_file: Option<&Path>, token: Option<String>) -> Result<Self, Error> {
         let base: Url =
             server.parse().map_err(|error| Error::Refused(format!("--server {server:?} is not a URL: {error}")))?;
         if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
             return Err(Error::Refused(format!("--server {server:?} is not http://host:port or https://host:port")));
         }
+        // Whoever names an authority believes that the token is shown to nobody else.
+        if ca_file.is_some() && base.scheme() == "http" {
+            return Err(Error::Refused(format!(
+                "--ca-file is there, and --server {server:?} is http://; say https://"
+            )));
+        }
         // The only provider that the build has on purpose; a second call finds the first one's.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
+        let mut http = reqwest::Client::builder();
+        if let Some(path) = ca_file {
+            let refused = |why: String| Error::Refused(format!("--ca-file {}: {why}", path.display()));
+            let text = std::fs::read(path).map_err(|error| refused(error.to_string()))?;
+            let trusted = Certificate::from_pem_bundle(&text).map_err(|error| refused(error.to_string()))?;
+            if trusted.is_empty() {
+                return Err(refused("holds no certificate in PEM".into()));
+            }
+            http = http.tls_certs_only(trusted);
+        }
+        let http = http
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TIMEOUT)
             // Control is inside the operator's network; a proxy for the world outside is not the way to it.

@@ -199,6 +199,29 @@ impl Authority {
         Ok((vec![certificate, self.certificate.clone()], key))
     }
 
+    /// A key and a certificate for a host that people reach by these names and addresses. It names nobody among nodes.
+    ///
+    /// # Errors
+    /// What the library says; a name may be none.
+    pub fn host(
+        &self,
+        names: &[String],
+        life: Duration,
+        now: SystemTime,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), rcgen::Error> {
+        let pair = KeyPair::generate()?;
+        let mut params = CertificateParams::new(names)?;
+        params.distinguished_name = DistinguishedName::new();
+        params.serial_number = Some(SerialNumber::from_slice(&serial(micros(now), rand::random())));
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        (params.not_before, params.not_after) = ((now - BACKDATED).into(), self.end(life, now).into());
+        let certificate = params.signed_by(&pair, &self.issuer)?.der().clone();
+        let key = PrivateKeyDer::Pkcs8(pair.serialize_der().into());
+        Ok((vec![certificate, self.certificate.clone()], key))
+    }
+
     fn end(&self, life: Duration, now: SystemTime) -> SystemTime {
         (now + life).min(self.ends)
     }

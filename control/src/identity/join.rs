@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::access::seconds;
 use super::authority::micros;
+use super::kubernetes::{self, Kubernetes, Unvouched};
 use super::{Authority, Issued, Metrics, SigningRequest, entry, now_seconds};
 use crate::store::{self, Admission, Identities, JoinTokenRow, Joining, Member, Void};
 
@@ -21,11 +22,13 @@ use crate::store::{self, Admission, Identities, JoinTokenRow, Joining, Member, V
 pub struct Config {
     /// How long a node's certificate counts. A node has it renewed at two thirds of it.
     pub life: Duration,
+    /// Kubernetes clusters whose service accounts may join.
+    pub kubernetes: Vec<kubernetes::Config>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { life: Duration::from_secs(24 * 3600) }
+        Self { life: Duration::from_secs(24 * 3600), kubernetes: Vec::new() }
     }
 }
 
@@ -48,6 +51,20 @@ pub enum Error {
     /// One answer for every token that does not count, so that nobody learns which there are.
     #[error("the join token is not known, or its time or its uses are over")]
     BadToken,
+    /// A service account token that does not count.
+    #[error(transparent)]
+    Unvouched(#[from] Unvouched),
+    /// The settings name a cluster that is not there.
+    #[error("{at}.cluster: there is no cluster {name:?}")]
+    NoCluster {
+        /// The key path of the settings.
+        at: String,
+        /// What they name.
+        name: String,
+    },
+    /// A file that the settings name can't be used; it is named with its key path.
+    #[error("{0}")]
+    Keys(String),
     /// The node id is a member's, and the key is not.
     #[error(
         "node {0} has joined with another key; if its state was lost, remove the member first (shoalctl member remove)"
@@ -57,7 +74,7 @@ pub enum Error {
     #[error("node {0} was revoked")]
     Revoked(NodeId),
     /// It never joined, or was removed.
-    #[error("node {0} is not a member; it needs a join token")]
+    #[error("node {0} is not a member; it needs a join token or a service account token")]
     NoMember(NodeId),
     /// A bad field.
     #[error("{field}: {reason}")]
@@ -78,6 +95,7 @@ pub enum Error {
 /// The members and their certificates.
 pub struct Identity {
     config: Config,
+    kubernetes: Kubernetes,
     authority: Authority,
     store: Arc<dyn Identities>,
     voids: watch::Sender<Arc<Voids>>,
@@ -88,12 +106,12 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads what is void.
+    /// Reads what is void, and the keys of Kubernetes.
     ///
     /// # Errors
-    /// [`Error::Store`].
+    /// [`Error::Store`], [`Error::Keys`].
     pub async fn open(
-        config: Config,
+        mut config: Config,
         authority: Authority,
         store: Arc<dyn Identities>,
         metrics: Metrics,
@@ -104,7 +122,8 @@ impl Identity {
             voids.add(void.node, void.before);
         }
         let voids = watch::Sender::new(Arc::new(voids));
-        Ok(Self { config, authority, store, voids, last: AtomicU64::new(last), metrics })
+        let kubernetes = Kubernetes::open(std::mem::take(&mut config.kubernetes)).await.map_err(Error::Keys)?;
+        Ok(Self { config, kubernetes, authority, store, voids, last: AtomicU64::new(last), metrics })
     }
 
     /// A moment after all that were given before, in microseconds since 1970: now, unless the clock was set back.
@@ -200,9 +219,51 @@ impl Identity {
         };
         let after = json!({ "node": node, "token": token.id });
         let audit = entry(&format!("node {node}"), "member.join", node.as_str(), None, Some(after));
-        match self.store.join(&by, &audit).await? {
+        let admission = self.store.join(&by, &audit).await?;
+        self.admitted(admission, node, request)
+    }
+
+    /// The same by a Kubernetes service account token. `cluster` knows the id of a cluster by what the settings call it.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn join_by_account(
+        &self,
+        token: &str,
+        node: NodeId,
+        request: &SigningRequest,
+        cluster: impl FnOnce(&str) -> Option<ClusterId>,
+    ) -> Result<Issued, Error> {
+        let vouched = self.kubernetes.check(token).await?;
+        let bound = vouched.by.cluster.as_deref().map(|name| {
+            cluster(name).ok_or_else(|| Error::NoCluster { at: vouched.by.at.clone(), name: name.to_owned() })
+        });
+        let joined_by = format!("kubernetes:{}:{}", vouched.by.name, vouched.account);
+        let member = Member {
+            node: node.clone(),
+            key: request.key_hash(),
+            cluster: bound.transpose()?,
+            seed: vouched.by.seed,
+            joined_by,
+            joined: now_seconds(),
+            revoked: None,
+        };
+        let after = json!({
+            "node": node,
+            "kubernetes": vouched.by.name,
+            "service_account": vouched.account,
+            "kubernetes_node": vouched.node,
+            "pod": vouched.pod,
+        });
+        let audit = entry(&format!("node {node}"), "member.join", node.as_str(), None, Some(after));
+        let admission = self.store.admit(&member, &audit).await?;
+        self.admitted(admission, node, request)
+    }
+
+    fn admitted(&self, admission: Admission, node: NodeId, request: &SigningRequest) -> Result<Issued, Error> {
+        match admission {
             Admission::Admitted(member) => {
-                tracing::info!(%node, token = token.id, seed = member.seed, "node joined");
+                tracing::info!(%node, by = member.joined_by, seed = member.seed, "node joined");
                 self.issue(Subject::Newcomer(node), request)
             }
             Admission::BadToken => Err(Error::BadToken),
@@ -266,6 +327,18 @@ impl Identity {
     /// [`Error::Certify`].
     pub fn own(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>, Duration), Error> {
         let (chain, key) = self.authority.own(self.config.life, SystemTime::now())?;
+        Ok((chain, key, self.config.life * 2 / 3))
+    }
+
+    /// The same for a host that people reach by these names.
+    ///
+    /// # Errors
+    /// [`Error::Certify`].
+    pub fn certify_host(
+        &self,
+        names: &[String],
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>, Duration), Error> {
+        let (chain, key) = self.authority.host(names, self.config.life, SystemTime::now())?;
         Ok((chain, key, self.config.life * 2 / 3))
     }
 
@@ -402,6 +475,42 @@ mod tests {
         assert!(identity.remove_token(&token.id, "admin").await.unwrap().is_some());
         assert!(matches!(identity.join(&token, node("n1"), &request()).await, Err(Error::BadToken)));
         assert!(identity.members().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_service_account_makes_members_and_a_node_id_stays_bound_to_its_key() {
+        use super::super::kubernetes::tests::{claims, config, ec, publish};
+        let (dir, store) = (tempfile::tempdir().unwrap(), Arc::new(MemoryStore::default()));
+        let (signer, file) = (ec("k"), dir.path().join("jwks"));
+        publish(&file, &[&signer]);
+        let authority = Authority::open(dir.path(), "shoal".parse().unwrap()).unwrap();
+        let bound = kubernetes::Config { cluster: Some("north".into()), seed: true, ..config(&file) };
+        let config = Config { kubernetes: vec![bound], ..Config::default() };
+        let identity = Identity::open(config, authority, store.clone(), Metrics::default()).await.unwrap();
+        let (token, own) = (signer.sign(&claims()), request());
+        let north = |name: &str| (name == "north").then(|| "c7".parse().unwrap());
+        let issued = identity.join_by_account(&token, node("n1"), &own, north).await.unwrap();
+        assert_eq!(bearer(&issued).id.to_string(), "spiffe://shoal/node/n1");
+        identity
+            .join_by_account(&token, node("n1"), &own, north)
+            .await
+            .expect("the same token again, and the same key");
+        identity.join_by_account(&token, node("n2"), &request(), north).await.expect("for another node");
+        let stolen = identity.join_by_account(&token, node("n1"), &request(), north).await;
+        assert!(matches!(stolen, Err(Error::OtherKey(_))));
+        let member = identity.members().await.unwrap().remove(0);
+        assert_eq!(member.joined_by, "kubernetes:prod:shoal:shoal-node");
+        assert!(member.seed && member.cluster == Some("c7".parse().unwrap()));
+        let log = store.audit(None, 10).await.unwrap();
+        let told: Vec<_> = log.iter().map(|row| (row.entry.action.as_str(), row.entry.subject.as_str())).collect();
+        assert_eq!(told, [("member.join", "n2"), ("member.join", "n1")]);
+        assert_eq!(log[0].entry.after.as_ref().unwrap()["kubernetes_node"], "worker-1");
+        assert!(!format!("{log:?}").contains(&token));
+        let gone = identity.join_by_account(&token, node("n3"), &request(), |_| None).await.unwrap_err();
+        assert_eq!(gone.to_string(), "identity.kubernetes[0].cluster: there is no cluster \"north\"");
+        identity.revoke(&node("n1"), "admin").await.unwrap().unwrap();
+        let revoked = identity.join_by_account(&token, node("n1"), &own, north).await;
+        assert!(matches!(revoked, Err(Error::Revoked(_))));
     }
 
     #[tokio::test]

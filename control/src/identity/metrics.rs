@@ -6,6 +6,7 @@ use shoal_base::tls;
 use shoal_proto::identity::Unfit;
 
 use super::Error;
+use super::kubernetes::Unvouched;
 
 /// `shoal_identity_*`. Clones share the numbers.
 #[derive(Debug, Clone, Default)]
@@ -32,7 +33,7 @@ pub enum Reason {
     Name,
     /// It was revoked, or is void.
     Revoked,
-    /// A join token that does not count.
+    /// A join token or a service account token that does not count.
     BadToken,
     /// A node id that is another key's.
     OtherKey,
@@ -95,10 +96,14 @@ impl Reason {
     pub const fn of_error(error: &Error) -> Option<Self> {
         match error {
             Error::BadToken => Some(Self::BadToken),
+            Error::Unvouched(Unvouched::Keys) => None,
+            Error::Unvouched(_) => Some(Self::BadToken),
             Error::OtherKey(_) => Some(Self::OtherKey),
             Error::Revoked(_) => Some(Self::Revoked),
             Error::NoMember(_) => Some(Self::NoMember),
-            Error::Refused { .. } | Error::Store(_) | Error::Certify(_) => None,
+            Error::Refused { .. } | Error::NoCluster { .. } | Error::Keys(_) | Error::Store(_) | Error::Certify(_) => {
+                None
+            }
         }
     }
 }

@@ -40,6 +40,12 @@ pub trait Identities: Send + Sync + 'static {
     /// [`Error::Failed`].
     async fn join(&self, by: &Joining, audit: &AuditEntry) -> Result<Admission, Error>;
 
+    /// Makes a node a member for which somebody else answers. It comes again with the same key for nothing.
+    ///
+    /// # Errors
+    /// [`Error::Failed`].
+    async fn admit(&self, member: &Member, audit: &AuditEntry) -> Result<Admission, Error>;
+
     /// A member.
     ///
     /// # Errors
@@ -158,11 +164,11 @@ pub struct Member {
     pub node: NodeId,
     /// Of its public key.
     pub key: Sha256,
-    /// The cluster that its token binds it to.
+    /// The cluster that what it joined by binds it to.
     pub cluster: Option<ClusterId>,
     /// Whether it may be a seed.
     pub seed: bool,
-    /// The id of its token, or the name of the service account.
+    /// The id of its token, or `kubernetes:ISSUER:NAMESPACE:NAME` for a service account.
     pub joined_by: String,
     /// When.
     pub joined: Seconds,
@@ -255,12 +261,19 @@ pub(super) fn admits(by: &Joining, token: Option<&JoinTokenRow>, member: Option<
         Some(token) if token.hash == by.hash && token.expires > by.now => {}
         _ => return Err(Admission::BadToken),
     }
+    match is_new(member, &by.key) {
+        Ok(true) if token.is_none_or(|token| token.uses_left == 0) => Err(Admission::BadToken),
+        other => other,
+    }
+}
+
+/// Whether a node with this key would be a new member; pure.
+pub(super) fn is_new(member: Option<&Member>, key: &Sha256) -> Result<bool, Admission> {
     match member {
         Some(member) if member.revoked.is_some() => Err(Admission::Revoked),
-        Some(member) if member.key != by.key => Err(Admission::OtherKey),
+        Some(member) if member.key != *key => Err(Admission::OtherKey),
         Some(_) => Ok(false),
-        None if token.is_some_and(|token| token.uses_left > 0) => Ok(true),
-        None => Err(Admission::BadToken),
+        None => Ok(true),
     }
 }
 

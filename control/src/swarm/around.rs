@@ -7,7 +7,7 @@ use shoal_proto::{ClusterId, Digest, NodeId};
 
 use super::candidates::{Dice, Facts};
 use super::distrust::Distrust;
-use super::event::{At, Effect, FinderId, Meta, Notice, Say};
+use super::event::{At, Certificate, Effect, FinderId, Meta, Notice, Say};
 use super::finder::Finder;
 use super::meter::Rates;
 
@@ -22,6 +22,8 @@ pub(super) struct Node {
     pub(super) uploads: u32,
     pub(super) slots: u32,
     pub(super) held: HashMap<Digest, Arc<Meta>>,
+    /// By which what it signs is checked.
+    pub(super) certificate: Option<Arc<Certificate>>,
     /// Held before the session began and not said again yet.
     pub(super) stale: Option<HashSet<Digest>>,
     pub(super) finders: BTreeSet<FinderId>,
@@ -62,6 +64,11 @@ impl Around<'_> {
         let Node { cluster, addr, location, uploads, slots, .. } = self.nodes.get(node)?;
         let (addr, uploads, slots) = (*addr, *uploads, *slots);
         (cluster.as_ref() == Some(self.cluster)).then(|| Facts { addr, uploads, slots, location: Arc::clone(location) })
+    }
+
+    /// By what a node's signatures are checked now.
+    pub(super) fn certificate(&self, node: &NodeId) -> Option<&Arc<Certificate>> {
+        self.nodes.get(node)?.certificate.as_ref()
     }
 
     pub(super) fn is_seed(&self, node: &NodeId) -> bool {

@@ -16,7 +16,7 @@ use shoal_proto::{BlockSet, Layout, NodeId, PieceList};
 
 use super::around::Around;
 use super::candidates::{ENOUGH, Has, MOST, Servers};
-use super::event::{At, Cause, Effect, FinderId, Meta, Notice, Say, Stop, Waiting};
+use super::event::{At, Cause, Certificate, FinderId, Meta, Notice, Say, Signature, Stop, Waiting};
 use super::finder::{Finder, LONGEST_PAUSE, RETRY};
 use super::permit::Permit;
 use super::willing::Willing;
@@ -27,6 +27,9 @@ mod offer;
 mod pace;
 mod runs;
 mod settle;
+mod vouch;
+
+pub(super) use vouch::Voucher;
 
 /// Hashes in one message to a finder: 32 KiB.
 const RUN: usize = 1024;
@@ -42,6 +45,12 @@ pub(super) struct List {
     pub(super) writers: Vec<NodeId>,
     pub(super) media_type: String,
     pub(super) hashes: PieceList,
+    /// The author's, over size and media type; empty where nothing is signed.
+    signature: Signature,
+    /// What writers signed, as it came, where the head is signed; each brought a hash that was not known.
+    parts: Vec<vouch::Part>,
+    /// By what writers' signatures are checked, also when they are gone.
+    certificates: BTreeMap<NodeId, Arc<Certificate>>,
     /// Blocks that were read from the origin and are with whoever read them, and who that was.
     read: BlockSet,
     by: BTreeMap<NodeId, BlockSet>,
@@ -51,6 +60,8 @@ pub(super) struct List {
 pub(super) struct Seal {
     pub(super) author: NodeId,
     pub(super) meta: Arc<Meta>,
+    /// Some of those who signed the root; the author is among them where things are signed.
+    vouchers: Vec<Voucher>,
 }
 
 #[derive(Debug, Default)]
@@ -308,7 +319,14 @@ impl Blob {
     }
 
     /// Makes a node a holder of the whole. False: it contradicts those who hold it, and is refused.
-    pub(super) fn add_whole(&mut self, node: &NodeId, meta: &Arc<Meta>, around: &mut Around<'_>) -> bool {
+    pub(super) fn add_whole(
+        &mut self,
+        node: &NodeId,
+        meta: &Arc<Meta>,
+        vouches: Option<Voucher>,
+        around: &mut Around<'_>,
+    ) -> bool {
+        let sealed = || Seal { author: node.clone(), meta: meta.clone(), vouchers: Vec::new() };
         match &mut self.seal {
             Some(seal) if seal.meta.root != meta.root || seal.meta.size != meta.size => {
                 if !self.whole.is_empty() {
@@ -317,11 +335,12 @@ impl Blob {
                     return false;
                 }
                 // Those who said so hold it no more, and whoever checked the whole knows better.
-                *seal = Seal { author: node.clone(), meta: meta.clone() };
+                *seal = sealed();
             }
             Some(seal) => {
                 if self.whole.is_empty() {
                     seal.author = node.clone();
+                    seal.vouchers.clear();
                 }
             }
             None => {
@@ -334,12 +353,16 @@ impl Blob {
                         around.notice(Notice::RootsDiffer { first, later: node.clone() });
                         return false;
                     }
-                    Some(_) | None => self.seal = Some(Seal { author: node.clone(), meta: meta.clone() }),
+                    Some(_) | None => self.seal = Some(sealed()),
                 }
             }
         }
         self.list = None;
-        if self.whole.insert(node.clone()) {
+        let new = self.whole.insert(node.clone());
+        if let Some(voucher) = vouches {
+            self.vouch(voucher, around);
+        }
+        if new {
             self.changed(around.now);
             self.seat(node, around);
             // Whoever would have read the origin has somebody to get all of it from.
@@ -363,11 +386,7 @@ impl Blob {
         if !self.whole.remove(node) {
             return;
         }
-        if let Some(seal) = self.seal.as_mut().filter(|seal| seal.author == *node)
-            && let Some(other) = self.whole.first()
-        {
-            seal.author = other.clone();
-        }
+        self.pass_on_the_seal(node);
         self.seat(node, around);
         self.fewer_hold_it(around);
     }
@@ -439,7 +458,7 @@ impl Blob {
         let usable = |holder: &NodeId| {
             *holder != finder.node && !finder.lost.contains_key(holder) && around.may_name(holder, finder)
         };
-        self.whole.iter().any(usable)
+        self.whole.iter().any(usable) && self.is_proven_to(finder, around)
     }
 
     /// Under a permit, the origin has answered. Err: too large to be cut.
@@ -448,7 +467,7 @@ impl Blob {
         id: FinderId,
         permit: u64,
         size: u64,
-        media_type: String,
+        (media_type, signature): (String, Signature),
         around: &mut Around<'_>,
     ) -> Result<(), ()> {
         let held = |held: &&mut Permit| held.id == permit && held.finder == Some(id);
@@ -470,12 +489,17 @@ impl Blob {
         if self.seal.is_none() && self.list.is_none() {
             self.lists += 1;
             self.grown = (0, around.now);
+            let certificate = around.certificate(&node).map(|certificate| (node.clone(), certificate.clone()));
+            let certificates = certificate.into_iter().collect();
             self.list = Some(List {
                 number: self.lists,
                 author: node.clone(),
                 writers: vec![node],
                 media_type,
                 hashes: PieceList::new(layout),
+                signature,
+                parts: Vec::new(),
+                certificates,
                 read: BlockSet::empty(layout),
                 by: BTreeMap::new(),
             });
@@ -493,7 +517,14 @@ impl Blob {
     }
 
     /// Under a permit, more hashes. They go to all who follow the list.
-    pub(super) fn hashes(&mut self, finder: FinderId, first: u32, hashes: &Bytes, around: &mut Around<'_>) {
+    pub(super) fn hashes(
+        &mut self,
+        finder: FinderId,
+        first: u32,
+        hashes: &Bytes,
+        signature: Signature,
+        around: &mut Around<'_>,
+    ) {
         let Some(node) = self.finders.get(&finder).map(|finder| finder.node.clone()).filter(|_| self.reads(finder))
         else {
             return;
@@ -505,6 +536,7 @@ impl Blob {
             }
         }
         let Some(list) = &mut self.list else { return };
+        let known = list.hashes.known();
         if list.hashes.set_run(first, hashes).is_err() {
             let (first, later) = (list.author.clone(), node);
             self.list = None;
@@ -520,6 +552,7 @@ impl Blob {
         if !list.writers.contains(&node) {
             list.writers.push(node.clone());
         }
+        let proof = list.note_part(&node, first, hashes, signature, list.hashes.known() > known, around);
         let (number, closing) = (list.number, list.hashes.is_complete() && list.author == node);
         self.grown.1 = around.now;
         (first..first + count).for_each(|block| self.was_read(block, &node));
@@ -528,9 +561,16 @@ impl Blob {
         }
         self.finish(around);
         let listens = |(id, other): &(&FinderId, &Finder)| **id != finder && other.list == number && !other.done;
-        for (id, _) in self.finders.iter().filter(listens) {
-            for (at, run) in (0u32..).zip(split(hashes)) {
-                around.out.push(Effect::Say(*id, Say::Hashes { first: first + at * RUN as u32, hashes: run }));
+        let ids: Vec<FinderId> = self.finders.iter().filter(listens).map(|(id, _)| *id).collect();
+        for id in ids {
+            if let Some(proof) = &proof {
+                self.introduce(id, &proof.author, around);
+                let (hashes, proof) = (hashes.clone(), Some(proof.clone()));
+                around.say(id, Say::Hashes { first, hashes, proof });
+                continue;
+            }
+            for (at, hashes) in (0u32..).zip(split(hashes)) {
+                around.say(id, Say::Hashes { first: first + at * RUN as u32, hashes, proof: None });
             }
         }
     }

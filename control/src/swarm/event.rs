@@ -43,13 +43,35 @@ pub struct Meta {
     pub media_type: String,
 }
 
+/// What a node signs with its key, so that whoever hears of it can tell that it was not changed here; empty without certificates.
+/// Control passes it on and does not look at it: who believes a signature must see to it, and who makes a false one is believed nothing.
+pub type Signature = Bytes;
+
+/// By what a node's signatures are checked. It is passed on as it came.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Certificate {
+    /// DER.
+    pub der: Bytes,
+    /// The microsecond since 1970 at which it was issued: the latest counts.
+    pub issued: u64,
+}
+
+/// Who says something, signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    /// Who.
+    pub author: NodeId,
+    /// Never empty.
+    pub signature: Signature,
+}
+
 /// A difference to what the node said before.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Announced {
     /// The first message of a session: what is not said again until `complete` is held no more.
     pub reset: bool,
     /// Held whole from now on.
-    pub held: Vec<(Digest, Meta)>,
+    pub held: Vec<(Digest, Meta, Signature)>,
     /// Held no more.
     pub dropped: Vec<Digest>,
     /// The last message of the first full list.
@@ -114,6 +136,8 @@ pub enum Tell {
         size: u64,
         /// Content-Type.
         media_type: String,
+        /// Over the head of a list that says so.
+        signature: Signature,
     },
     /// Hashes of blocks read from the origin, n times 32 bytes.
     Hashes {
@@ -121,6 +145,8 @@ pub enum Tell {
         first: BlockIndex,
         /// n times 32 bytes.
         hashes: Bytes,
+        /// Over this part of a list.
+        signature: Signature,
     },
     /// The permit is given back.
     Failed {
@@ -136,8 +162,8 @@ pub enum Tell {
         /// Bytes read from the origin so far.
         origin_bytes: u64,
     },
-    /// The whole is there and checked.
-    Done(Meta),
+    /// The whole is there and checked; signed as a whole list.
+    Done(Meta, Signature),
     /// A parent sent what does not match.
     Lied {
         /// Who.
@@ -153,6 +179,11 @@ pub enum Tell {
     /// The whole did not match its digest.
     Mismatch {
         /// Whose list it was.
+        author: NodeId,
+    },
+    /// What was relayed as said by that node does not prove to be that.
+    Unproven {
+        /// Who.
         author: NodeId,
     },
 }
@@ -187,6 +218,13 @@ pub enum Event {
         uploads: u32,
         /// Uploads it wants at most; 0 when unknown.
         slots: u32,
+    },
+    /// A node has another certificate.
+    Certified {
+        /// Who.
+        node: NodeId,
+        /// By which its signatures are checked.
+        certificate: Arc<Certificate>,
     },
     /// What a node holds.
     Announced {
@@ -278,6 +316,13 @@ pub enum Stop {
 pub enum Say {
     /// The whole set of candidates, best first.
     Parents(Vec<ParentSaid>),
+    /// By what to check that node's signatures from now on.
+    Author {
+        /// Who.
+        node: NodeId,
+        /// By which.
+        certificate: Arc<Certificate>,
+    },
     /// A growing list starts.
     Head {
         /// Who began it.
@@ -286,6 +331,8 @@ pub enum Say {
         size: u64,
         /// Content-Type.
         media_type: String,
+        /// The author's.
+        signature: Signature,
     },
     /// More of the growing list.
     Hashes {
@@ -293,6 +340,8 @@ pub enum Say {
         first: BlockIndex,
         /// n times 32 bytes.
         hashes: Bytes,
+        /// Who says so; `None` where nothing is signed.
+        proof: Option<Proof>,
     },
     /// The list is complete.
     Sealed {
@@ -300,6 +349,8 @@ pub enum Say {
         author: NodeId,
         /// What.
         meta: Arc<Meta>,
+        /// The author's.
+        signature: Signature,
     },
     /// Leave to read the origin, or another extent of a permit that is known already.
     Permit(Grant),

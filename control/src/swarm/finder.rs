@@ -1,6 +1,6 @@
 //! One Find stream, as its blob keeps it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use shoal_proto::NodeId;
@@ -15,6 +15,9 @@ pub(super) const LONGEST_PAUSE: At = At::from_secs(60);
 /// How long a finder is not told of a parent that it could not use. Long enough that it does not come back to the same
 /// dead end at once, short enough for a parent that was only restarted.
 pub(super) const LOST: At = At::from_secs(5);
+/// Authors whose signatures a finder may refuse before it is told of none any more: it has the wrong time, or other authorities, and gains
+/// nothing by hearing of all.
+const MOST_UNPROVEN: usize = 4;
 
 #[derive(Debug)]
 pub(super) struct Finder {
@@ -51,6 +54,10 @@ pub(super) struct Finder {
     pub(super) seal: Option<Arc<Meta>>,
     /// Who vouches for the seal, as it was told.
     pub(super) vouched: Option<NodeId>,
+    /// Whose certificate it was told, and when that was issued.
+    pub(super) introduced: BTreeMap<NodeId, u64>,
+    /// Authors whose signatures did not prove to be theirs.
+    pub(super) unproven: Vec<NodeId>,
     pub(super) waiting: Option<Waiting>,
 }
 
@@ -79,7 +86,21 @@ impl Finder {
             list: 0,
             seal: None,
             vouched: None,
+            introduced: BTreeMap::new(),
+            unproven: Vec::new(),
             waiting: None,
+        }
+    }
+
+    /// Whether an author's signature may prove something to it.
+    pub(super) fn may_prove(&self, author: &NodeId) -> bool {
+        self.unproven.len() < MOST_UNPROVEN && !self.unproven.contains(author)
+    }
+
+    /// An author's signature did not.
+    pub(super) fn doubts(&mut self, author: NodeId) {
+        if self.may_prove(&author) {
+            self.unproven.push(author);
         }
     }
 

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use shoal_proto::{ClusterId, Digest, NodeId};
 
 use super::around::{Around, Node};
-use super::blob::{Blob, pause};
+use super::blob::{Blob, Voucher, pause};
 use super::candidates::Dice;
 use super::distrust::Distrust;
 use super::event::{
-    Announced, Ask, At, Cause, Effect, Event, FinderId, Key, Member, Meta, Notice, Say, Stop, Tell, Trouble,
+    Announced, Ask, At, Cause, Certificate, Effect, Event, FinderId, Key, Member, Meta, Notice, Say, Signature, Stop,
+    Tell, Trouble,
 };
 use super::finder::{Finder, LOST};
 use super::meter::Rates;
@@ -95,6 +96,7 @@ impl State {
                     (node.uploads, node.slots) = (uploads, slots);
                 }
             }
+            Event::Certified { node, certificate } => self.certified(&node, certificate),
             Event::Announced { node, what } => self.announced(&node, what, &mut step),
             Event::Find { finder, node, ask } => self.find(finder, node, &ask, &mut step),
             Event::Told { finder, tell } => self.told(finder, tell, &mut step),
@@ -198,6 +200,7 @@ impl State {
                 uploads: 0,
                 slots: 0,
                 held: HashMap::new(),
+                certificate: None,
                 stale: None,
                 finders: BTreeSet::new(),
             });
@@ -228,7 +231,15 @@ impl State {
         let held = std::mem::take(&mut node.held);
         self.counts.holdings -= held.len();
         for (digest, meta) in held {
-            self.hold(id, digest, meta, step);
+            // What it signed was for its old cluster. It announces all again when it is certified for this one.
+            self.hold(id, digest, meta, Signature::new(), step);
+        }
+    }
+
+    fn certified(&mut self, id: &NodeId, certificate: Arc<Certificate>) {
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        if node.certificate.as_ref().is_none_or(|known| known.issued < certificate.issued) {
+            node.certificate = Some(certificate);
         }
     }
 
@@ -264,7 +275,14 @@ impl State {
 
     /// Notes that a node holds a blob whole, unless that contradicts what others of its cluster hold, or its word on this
     /// blob turned out to be false.
-    fn hold(&mut self, id: &NodeId, digest: Digest, meta: Arc<Meta>, step: &mut Step<'_>) -> bool {
+    fn hold(
+        &mut self,
+        id: &NodeId,
+        digest: Digest,
+        meta: Arc<Meta>,
+        signature: Signature,
+        step: &mut Step<'_>,
+    ) -> bool {
         let Some(node) = self.nodes.get_mut(id) else { return false };
         if let Some(cluster) = &node.cluster
             && self.distrust.is_blamed(&(cluster.clone(), digest), id, step.now)
@@ -272,6 +290,7 @@ impl State {
             return false;
         }
         let had = node.held.contains_key(&digest);
+        let certificate = node.certificate.clone();
         let taken = match node.cluster.clone() {
             None => Some(meta),
             Some(cluster) => {
@@ -280,10 +299,11 @@ impl State {
                     // One copy of the same facts for all who hold it.
                     let known = blob.seal.as_ref().map(|seal| &seal.meta).filter(|known| **known == meta);
                     let meta = known.unwrap_or(&meta).clone();
-                    blob.add_whole(id, &meta, around).then_some(meta)
+                    let vouches = Voucher::new(id, &meta, &signature, certificate);
+                    blob.add_whole(id, &meta, vouches, around).then_some(meta)
                 });
                 if taken.is_none() {
-                    self.contested.insert(key, id.clone(), meta);
+                    self.contested.insert(key, id.clone(), meta, signature);
                 }
                 taken
             }
@@ -292,6 +312,22 @@ impl State {
         node.held.insert(digest, meta);
         self.counts.holdings += usize::from(!had);
         true
+    }
+
+    /// A holder says again what it holds: what it signed before may be of a key or a certificate that counts no more.
+    fn vouch_again(
+        &mut self,
+        id: &NodeId,
+        digest: Digest,
+        meta: &Arc<Meta>,
+        signature: &Signature,
+        step: &mut Step<'_>,
+    ) {
+        let Some(node) = self.nodes.get(id) else { return };
+        let Some(cluster) = node.cluster.clone() else { return };
+        if let Some(voucher) = Voucher::new(id, meta, signature, node.certificate.clone()) {
+            self.touch(&(cluster, digest), step, |blob, around| blob.vouch(voucher, around));
+        }
     }
 
     fn release(&mut self, id: &NodeId, digest: Digest, step: &mut Step<'_>) {
@@ -314,17 +350,21 @@ impl State {
         if what.reset {
             node.stale = Some(node.held.keys().copied().collect());
         }
-        for (digest, meta) in what.held {
+        for (digest, meta, signature) in what.held {
             let Some(node) = self.nodes.get_mut(id) else { return };
             if let Some(stale) = &mut node.stale {
                 stale.remove(&digest);
             }
             match node.held.get(&digest) {
-                Some(known) if **known == meta => continue,
+                Some(known) if **known == meta => {
+                    let meta = known.clone();
+                    self.vouch_again(id, digest, &meta, &signature, step);
+                    continue;
+                }
                 Some(_) => self.release(id, digest, step),
                 None => {}
             }
-            self.hold(id, digest, Arc::new(meta), step);
+            self.hold(id, digest, Arc::new(meta), signature, step);
         }
         for digest in what.dropped {
             self.release(id, digest, step);
@@ -389,17 +429,17 @@ impl State {
         match tell {
             // The two that come often change nothing that others wait for, unless they are firsts.
             Tell::Progress { blocks, origin_bytes } => self.progress(finder, &key, blocks, origin_bytes, step),
-            Tell::Hashes { first, hashes } => {
-                self.touch(&key, step, |blob, around| blob.hashes(finder, first, &hashes, around));
+            Tell::Hashes { first, hashes, signature } => {
+                self.touch(&key, step, |blob, around| blob.hashes(finder, first, &hashes, signature, around));
             }
-            Tell::Headers { permit, size, media_type } => self.touch(&key, step, |blob, around| {
-                if blob.headers(finder, permit, size, media_type, around).is_err() {
+            Tell::Headers { permit, size, media_type, signature } => self.touch(&key, step, |blob, around| {
+                if blob.headers(finder, permit, size, (media_type, signature), around).is_err() {
                     blob.end(finder, Stop::Invalid("size: a blob above 256 GiB can't be cut into blocks"), around);
                     blob.drop_permits(|permit| permit.finder == Some(finder), Cause::GaveUp, around);
                 }
             }),
             Tell::Failed { permit, why } => self.failed(finder, &key, permit, why, step),
-            Tell::Done(meta) => {
+            Tell::Done(meta, signature) => {
                 let permits = self.blobs.get(&key).map_or(0, |blob| blob.permits.len());
                 self.quietly(&key, step, |blob, around| {
                     // Not moved: used up. Nobody is granted another before it is known who holds the blob.
@@ -408,7 +448,7 @@ impl State {
                 });
                 let left = self.blobs.get(&key).map_or(0, |blob| blob.permits.len());
                 self.counts.permits -= permits - left;
-                self.hold(&id, key.1, Arc::new(meta), step);
+                self.hold(&id, key.1, Arc::new(meta), signature, step);
                 self.touch(&key, step, |blob, around| blob.changed(around.now));
             }
             Tell::Lied { node, block: _ } => {
@@ -440,6 +480,9 @@ impl State {
                 blob.name_again(finder);
             }),
             Tell::Mismatch { author } => self.mismatch(finder, &key, &id, author, step),
+            Tell::Unproven { author } => {
+                self.touch(&key, step, |blob, around| blob.unproven(finder, author, around));
+            }
         }
     }
 

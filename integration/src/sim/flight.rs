@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use control::swarm::{Ask, Event as Said, Grant, ParentSaid, Say, Stop, Tell};
+use control::swarm::{Ask, Event as Said, Grant, ParentSaid, Say, Signature, Stop, Tell};
 use node_proxy::swarm::crew::{Crew, How};
 use node_proxy::swarm::intake::Intake;
 use node_proxy::swarm::pick::Board;
@@ -139,7 +139,7 @@ impl World {
         match say {
             Say::Parents(parents) => self.name(at, &parents),
             Say::Head { .. } => self.begin(at),
-            Say::Hashes { first, hashes } => {
+            Say::Hashes { first, hashes, .. } => {
                 let Some(flight) = self.flight(at) else { return };
                 for block in first..first + (hashes.len() / 32) as u32 {
                     flight.board.set_known(block, true);
@@ -173,7 +173,7 @@ impl World {
                 }
                 self.without_control(at);
             }
-            Say::Waiting(_) => {}
+            Say::Waiting(_) | Say::Author { .. } => {}
         }
     }
 
@@ -408,7 +408,7 @@ impl World {
     /// The whole is hashed and held.
     pub(super) fn closed_whole(&mut self, at: NodeIx) {
         let meta = self.hub.meta();
-        self.tell(at, Tell::Done(meta));
+        self.tell(at, Tell::Done(meta, Signature::new()));
         self.leave_origin(at);
         let now = self.queue.now();
         let node = &mut self.nodes[at as usize];

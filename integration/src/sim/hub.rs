@@ -1,7 +1,9 @@
 //! Control: the very machine that `shoal-control` runs, with a delay between it and every node.
 
 use bytes::Bytes;
-use control::swarm::{Announced, Cause, Effect, Event as Said, FinderId, Member, Meta, Notice, Say, State, Tell};
+use control::swarm::{
+    Announced, Cause, Effect, Event as Said, FinderId, Member, Meta, Notice, Say, Signature, State, Tell,
+};
 use shoal_proto::{ClusterId, Digest, Hash, Layout, PieceList};
 
 use super::event::{Event, NodeIx};
@@ -73,13 +75,13 @@ impl Hub {
     }
 
     pub(super) fn headers(&self, permit: u64) -> Tell {
-        Tell::Headers { permit, size: self.layout.size(), media_type: String::new() }
+        Tell::Headers { permit, size: self.layout.size(), media_type: String::new(), signature: Signature::new() }
     }
 
     pub(super) fn hashes(&self, first: u32, count: u32) -> Tell {
         let hashes =
             (first..first + count).filter_map(|block| self.list.get(block)).flatten().copied().collect::<Vec<u8>>();
-        Tell::Hashes { first, hashes: Bytes::from(hashes) }
+        Tell::Hashes { first, hashes: Bytes::from(hashes), signature: Signature::new() }
     }
 
     pub(super) fn meta(&self) -> Meta {
@@ -159,7 +161,11 @@ impl World {
             location: Vec::new(),
             seed: false,
         };
-        let held = if node.stage == Stage::Held { vec![(self.hub.digest, self.hub.meta())] } else { Vec::new() };
+        let held = if node.stage == Stage::Held {
+            vec![(self.hub.digest, self.hub.meta(), Signature::new())]
+        } else {
+            Vec::new()
+        };
         let what = Announced { reset: true, held, dropped: Vec::new(), complete: true };
         let (id, restarted) = (node.id.clone(), node.crashes > 0);
         self.hub_hears(Said::Registered { member, restarted });

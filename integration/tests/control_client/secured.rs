@@ -4,10 +4,17 @@ use std::path::PathBuf;
 
 use control::identity::{self, Authority, Identity, NewJoinToken, Reason};
 use control::store::MemoryStore;
+use node_proxy::control::JoinBy;
 use shoal_base::tls::Keeper;
 use shoal_proto::identity::Known;
 
 use super::*;
+
+#[path = "lists.rs"]
+mod lists;
+
+#[path = "accounts.rs"]
+mod accounts;
 
 /// A control service that certifies.
 struct Secured {
@@ -26,7 +33,8 @@ async fn secured(life: Duration) -> Secured {
 
 async fn on(addr: &str, dir: &tempfile::TempDir, store: &Arc<MemoryStore>, life: Duration) -> (Control, Arc<Identity>) {
     let authority = Authority::open(dir.path(), "shoal".parse().unwrap()).unwrap();
-    let config = identity::Config { life };
+    let kubernetes = accounts::configured(dir.path());
+    let config = identity::Config { life, kubernetes };
     let identity = Identity::open(config, authority, store.clone(), identity::Metrics::default()).await.unwrap();
     let (identity, keeper) = (Arc::new(identity), Keeper::new());
     keeper.trust([identity.authority().certificate()]).unwrap();
@@ -51,7 +59,7 @@ impl Secured {
 
     fn config(&self, state: &Path, idc: &str, token: Option<PathBuf>) -> Config {
         let endpoint = Some(format!("https://{}", self.control.addr).parse().unwrap());
-        Config { endpoint, tls: Mode::On, join_token_file: token, ..config(self.control.addr, state, idc) }
+        Config { endpoint, tls: Mode::On, join: token.map(JoinBy::Token), ..config(self.control.addr, state, idc) }
     }
 
     fn refused(&self, reason: Reason) -> u64 {

@@ -16,6 +16,8 @@ pub(super) enum Leave {
     Permit,
     /// Control could not be reached: outside "once".
     NoControl,
+    /// What control gave of the list did not prove to be its author's, and nobody else gave one: outside "once".
+    Unproven,
     /// The node has no cluster.
     Alone,
     /// One byte, to learn a size that author and manifest do not agree on: outside "once".

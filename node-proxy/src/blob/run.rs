@@ -24,6 +24,7 @@ mod doubt;
 mod end;
 mod news;
 mod origin;
+mod refused;
 
 /// Progress to control, idleness and retries are looked at this often.
 const TICK: Duration = Duration::from_millis(250);
@@ -91,6 +92,8 @@ struct Runner {
     list_body: Option<Aborting<Result<PieceList, ListError>>>,
     /// Whether the known parents were asked, once a flight, and their answer while it is awaited.
     asked_known: bool,
+    /// Some of the list was not believed, and has not come otherwise.
+    refused: Option<refused::Refused>,
     chance: f64,
     locating: Option<Aborting<Option<Located>>>,
     checkpoint: Option<Aborting<Result<(), StoreError>>>,
@@ -126,6 +129,7 @@ impl Runner {
             sealed: None,
             list_body: None,
             asked_known: false,
+            refused: None,
             chance,
             locating: None,
             checkpoint: None,
@@ -283,6 +287,7 @@ impl Runner {
         if self.finding.is_none() && self.reads.is_empty() && self.leave.is_none() && self.grown.1.elapsed() >= STALL {
             self.without_control(Leave::NoControl);
         }
+        self.go_on_without_a_list();
         if self.flight.idle() >= self.inner.config.linger {
             self.outcome = Outcome::Abandoned;
             self.give_back_all().await;

@@ -28,6 +28,7 @@ mod offers;
 mod origin_fails;
 mod private;
 mod runs;
+mod unproven;
 
 const BLOCK: usize = 256 << 10;
 
@@ -141,6 +142,8 @@ struct Cluster {
     take_runs: Mutex<Vec<bool>>,
     /// A list that control hands out instead of the true one: a lying author's.
     false_list: Mutex<Option<(NodeId, u64, Vec<u8>)>>,
+    /// What control hands out does not prove to be this author's.
+    unproven: Mutex<Option<NodeId>>,
 }
 
 struct Source {
@@ -171,7 +174,9 @@ impl ParentSource for Source {
                 swarm.finders.insert(swarm.finders.len(), (id, self.me.clone(), news_tx.clone()));
             }
             let media_type = "application/octet-stream".to_owned();
-            if let Some((author, size, hashes)) = self.cluster.false_list.lock().clone() {
+            if let Some(author) = self.cluster.unproven.lock().clone() {
+                let _ = news_tx.try_send(News::Refused { author });
+            } else if let Some((author, size, hashes)) = self.cluster.false_list.lock().clone() {
                 let _ = news_tx.try_send(News::Head { author, size, media_type });
                 let _ = news_tx.try_send(News::Hashes { first: 0, hashes: hashes.into() });
             } else if let Some((author, root, size)) = swarm.sealed.clone() {

@@ -1,18 +1,20 @@
-//! `Find`: one stream per flight, translated into the words of `swarm`.
+//! `Find`: one stream per flight, translated into the words of `swarm`. What others signed is checked before the flight hears of it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use shoal_proto::control::v1 as wire;
-use shoal_proto::{Digest, Hash, Kind, NodeId};
+use shoal_proto::{Hash, Kind, NodeId};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::Instrument;
 use wire::find_request::Message as Say;
 use wire::find_response::Message as Hear;
 
-use super::{CALL_TIMEOUT, Client, Outbox};
-use crate::swarm::{Ask, FindError, Finding, Grant, News, OriginTrouble, Parent, ParentAddr, ParentSource, Tell};
+use super::lists::{Judge, Verdict};
+use super::speak::Speaker;
+use super::{CALL_TIMEOUT, Client};
+use crate::swarm::{Ask, FindError, Finding, Grant, News, Parent, ParentAddr, ParentSource};
 
 /// News that wait for the flight: parts of a list come fast while a flight opens its partial blob.
 const QUEUE: usize = 256;
@@ -50,9 +52,14 @@ impl Client {
         if let Some(reason) = &assigned.alone {
             return Err(FindError::Alone(reason.clone()));
         }
-        let digest = ask.digest;
+        let (digest, size) = (ask.digest, ask.size);
+        let cluster = self.membership.borrow().as_ref().map(|hello| hello.cluster.clone());
+        let cluster = cluster.ok_or_else(|| unreachable("this node is between two clusters".into()))?;
+        let signs = self.signs();
+        let certificate = signs.as_ref().map(|signs| signs.certificate()).unwrap_or_default();
+        let mut judge = Judge::new(self.authors.clone(), cluster, digest);
         let (out, stream) = mpsc::channel(QUEUE);
-        let start = Say::Start(start(ask, &assigned.session));
+        let start = Say::Start(wire::FindStart { certificate, ..start(ask, &assigned.session) });
         out.try_send(wire::FindRequest { message: Some(start) }).expect("the queue is new");
         let mut request = tonic::Request::new(ReceiverStream::new(stream));
         shoal_base::telemetry::inject_grpc(&span, request.metadata_mut());
@@ -62,6 +69,7 @@ impl Client {
         let (news_out, news) = mpsc::channel(QUEUE);
         let (tell, mut tells) = mpsc::channel(QUEUE);
         let neighbours = Arc::clone(&self.neighbours);
+        let mut speaker = Speaker::new(out, digest, size, signs);
         // Ends when control closes, or when the flight has dropped both halves and the rest was sent.
         tokio::spawn(
             async move {
@@ -73,7 +81,15 @@ impl Client {
                     tokio::select! {
                         heard = answer.message(), if hearing && unsaid.is_none() => match heard {
                             Ok(Some(response)) => {
-                                unsaid = response.message.and_then(|message| news_of(message, &span));
+                                let Some(message) = response.message else { continue };
+                                unsaid = match judge.hear(&message, SystemTime::now()) {
+                                    Verdict::Believed => news_of(message, &span),
+                                    Verdict::Nothing => None,
+                                    Verdict::Refused(author) => {
+                                        speaker.doubt(&author);
+                                        Some(News::Refused { author })
+                                    }
+                                };
                                 if let Some(News::Parents(parents)) = &unsaid {
                                     neighbours.note(parents);
                                 }
@@ -88,16 +104,24 @@ impl Client {
                         () = news_out.closed(), if hearing => hearing = false,
                         told = tells.recv() => match told {
                             Some(tell) => {
-                                if send(&out, digest, tell).await.is_err() {
+                                if speaker.say(tell).await.is_err() {
                                     return;
                                 }
                             }
                             None => break,
                         },
+                        () = speaker.due() => {
+                            if speaker.flush().await.is_err() {
+                                return;
+                            }
+                        }
                     }
                 }
                 // Closing our half lets control read what was said before it forgets the flight.
-                drop(out);
+                if speaker.flush().await.is_err() {
+                    return;
+                }
+                drop(speaker);
                 let drained = async { while let Ok(Some(_)) = answer.message().await {} };
                 let _ = tokio::time::timeout(Duration::from_secs(1), drained).await;
             }
@@ -125,6 +149,7 @@ fn start(ask: Ask, session: &[u8]) -> wire::FindStart {
         permit_first_block: ask.permit.map_or(0, |permit| permit.first),
         permit_blocks: ask.permit.map_or(0, |permit| permit.blocks),
         takes_runs: ask.takes_runs,
+        certificate: Vec::new(),
     }
 }
 
@@ -144,6 +169,7 @@ fn news_of(message: Hear, span: &tracing::Span) -> Option<News> {
             span.record("parents", parents.len());
             News::Parents(parents)
         }
+        Hear::Author(_) => return None,
         Hear::Head(head) => News::Head { author: node(&head.author)?, size: head.size, media_type: head.media_type },
         Hear::List(part) => News::Hashes { first: part.first_block, hashes: part.hashes.into() },
         Hear::Sealed(sealed) => News::Sealed {
@@ -173,37 +199,4 @@ fn news_of(message: Hear, span: &tracing::Span) -> Option<News> {
             }
         }
     })
-}
-
-async fn send(
-    out: &Outbox<wire::FindRequest>,
-    digest: Digest,
-    tell: Tell,
-) -> Result<(), mpsc::error::SendError<wire::FindRequest>> {
-    let message = match tell {
-        Tell::Headers { permit, size, media_type } => {
-            Say::Headers(wire::OriginHeaders { permit_id: permit, size, media_type })
-        }
-        Tell::Hashes { first, hashes } => Say::List(wire::ListPart { first_block: first, hashes: hashes.to_vec() }),
-        Tell::Trouble { permit, why } => {
-            let (failure, after) = match why {
-                OriginTrouble::Unreachable => (wire::OriginFailure::Unreachable, 0),
-                OriginTrouble::NotFound => (wire::OriginFailure::NotFound, 0),
-                OriginTrouble::Denied => (wire::OriginFailure::Denied, 0),
-                OriginTrouble::Busy(after) => {
-                    (wire::OriginFailure::Busy, after.as_millis().try_into().unwrap_or(u32::MAX))
-                }
-                OriginTrouble::Abandoned => (wire::OriginFailure::Abandoned, 0),
-            };
-            Say::Failed(wire::OriginFailed { permit_id: permit, failure: failure.into(), retry_after_ms: after })
-        }
-        Tell::Progress { blocks, origin_bytes } => Say::Progress(wire::Progress { blocks, origin_bytes }),
-        Tell::Done { size, root, media_type } => {
-            Say::Done(wire::Held { digest: digest.as_bytes().to_vec(), size, root: root.to_vec(), media_type })
-        }
-        Tell::Lied { node, block } => Say::Lied(wire::Lied { node_id: node.to_string(), block }),
-        Tell::Lost { node } => Say::Lost(wire::Lost { node_id: node.to_string() }),
-        Tell::Mismatch { author } => Say::Mismatch(wire::Mismatch { author: author.to_string() }),
-    };
-    out.send(wire::FindRequest { message: Some(message) }).await
 }

@@ -147,6 +147,11 @@ impl Identity {
         &self.keeper
     }
 
+    /// What certificates are judged by now.
+    pub(super) fn known(&self) -> Arc<Known> {
+        self.known.borrow().clone()
+    }
+
     pub(super) fn domain(&self) -> Option<TrustDomain> {
         self.known.borrow().domain.clone()
     }
@@ -251,7 +256,7 @@ fn write(path: &Path, file: &File) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use rcgen::{BasicConstraints, CertificateSigningRequestParams, IsCa, Issuer, SanType, SerialNumber};
@@ -261,10 +266,10 @@ mod tests {
     use super::*;
 
     /// What control does with a request.
-    struct Authority(Issuer<'static, KeyPair>, Vec<u8>);
+    pub(in super::super) struct Authority(Issuer<'static, KeyPair>, Vec<u8>);
 
     impl Authority {
-        fn new() -> Self {
+        pub(in super::super) fn new() -> Self {
             let pair = KeyPair::generate().unwrap();
             let mut params = CertificateParams::default();
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -272,7 +277,7 @@ mod tests {
             Self(Issuer::new(params, pair), certificate)
         }
 
-        fn certify(&self, request: &[u8], name: &str, life: Duration) -> wire::Certified {
+        pub(in super::super) fn certify(&self, request: &[u8], name: &str, life: Duration) -> wire::Certified {
             let request =
                 CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request)).unwrap();
             let mut params = CertificateParams::default();
@@ -286,7 +291,7 @@ mod tests {
         }
     }
 
-    const DAY: Duration = Duration::from_secs(24 * 3600);
+    pub(in super::super) const DAY: Duration = Duration::from_secs(24 * 3600);
     const NAME: &str = "spiffe://shoal/cluster/c1/node/n1";
 
     #[test]

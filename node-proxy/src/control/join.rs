@@ -1,7 +1,6 @@
 //! How this node gets its certificates from control, and how it knows that it talks to control.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,13 +10,14 @@ use shoal_base::tls::{self, Wire};
 use shoal_proto::ClusterId;
 use shoal_proto::control::v1 as wire;
 use shoal_proto::control::v1::control_client::ControlClient;
-use shoal_proto::identity::{Bearer, JoinToken, Subject};
+use shoal_proto::identity::{Bearer, Subject};
 use tokio::net::TcpStream;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use super::Client;
 use super::identity::{Identity, Own};
+use super::invitation::Invitation;
 
 /// Joining writes to control's disk.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -76,30 +76,31 @@ impl Client {
     /// Makes sure that there is a certificate to begin a session with.
     pub(super) async fn be_member(&self) -> Result<(), Status> {
         let Some(identity) = &self.identity else { return Ok(()) };
-        let token = match &self.config.join_token_file {
-            Some(path) => Some(read_token(path).await),
+        let invitation = match &self.config.join {
+            Some(by) => Some(Invitation::read(by).await),
             None => None,
         };
         let known = identity.authority();
-        // Whoever put a token of another authority there wants the node to join there.
-        let elsewhere = matches!(&token, Some(Ok(token)) if Some(token.ca) != known);
+        // Whoever put an invitation to another authority there wants the node to join there.
+        let elsewhere = matches!(&invitation, Some(Ok(invitation)) if Some(invitation.authority) != known);
         if identity.own().is_some() && !elsewhere {
             return Ok(());
         }
         if let Some(pin) = known.filter(|_| !elsewhere) {
             match self.join(identity, pin, String::new()).await {
                 Ok(own) => return self.joined(&own),
-                Err(status) if token.is_none() || !is_refusal(&status) => return Err(status),
+                Err(status) if invitation.is_none() || !is_refusal(&status) => return Err(status),
                 Err(status) => {
                     tracing::info!(error = status.message(), "not known by the key any more; joins by token")
                 }
             }
         }
-        let Some(token) = token else {
-            return Err(Status::failed_precondition("control.join_token_file: is needed to join"));
+        let Some(invitation) = invitation else {
+            let why = "control.join_token_file, or control.service_account_token_file: is needed to join";
+            return Err(Status::failed_precondition(why));
         };
-        let token = token?;
-        let own = self.join(identity, token.ca, token.reveal()).await?;
+        let Invitation { authority, token } = invitation?;
+        let own = self.join(identity, authority, token).await?;
         self.joined(&own)
     }
 
@@ -172,12 +173,4 @@ impl Client {
 /// Whether control was there, and did not want this node.
 pub(super) fn is_refusal(status: &Status) -> bool {
     matches!(status.code(), tonic::Code::Unauthenticated | tonic::Code::PermissionDenied)
-}
-
-/// The token, read each time: whoever mounts it may have put another there.
-async fn read_token(path: &Path) -> Result<JoinToken, Status> {
-    let failed =
-        |why: String| Status::failed_precondition(format!("control.join_token_file: {}: {why}", path.display()));
-    let text = tokio::fs::read_to_string(path).await.map_err(|error| failed(error.to_string()))?;
-    text.parse().map_err(|error: shoal_proto::identity::IdentityError| failed(error.to_string()))
 }

@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use wire::session_request::Message as Say;
 use wire::session_response::Message as Hear;
 
-use super::{Assigned, Client, Difference, Holding, Load, Node, Outbox, assignment, join};
+use super::{Assigned, Client, Difference, Holding, Load, Node, Outbox, assignment, join, lists};
 
 /// Blobs in one announcement: about 100 KiB.
 pub(super) const BATCH: usize = 1000;
@@ -85,6 +85,7 @@ impl Client {
         // Differences from before are part of the full list that follows.
         while differences.try_recv().is_ok() {}
         let mut assigned = false;
+        let mut signed_for = None;
         let mut beat = tokio::time::interval(HEARTBEAT);
         let mut session = Vec::new();
         let mut renewal = std::pin::pin!(tokio::time::sleep(FAR));
@@ -107,7 +108,11 @@ impl Client {
                             session.clone_from(&to.session);
                             self.assigned(to).await?;
                             renewal.as_mut().reset(tokio::time::Instant::now() + self.renewal().min(FAR));
-                            if !std::mem::replace(&mut assigned, true) {
+                            self.show_certificate(&out).await?;
+                            // What was signed for another cluster counts for nothing in this one.
+                            let cluster = self.signs().map(|signs| signs.cluster);
+                            let moved = std::mem::replace(&mut signed_for, cluster.clone()) != cluster;
+                            if !std::mem::replace(&mut assigned, true) || moved {
                                 self.announce_all(&out, node.holdings()).await?;
                             }
                             // Another cluster knows nothing of it.
@@ -132,6 +137,7 @@ impl Client {
                 () = &mut renewal, if assigned => {
                     let next = self.renew(&session).await.min(FAR);
                     renewal.as_mut().reset(tokio::time::Instant::now() + next);
+                    self.show_certificate(&out).await?;
                 }
                 _ = beat.tick(), if assigned => send(&out, Say::Heartbeat(heartbeat(node.load()))).await?,
             }
@@ -186,14 +192,26 @@ impl Client {
         Ok(())
     }
 
+    /// By what to check this node's signatures, before there are any.
+    async fn show_certificate(&self, out: &Outbox<wire::SessionRequest>) -> Result<(), tonic::Status> {
+        let Some(signs) = self.signs() else { return Ok(()) };
+        send(out, Say::Certificate(wire::Certificate { certificate: signs.certificate() })).await
+    }
+
     /// The full list, in batches: it replaces whatever control knew of this node.
     async fn announce_all(&self, out: &Outbox<wire::SessionRequest>, all: Vec<Holding>) -> Result<(), tonic::Status> {
-        let mut held = all.into_iter().map(wire::Held::from).peekable();
+        let mut all = all.into_iter().peekable();
         let mut reset = true;
         loop {
-            let batch: Vec<_> = held.by_ref().take(BATCH).collect();
-            let complete = held.peek().is_none();
-            send(out, Say::Announce(wire::Announce { reset, held: batch, dropped: Vec::new(), complete })).await?;
+            let batch: Vec<_> = all.by_ref().take(BATCH).collect();
+            let complete = all.peek().is_none();
+            let signs = self.signs();
+            // A thousand signatures take some 30 ms.
+            let held = tokio::task::spawn_blocking(move || {
+                batch.into_iter().map(|holding| lists::held(holding, signs.as_ref())).collect()
+            });
+            let held = held.await.map_err(|error| tonic::Status::internal(format!("sign what is held: {error}")))?;
+            send(out, Say::Announce(wire::Announce { reset, held, dropped: Vec::new(), complete })).await?;
             reset = false;
             if complete {
                 return Ok(());
@@ -215,7 +233,7 @@ impl Client {
             match difference {
                 Difference::Held(holding) => {
                     announce.dropped.retain(|dropped| dropped.as_slice() != holding.digest.as_bytes());
-                    announce.held.push(holding.into());
+                    announce.held.push(lists::held(holding, self.signs().as_ref()));
                 }
                 Difference::Dropped(digest) => {
                     announce.held.retain(|held| held.digest.as_slice() != digest.as_bytes());

@@ -2,12 +2,18 @@
 
 use std::sync::Arc;
 
+use rustls_pki_types::CertificateDer;
 use shoal_base::tls;
 use shoal_proto::identity::{Bearer, Unfit};
 use tonic::{Request, Status};
 
 use super::inbound::From;
+use crate::identity::kubernetes::Unvouched;
 use crate::identity::{Error, Identity, Reason};
+use crate::swarm::Certificate;
+
+/// One of ours has some 500 bytes.
+const LONGEST_CERTIFICATE: usize = 4096;
 
 /// Whoever connected.
 #[derive(Debug, Clone)]
@@ -66,6 +72,23 @@ impl Gate {
         tracing::warn!(from, why, "refused a node");
     }
 
+    /// By what the caller's signatures are to be checked, which must be its own certificate; `None` where there is no TLS, or it shows none.
+    /// Whether it counts is for those to say who are told of it.
+    pub(super) fn certificate(&self, shown: Option<&Shown>, der: Vec<u8>) -> Result<Option<Certificate>, Status> {
+        let Some(shown) = shown.filter(|_| !der.is_empty()) else { return Ok(None) };
+        let bad = |why: &str| Status::invalid_argument(format!("certificate: {why}"));
+        if der.len() > LONGEST_CERTIFICATE {
+            return Err(bad(&format!("longer than {LONGEST_CERTIFICATE} bytes")));
+        }
+        let der = CertificateDer::from(der);
+        let seen = tls::read(&der).map_err(|why| bad(&why))?;
+        let bearer = Bearer::new(&seen.name, &seen.serial).map_err(|unfit| bad(&unfit.to_string()))?;
+        if bearer.id.node() != shown.bearer.id.node() || seen.key != shown.key {
+            return Err(bad("it is not the caller's"));
+        }
+        Ok(Some(Certificate { der: der.to_vec().into(), issued: bearer.issued }))
+    }
+
     /// The node that calls; `None` where there is no TLS.
     pub(super) fn node<T>(&self, request: &Request<T>) -> Result<Option<Shown>, Status> {
         let Some(identity) = self.identity() else { return Ok(None) };
@@ -96,10 +119,12 @@ impl Gate {
 pub(super) fn status(error: &Error) -> Status {
     let text = error.to_string();
     match error {
-        Error::BadToken | Error::NoMember(_) => Status::unauthenticated(text),
+        Error::Unvouched(Unvouched::Keys) => Status::unavailable(text),
+        Error::BadToken | Error::Unvouched(_) | Error::NoMember(_) => Status::unauthenticated(text),
         Error::OtherKey(_) | Error::Revoked(_) => Status::permission_denied(text),
         Error::Refused { .. } => Status::invalid_argument(text),
-        Error::Store(_) | Error::Certify(_) => {
+        Error::NoCluster { .. } => Status::failed_precondition(text),
+        Error::Keys(_) | Error::Store(_) | Error::Certify(_) => {
             let cause = std::error::Error::source(error).map(ToString::to_string);
             tracing::error!(error = text, cause, "can't say who a node is");
             Status::unavailable(text)

@@ -14,7 +14,7 @@ use tonic::{Status, Streaming};
 use tracing::Instrument as _;
 
 use super::parse;
-use crate::swarm::{Ask, FinderId, Grant, Say, Stop, Swarm, Waiting};
+use crate::swarm::{Ask, FinderId, Grant, Proof, Say, Stop, Swarm, Waiting};
 
 type Answer = Result<wire::FindResponse, Status>;
 
@@ -106,15 +106,28 @@ fn say(word: Say) -> wire::FindResponse {
             });
             Message::Parents(wire::Parents { parents: parents.collect() })
         }
-        Say::Head { author, size, media_type } => {
-            Message::Head(wire::ListHead { author: author.as_str().to_owned(), size, media_type })
+        Say::Author { node, certificate } => {
+            Message::Author(wire::Author { node_id: node.as_str().to_owned(), certificate: certificate.der.to_vec() })
         }
-        Say::Hashes { first, hashes } => Message::List(wire::ListPart { first_block: first, hashes: hashes.into() }),
-        Say::Sealed { author, meta } => Message::Sealed(wire::Sealed {
+        Say::Head { author, size, media_type, signature } => Message::Head(wire::ListHead {
+            author: author.as_str().to_owned(),
+            size,
+            media_type,
+            signature: signature.into(),
+        }),
+        Say::Hashes { first, hashes, proof } => {
+            let (author, signature) = match proof {
+                Some(Proof { author, signature }) => (author.as_str().to_owned(), signature.into()),
+                None => Default::default(),
+            };
+            Message::List(wire::ListPart { first_block: first, hashes: hashes.into(), author, signature })
+        }
+        Say::Sealed { author, meta, signature } => Message::Sealed(wire::Sealed {
             author: author.as_str().to_owned(),
             root: meta.root.to_vec(),
             size: meta.size,
             media_type: meta.media_type.clone(),
+            signature: signature.into(),
         }),
         Say::Permit(Grant { id, first, blocks }) => {
             Message::Permit(wire::Permit { permit_id: id, first_block: first, blocks })

@@ -13,21 +13,34 @@ use crate::nodes::{Registration, Role};
 
 /// The request of a P-256 key has some 250 bytes.
 const LONGEST_REQUEST: usize = 4096;
+/// A service account token has some 1,200 bytes.
+const LONGEST_TOKEN: usize = 16 << 10;
 
 /// A node's first certificate, or one for a member whose certificate is over.
-pub(super) async fn join(gate: &Gate, request: Request<wire::JoinRequest>) -> Result<wire::Certified, Status> {
+pub(super) async fn join(parts: &Parts, request: Request<wire::JoinRequest>) -> Result<wire::Certified, Status> {
+    let gate = &parts.gate;
     let identity = gate.identity().ok_or_else(unsecured)?.clone();
     let from = request.extensions().get::<From>().map_or_else(|| "unknown".to_owned(), |from| from.addr.clone());
     let wire::JoinRequest { node_id, signing_request, token } = request.into_inner();
     let node: NodeId = node_id.parse().map_err(|error| Status::invalid_argument(format!("node_id: {error}")))?;
     let signing = signing(&signing_request)?;
+    if token.len() > LONGEST_TOKEN {
+        return Err(Status::invalid_argument(format!("token: longer than {LONGEST_TOKEN} bytes")));
+    }
     let issued = if token.is_empty() {
         identity.come_back(node, &signing).await
+    } else if is_account(&token) {
+        identity.join_by_account(&token, node, &signing, |name| parts.nodes.cluster_named(name)).await
     } else {
         let token: JoinToken = token.parse().map_err(|error| Status::invalid_argument(format!("token: {error}")))?;
         identity.join(&token, node, &signing).await
     };
     issued.map(|issued| certified(&identity, issued)).map_err(|error| refused(gate, &error, &from))
+}
+
+/// Whether it looks like a token of Kubernetes: a JSON Web Signature has three parts, a join token of ours has four.
+fn is_account(token: &str) -> bool {
+    token.split('.').count() == 3
 }
 
 /// Another certificate for the node of a session.
@@ -53,7 +66,8 @@ pub(super) async fn bind(gate: &Gate, shown: Option<&Shown>, who: &mut Registrat
     }
     let member = identity.member_by(&who.node, key).await.map_err(|error| refused(gate, &error, who.node.as_str()))?;
     if who.role == Role::Seed && !member.seed {
-        let why = "role: the join token of this node was not made with --role seed";
+        let why =
+            "role: this node joined by a token that lets nobody be a seed (shoalctl join-token create --role seed)";
         gate.refuse(None, why, who.node.as_str());
         return Err(Status::permission_denied(why));
     }
@@ -77,7 +91,11 @@ fn certified(identity: &Identity, issued: Issued) -> wire::Certified {
 }
 
 fn refused(gate: &Gate, error: &Error, from: &str) -> Status {
-    gate.refuse(Reason::of_error(error), &error.to_string(), from);
+    let why = match error {
+        Error::Unvouched(unvouched) => unvouched.hidden().map(|hidden| format!("{error}: {hidden}")),
+        _ => None,
+    };
+    gate.refuse(Reason::of_error(error), &why.unwrap_or_else(|| error.to_string()), from);
     status(error)
 }
 

@@ -3,13 +3,14 @@
 use std::fmt::Display;
 use std::time::Duration;
 
+use shoal_base::tls::LONGEST_SIGNATURE;
 use shoal_proto::control::v1 as wire;
 use shoal_proto::{Digest, Hash, NodeId};
 use tonic::Status;
 
 use crate::clusters::Facts;
 use crate::nodes::{Load, Registration, Role};
-use crate::swarm::{Announced, Ask, Grant, Meta, Repository, Tell, Trouble};
+use crate::swarm::{Announced, Ask, Grant, Meta, Repository, Signature, Tell, Trouble};
 
 /// Names, versions, repositories: longer ones are mistakes.
 const LONGEST_TEXT: usize = 1024;
@@ -28,6 +29,12 @@ impl Faults {
     fn text(&mut self, field: &str, text: &str) {
         if text.len() > LONGEST_TEXT {
             self.add(field, format_args!("longer than {LONGEST_TEXT} bytes"));
+        }
+    }
+
+    fn signature(&mut self, field: &str, signature: &[u8]) {
+        if signature.len() > LONGEST_SIGNATURE {
+            self.add(field, format_args!("longer than {LONGEST_SIGNATURE} bytes"));
         }
     }
 
@@ -96,14 +103,15 @@ pub(super) fn announce(announce: wire::Announce) -> Result<Announced, Status> {
     })
 }
 
-fn meta(held: wire::Held) -> Result<(Digest, Meta), Status> {
-    let wire::Held { digest, size, root, media_type } = held;
+fn meta(held: wire::Held) -> Result<(Digest, Meta, Signature), Status> {
+    let wire::Held { digest, size, root, media_type, signature } = held;
     let mut faults = Faults::default();
     let digest = Digest::try_from(digest.as_slice()).map_err(|_| faults.add("held.digest", "a digest has 32 bytes"));
     let root = Hash::try_from(root).map_err(|_| faults.add("held.root", "a root has 32 bytes"));
     faults.text("held.media_type", &media_type);
+    faults.signature("held.signature", &signature);
     let (digest, root) = faults.or(digest.ok().zip(root.ok()))?;
-    Ok((digest, Meta { size, root, media_type }))
+    Ok((digest, Meta { size, root, media_type }, signature.into()))
 }
 
 /// A repository, and how long ago it was read.
@@ -168,16 +176,20 @@ pub(super) fn tell(message: wire::find_request::Message, asked: Digest) -> Resul
     }
     Ok(match message {
         Message::Start(_) => return Err(invalid("start", "comes once")),
-        Message::Headers(wire::OriginHeaders { permit_id, size, media_type }) => {
+        Message::Headers(wire::OriginHeaders { permit_id, size, media_type, signature }) => {
             let mut faults = Faults::default();
             faults.text("headers.media_type", &media_type);
-            faults.or(Some(Tell::Headers { permit: permit_id, size, media_type }))?
+            faults.signature("headers.signature", &signature);
+            let signature = signature.into();
+            faults.or(Some(Tell::Headers { permit: permit_id, size, media_type, signature }))?
         }
-        Message::List(wire::ListPart { first_block, hashes }) => {
+        Message::List(wire::ListPart { first_block, hashes, author: _, signature }) => {
             if hashes.len() % 32 != 0 || hashes.len() > MOST_BLOCKS as usize * 32 || first_block >= MOST_BLOCKS {
                 return Err(invalid("list", "at most 8192 hashes of 32 bytes"));
             }
-            Tell::Hashes { first: first_block, hashes: hashes.into() }
+            let mut faults = Faults::default();
+            faults.signature("list.signature", &signature);
+            faults.or(Some(Tell::Hashes { first: first_block, hashes: hashes.into(), signature: signature.into() }))?
         }
         Message::Failed(wire::OriginFailed { permit_id, failure, retry_after_ms }) => {
             let why = match wire::OriginFailure::try_from(failure) {
@@ -194,7 +206,7 @@ pub(super) fn tell(message: wire::find_request::Message, asked: Digest) -> Resul
             Tell::Progress { blocks: blocks.min(MOST_BLOCKS), origin_bytes }
         }
         Message::Done(held) => match meta(held)? {
-            (digest, meta) if digest == asked => Tell::Done(meta),
+            (digest, meta, signature) if digest == asked => Tell::Done(meta, signature),
             _ => return Err(invalid("done.digest", "is not the one that was asked for")),
         },
         Message::Lied(wire::Lied { node_id, block }) => {
@@ -205,6 +217,9 @@ pub(super) fn tell(message: wire::find_request::Message, asked: Digest) -> Resul
         }
         Message::Mismatch(wire::Mismatch { author }) => {
             Tell::Mismatch { author: author.parse().map_err(|error| invalid("mismatch.author", error))? }
+        }
+        Message::Unproven(wire::Unproven { author }) => {
+            Tell::Unproven { author: author.parse().map_err(|error| invalid("unproven.author", error))? }
         }
     })
 }

@@ -14,10 +14,10 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
+use super::caller::Shown;
 use super::{Parts, parse};
 use crate::identity::Identity;
-use crate::nodes::{Assignment, Joined, Nodes, SessionId};
-use crate::swarm::Swarm;
+use crate::nodes::{Assignment, Joined, SessionId};
 
 type Answer = Result<wire::SessionResponse, Status>;
 
@@ -31,16 +31,20 @@ pub(super) fn serve(
     parts: Parts,
     drain: Drain,
     joined: Joined,
-    bearer: Option<Bearer>,
+    shown: Option<Shown>,
     requests: Streaming<wire::SessionRequest>,
 ) -> BoxStream<'static, Answer> {
     // Assignments are few, and the newest alone counts: a node that does not read gets the last one when it does.
     let (answers, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         let session = joined.session;
-        let certified =
-            parts.gate.identity().cloned().zip(bearer).map(|(identity, bearer)| Certified::new(identity, bearer));
-        let end = talk(&parts, &drain, joined, certified, requests, &answers).await;
+        let certified = parts
+            .gate
+            .identity()
+            .cloned()
+            .zip(shown.clone())
+            .map(|(identity, shown)| Certified::new(identity, shown.bearer));
+        let end = talk(&parts, &drain, (joined, shown), certified, requests, &answers).await;
         parts.nodes.disconnected(&session, matches!(end, End::Closed));
         if let End::Failed(status) = end {
             tracing::debug!(%status, "session ended");
@@ -121,12 +125,12 @@ async fn voided(certified: &mut Option<Certified>) -> bool {
 async fn talk(
     parts: &Parts,
     drain: &Drain,
-    joined: Joined,
+    (joined, shown): (Joined, Option<Shown>),
     mut certified: Option<Certified>,
     mut requests: Streaming<wire::SessionRequest>,
     answers: &mpsc::Sender<Answer>,
 ) -> End {
-    let Parts { nodes, swarm, .. } = parts;
+    let Parts { nodes, .. } = parts;
     let Joined { session, mut assignment, over } = joined;
     let heartbeat = u32::try_from(nodes.heartbeat().as_millis()).unwrap_or(u32::MAX);
     let mut unsaid = true;
@@ -140,7 +144,7 @@ async fn talk(
         tokio::select! {
             message = requests.message() => match message {
                 Ok(Some(message)) => {
-                    if let Err(status) = take(nodes, swarm, &session, message) {
+                    if let Err(status) = take(parts, &session, shown.as_ref(), message) {
                         return End::Failed(status);
                     }
                 }
@@ -178,7 +182,13 @@ async fn talk(
     }
 }
 
-fn take(nodes: &Nodes, swarm: &Swarm, session: &SessionId, message: wire::SessionRequest) -> Result<(), Status> {
+fn take(
+    parts: &Parts,
+    session: &SessionId,
+    shown: Option<&Shown>,
+    message: wire::SessionRequest,
+) -> Result<(), Status> {
+    let Parts { nodes, swarm, gate } = parts;
     use wire::session_request::Message;
     let over = || Status::aborted("the session is over");
     match message.message {
@@ -195,6 +205,13 @@ fn take(nodes: &Nodes, swarm: &Swarm, session: &SessionId, message: wire::Sessio
             let node = nodes.node_of(session).ok_or_else(over)?;
             for (repository, age) in parse::public(public)? {
                 swarm.saw_public(&node, repository, age);
+            }
+            Ok(())
+        }
+        Some(Message::Certificate(wire::Certificate { certificate })) => {
+            let node = nodes.node_of(session).ok_or_else(over)?;
+            if let Some(certificate) = gate.certificate(shown, certificate)? {
+                swarm.certified(&node, certificate);
             }
             Ok(())
         }

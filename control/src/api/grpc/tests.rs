@@ -139,6 +139,7 @@ impl Fake {
             permit_first_block: 0,
             permit_blocks: 0,
             takes_runs: true,
+            certificate: Vec::new(),
         };
         tell.send(wire::FindRequest { message: Some(Tell::Start(start)) }).await.unwrap();
         let said = within(self.grpc.clone().find(ReceiverStream::new(stream))).await.unwrap().into_inner();
@@ -147,7 +148,13 @@ impl Fake {
 }
 
 fn held(number: u8) -> wire::Held {
-    wire::Held { digest: vec![number; 32], size: 2 * BLOCK, root: vec![7; 32], media_type: "text/plain".into() }
+    wire::Held {
+        digest: vec![number; 32],
+        size: 2 * BLOCK,
+        root: vec![7; 32],
+        media_type: "text/plain".into(),
+        signature: Vec::new(),
+    }
 }
 
 struct Flight {
@@ -245,8 +252,15 @@ async fn one_reads_the_origin_others_get_the_list_and_the_permit_moves_when_it_g
     );
     let (mut first, mut second) = (a.find(1, 0).await, b.find(1, 0).await);
     let permit_id = first.permit().await;
-    first.tell(Tell::Headers(wire::OriginHeaders { permit_id, size: 2 * BLOCK, media_type: "x".into() })).await;
-    first.tell(Tell::List(wire::ListPart { first_block: 0, hashes: vec![1; 32] })).await;
+    first
+        .tell(Tell::Headers(wire::OriginHeaders {
+            permit_id,
+            size: 2 * BLOCK,
+            media_type: "x".into(),
+            signature: Vec::new(),
+        }))
+        .await;
+    first.tell(Tell::List(wire::ListPart { first_block: 0, hashes: vec![1; 32], ..Default::default() })).await;
     assert_eq!(second.parents().await, ["node-a"]);
     let mut late = c.find(1, 0).await;
     let author = late.hear(|said| if let Said::Head(head) = said { Some(head.author) } else { None }).await;
@@ -256,8 +270,15 @@ async fn one_reads_the_origin_others_get_the_list_and_the_permit_moves_when_it_g
     // The reader's flight is closed on purpose; the next goes on.
     drop(first);
     let permit_id = second.permit().await;
-    second.tell(Tell::Headers(wire::OriginHeaders { permit_id, size: 2 * BLOCK, media_type: "x".into() })).await;
-    second.tell(Tell::List(wire::ListPart { first_block: 1, hashes: vec![2; 32] })).await;
+    second
+        .tell(Tell::Headers(wire::OriginHeaders {
+            permit_id,
+            size: 2 * BLOCK,
+            media_type: "x".into(),
+            signature: Vec::new(),
+        }))
+        .await;
+    second.tell(Tell::List(wire::ListPart { first_block: 1, hashes: vec![2; 32], ..Default::default() })).await;
     let part = late.hear(|said| if let Said::List(part) = said { Some(part) } else { None }).await;
     assert_eq!(part.first_block, 1);
     second.tell(Tell::Done(held(1))).await;
@@ -317,7 +338,7 @@ async fn a_message_that_makes_no_sense_ends_its_stream_alone() {
     let a = Fake::join(&running, "node-a", "").await;
     let mut flight = a.find(1, 0).await;
     flight.permit().await;
-    flight.tell(Tell::List(wire::ListPart { first_block: 0, hashes: vec![1; 33] })).await;
+    flight.tell(Tell::List(wire::ListPart { first_block: 0, hashes: vec![1; 33], ..Default::default() })).await;
     let status = within(async {
         loop {
             match flight.said.message().await {

@@ -171,7 +171,7 @@ pub(super) struct MemberView {
     /// Host name, when it is live.
     name: Option<String>,
     live: bool,
-    /// The cluster that its token binds it to.
+    /// The cluster that what it joined by binds it to.
     bound_cluster: Option<String>,
     role: &'static str,
     joined: String,

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use shoal_proto::{ClusterId, NodeId};
 
-use super::super::identities::admits;
+use super::super::identities::{admits, is_new};
 use super::super::{
     Admission, ApiTokenRow, AuditEntry, AuditRow, ClusterTable, Error, Identities, JoinTokenRow, Joining, Member,
     Seconds, Void,
@@ -87,6 +87,19 @@ impl Identities for MemoryStore {
         state.members.insert(member.node.clone(), member.clone());
         state.write_audit(audit);
         Ok(Admission::Admitted(member))
+    }
+
+    async fn admit(&self, member: &Member, audit: &AuditEntry) -> Result<Admission, Error> {
+        let mut state = self.identities.lock();
+        let known = state.members.get(&member.node).cloned();
+        match is_new(known.as_ref(), &member.key) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Admission::Admitted(known.unwrap_or_else(|| member.clone()))),
+            Err(refused) => return Ok(refused),
+        }
+        state.members.insert(member.node.clone(), member.clone());
+        state.write_audit(audit);
+        Ok(Admission::Admitted(member.clone()))
     }
 
     async fn member(&self, node: &NodeId) -> Result<Option<Member>, Error> {

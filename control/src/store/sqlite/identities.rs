@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use shoal_proto::{ClusterId, NodeId};
 use sqlx::SqliteConnection;
 
-use super::super::identities::admits;
+use super::super::identities::{admits, is_new};
 use super::super::{
     Admission, ApiTokenRow, AuditEntry, AuditRow, Error, Identities, JoinTokenRow, Joining, Member, Role, Seconds,
     Sha256, Void,
@@ -79,21 +79,25 @@ impl Identities for SqliteStore {
             .await
             .map_err(doing())?;
         let member = by.member(&token);
-        let insert = "INSERT INTO members (node_id, key, cluster_id, seed, joined_by, joined, revoked) \
-                      VALUES (?, ?, ?, ?, ?, ?, NULL)";
-        sqlx::query(insert)
-            .bind(member.node.as_str())
-            .bind(member.key.as_slice())
-            .bind(member.cluster.as_ref().map(ClusterId::as_str))
-            .bind(member.seed)
-            .bind(&member.joined_by)
-            .bind(to_sql(member.joined))
-            .execute(&mut *tx)
-            .await
-            .map_err(doing())?;
+        write_member(&mut tx, &member).await.map_err(doing())?;
         write_audit(&mut tx, audit).await?;
         tx.commit().await.map_err(doing())?;
         Ok(Admission::Admitted(member))
+    }
+
+    async fn admit(&self, member: &Member, audit: &AuditEntry) -> Result<Admission, Error> {
+        let doing = || failed(format!("make node {} a member", member.node));
+        let mut tx = self.begin_write().await.map_err(doing())?;
+        let known = read_member(&mut tx, &member.node).await?;
+        match is_new(known.as_ref(), &member.key) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Admission::Admitted(known.unwrap_or_else(|| member.clone()))),
+            Err(refused) => return Ok(refused),
+        }
+        write_member(&mut tx, member).await.map_err(doing())?;
+        write_audit(&mut tx, audit).await?;
+        tx.commit().await.map_err(doing())?;
+        Ok(Admission::Admitted(member.clone()))
     }
 
     async fn member(&self, node: &NodeId) -> Result<Option<Member>, Error> {
@@ -249,6 +253,22 @@ async fn write_void(connection: &mut SqliteConnection, void: &Void) -> Result<()
         .await
         .map_err(failed(format!("declare certificates of node {} void", void.node)))?;
     Ok(())
+}
+
+/// Writes a member that was not there.
+async fn write_member(tx: &mut SqliteConnection, member: &Member) -> Result<(), sqlx::Error> {
+    let insert = "INSERT INTO members (node_id, key, cluster_id, seed, joined_by, joined, revoked) \
+                  VALUES (?, ?, ?, ?, ?, ?, NULL)";
+    sqlx::query(insert)
+        .bind(member.node.as_str())
+        .bind(member.key.as_slice())
+        .bind(member.cluster.as_ref().map(ClusterId::as_str))
+        .bind(member.seed)
+        .bind(&member.joined_by)
+        .bind(to_sql(member.joined))
+        .execute(tx)
+        .await
+        .map(drop)
 }
 
 async fn read_member(connection: &mut SqliteConnection, node: &NodeId) -> Result<Option<Member>, Error> {

@@ -20,6 +20,7 @@ suite! {
     a_token_admits_as_many_nodes_as_it_has_uses
     a_token_that_is_over_or_wrong_admits_nobody_and_writes_nothing
     a_member_is_known_by_its_key
+    who_is_answered_for_is_admitted_once_and_known_by_its_key
     a_revoked_member_stays_revoked_and_its_certificates_void
     what_is_void_is_forgotten_when_it_is_over_anyway_and_never_shrinks
     api_tokens_have_names_of_their_own
@@ -133,6 +134,27 @@ async fn a_member_is_known_by_its_key(store: &dyn Both) {
     assert!(matches!(store.join(&other, &entry("n1")).await.unwrap(), Admission::Admitted(_)));
     assert_eq!(store.member(&node("n1")).await.unwrap().unwrap().key, [1; 32]);
     assert_eq!(store.member(&node("n2")).await.unwrap(), None);
+}
+
+async fn who_is_answered_for_is_admitted_once_and_known_by_its_key(store: &dyn Both) {
+    let member = Member {
+        node: node("n1"),
+        key: [9; 32],
+        cluster: Some(id("c")),
+        seed: true,
+        joined_by: "kubernetes:k:ns:name".into(),
+        joined: 50,
+        revoked: None,
+    };
+    assert_eq!(store.admit(&member, &entry("n1")).await.unwrap(), Admission::Admitted(member.clone()));
+    let again = Member { cluster: None, seed: false, joined: 60, ..member.clone() };
+    assert_eq!(store.admit(&again, &entry("n1 again")).await.unwrap(), Admission::Admitted(member.clone()));
+    let other = Member { key: [1; 32], ..member.clone() };
+    assert_eq!(store.admit(&other, &entry("other")).await.unwrap(), Admission::OtherKey);
+    assert_eq!(store.member(&node("n1")).await.unwrap(), Some(member.clone()));
+    assert!(store.revoke(&node("n1"), 70, &void("n1", 1, 99), &entry("revoked")).await.unwrap());
+    assert_eq!(store.admit(&member, &entry("n1")).await.unwrap(), Admission::Revoked);
+    assert_eq!(subjects(store).await, ["revoked", "n1"]);
 }
 
 async fn a_revoked_member_stays_revoked_and_its_certificates_void(store: &dyn Both) {

@@ -8,7 +8,7 @@ use super::super::around::Around;
 use super::super::event::{At, Cause, FinderId, Say, Stop, Waiting};
 use super::super::finder::Finder;
 use super::super::permit::{Permit, SILENT};
-use super::{Blob, RUN};
+use super::Blob;
 
 impl Blob {
     /// Brings everything in line after a change or a timer, and answers when to look again.
@@ -148,31 +148,25 @@ impl Blob {
                     continue;
                 }
                 // Who vouches for it may be nobody that this finder was lied to by.
-                let vouches =
-                    std::iter::once(&seal.author).chain(&self.whole).find(|node| around.may_name(node, finder));
+                let vouches = seal.vouches_to(finder, &self.whole, around);
                 told = vouches.is_some();
-                if let Some(author) = vouches.cloned() {
+                if let Some((author, meta, signature)) = vouches {
                     finder.seal = Some(seal.meta.clone());
                     finder.list = 0;
                     finder.vouched = Some(author.clone());
-                    around.say(id, Say::Sealed { author, meta: seal.meta.clone() });
+                    super::vouch::introduce(id, finder, &author, seal.certificate_of(&author), around);
+                    around.say(id, Say::Sealed { author, meta, signature });
                 }
             } else if let Some(list) = &self.list {
                 if finder.list == list.number {
                     continue;
                 }
                 let writes = reads && list.author == finder.node;
-                told = writes || around.may_name(&list.author, finder);
+                told = writes || (around.may_name(&list.author, finder) && finder.may_prove(&list.author));
                 if told {
                     finder.list = list.number;
                     finder.seal = None;
-                    if !writes {
-                        let (author, media_type) = (list.author.clone(), list.media_type.clone());
-                        around.say(id, Say::Head { author, size: list.hashes.layout().size(), media_type });
-                    }
-                    for (first, run) in list.hashes.runs(RUN) {
-                        around.say(id, Say::Hashes { first, hashes: run.into() });
-                    }
+                    list.tell(id, finder, writes, around);
                 }
             }
             super::mark(&mut self.index.untold, id, !told);

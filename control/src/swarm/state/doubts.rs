@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use shoal_proto::{Digest, NodeId};
 
-use super::super::event::{Cause, FinderId, Meta, Notice, Say, Stop};
+use super::super::event::{Cause, FinderId, Meta, Notice, Say, Signature, Stop};
 use super::{Key, State, Step};
 
 /// Blobs of which holdings that contradict others' words are remembered.
@@ -14,7 +14,7 @@ const MOST_BLOBS: usize = 256;
 const MOST_CLAIMS: usize = 8;
 
 /// What holders say of one blob, and who says so.
-type Claims = BTreeMap<(u64, [u8; 32]), BTreeMap<NodeId, Arc<Meta>>>;
+type Claims = BTreeMap<(u64, [u8; 32]), BTreeMap<NodeId, (Arc<Meta>, Signature)>>;
 
 /// Holdings that contradict others' words and wait for those to be proven wrong; more are not remembered. What many say alike is
 /// looked at once, and only when the blob has changed.
@@ -25,7 +25,7 @@ pub(super) struct Contested {
 }
 
 impl Contested {
-    pub(super) fn insert(&mut self, key: Key, node: NodeId, meta: Arc<Meta>) {
+    pub(super) fn insert(&mut self, key: Key, node: NodeId, meta: Arc<Meta>, signature: Signature) {
         if self.claims.len() >= MOST_BLOBS && !self.claims.contains_key(&key) {
             return;
         }
@@ -37,7 +37,7 @@ impl Contested {
             !nodes.is_empty()
         });
         if claims.len() < MOST_CLAIMS || claims.contains_key(&claim) {
-            claims.entry(claim).or_default().insert(node, meta);
+            claims.entry(claim).or_default().insert(node, (meta, signature));
         }
     }
 
@@ -62,14 +62,18 @@ impl Contested {
     }
 
     /// Those whose word nothing contradicts any more, of the blobs that have changed.
-    pub(super) fn take_agreed(&mut self, agrees: impl Fn(&Key, &Meta) -> bool) -> Vec<(NodeId, Digest, Arc<Meta>)> {
+    pub(super) fn take_agreed(
+        &mut self,
+        agrees: impl Fn(&Key, &Meta) -> bool,
+    ) -> Vec<(NodeId, Digest, Arc<Meta>, Signature)> {
         let mut agreed = Vec::new();
         for key in std::mem::take(&mut self.changed) {
             let Some(claims) = self.claims.get_mut(&key) else { continue };
             claims.retain(|_, nodes| {
-                let holds = nodes.values().next().is_some_and(|meta| agrees(&key, meta));
+                let holds = nodes.values().next().is_some_and(|(meta, _)| agrees(&key, meta));
                 if holds {
-                    agreed.extend(std::mem::take(nodes).into_iter().map(|(node, meta)| (node, key.1, meta)));
+                    let nodes = std::mem::take(nodes).into_iter();
+                    agreed.extend(nodes.map(|(node, (meta, signature))| (node, key.1, meta, signature)));
                 }
                 !holds
             });
@@ -86,8 +90,8 @@ impl State {
     pub(super) fn reconsider(&mut self, step: &mut Step<'_>) {
         let blobs = &self.blobs;
         let agrees = |key: &Key, meta: &Meta| blobs.get(key).is_none_or(|blob| blob.agrees(meta));
-        for (node, digest, meta) in self.contested.take_agreed(agrees) {
-            self.hold(&node, digest, meta, step);
+        for (node, digest, meta, signature) in self.contested.take_agreed(agrees) {
+            self.hold(&node, digest, meta, signature, step);
         }
     }
 

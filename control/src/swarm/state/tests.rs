@@ -10,6 +10,7 @@ mod liars;
 mod random;
 mod runs;
 mod scale;
+mod signed;
 
 const BLOCK: u64 = 256 << 10;
 
@@ -102,12 +103,15 @@ impl Bench {
     }
 
     fn headers(&mut self, finder: FinderId, permit: u64) {
-        self.tell(finder, Tell::Headers { permit, size: 4 * BLOCK, media_type: "text/plain".into() });
+        self.tell(
+            finder,
+            Tell::Headers { permit, size: 4 * BLOCK, media_type: "text/plain".into(), signature: Signature::new() },
+        );
     }
 
     fn hashes(&mut self, finder: FinderId, first: u32, hashes: &[u8]) {
         let hashes: Vec<u8> = hashes.iter().flat_map(|hash| [*hash; 32]).collect();
-        self.tell(finder, Tell::Hashes { first, hashes: hashes.into() });
+        self.tell(finder, Tell::Hashes { first, hashes: hashes.into(), signature: Signature::new() });
     }
 
     fn failed(&mut self, finder: FinderId, permit: u64, why: Trouble) {
@@ -119,7 +123,10 @@ impl Bench {
     }
 
     fn hold(&mut self, name: &str, number: u8, root: u8) {
-        self.announce(name, Announced { held: vec![(digest(number), meta(root))], ..Announced::default() });
+        self.announce(
+            name,
+            Announced { held: vec![(digest(number), meta(root), Signature::new())], ..Announced::default() },
+        );
     }
 }
 
@@ -164,23 +171,23 @@ fn i6_one_of_many_finders_reads_the_origin_and_the_others_follow_it() {
     assert!(matches!(&said[0], Say::Head { author, size, .. } if author.as_str() == "a" && *size == 4 * BLOCK));
     assert_eq!(names(&last_parents(&said).unwrap()), ["a"]);
     bench.hashes(a, 0, &[1, 2]);
-    assert_eq!(bench.take(b), [Say::Hashes { first: 0, hashes: hash_run(&[1, 2]) }]);
+    assert_eq!(bench.take(b), [Say::Hashes { first: 0, hashes: hash_run(&[1, 2]), proof: None }]);
     // A late finder gets what there is of the list.
     let c = bench.find("c");
     let said = bench.take(c);
-    assert!(said.contains(&Say::Hashes { first: 0, hashes: hash_run(&[1, 2]) }), "{said:?}");
+    assert!(said.contains(&Say::Hashes { first: 0, hashes: hash_run(&[1, 2]), proof: None }), "{said:?}");
     assert!(!said.iter().any(|say| matches!(say, Say::Permit(_))));
     // Held makes it a parent of the whole, and the list is sealed.
     bench.hashes(a, 2, &[3, 4]);
     let mut list = PieceList::new(Layout::of(4 * BLOCK).unwrap());
     list.set_run(0, &hash_run(&[1, 2, 3, 4])).unwrap();
     let root = list.root().unwrap();
-    bench.tell(a, Tell::Done(Meta { root, ..meta(0) }));
+    bench.tell(a, Tell::Done(Meta { root, ..meta(0) }, Signature::new()));
     bench.wait(ms(100));
     let said = bench.take(c);
     assert!(
         said.iter()
-            .any(|say| matches!(say, Say::Sealed { author, meta } if author.as_str() == "a" && meta.root == root))
+            .any(|say| matches!(say, Say::Sealed { author, meta, .. } if author.as_str() == "a" && meta.root == root))
     );
     assert!(last_parents(&said).unwrap()[0].complete);
     assert_eq!(bench.state.counts(), Counts { blobs: 1, finders: 3, permits: 0, holdings: 1 });
@@ -312,11 +319,11 @@ fn the_successor_is_who_has_most_and_goes_on_with_the_same_list() {
     bench.headers(c, permit);
     bench.take(b);
     bench.hashes(c, 2, &[3]);
-    assert_eq!(bench.take(b), [Say::Hashes { first: 2, hashes: hash_run(&[3]) }]);
+    assert_eq!(bench.take(b), [Say::Hashes { first: 2, hashes: hash_run(&[3]), proof: None }]);
     let d = bench.find("d");
     let said = bench.take(d);
     assert!(said.iter().any(|say| matches!(say, Say::Head { author, .. } if author.as_str() == "a")), "{said:?}");
-    assert!(said.contains(&Say::Hashes { first: 0, hashes: hash_run(&[1, 2, 3]) }), "{said:?}");
+    assert!(said.contains(&Say::Hashes { first: 0, hashes: hash_run(&[1, 2, 3]), proof: None }), "{said:?}");
     // A mismatch names both who wrote.
     bench.tell(d, Tell::Mismatch { author: node("a") });
     let writers = vec![node("a"), node("c")];
@@ -344,7 +351,7 @@ fn readers_that_contradict_each_other_start_a_new_list() {
     bench.hashes(b, 0, &[8, 9]);
     let said = bench.take(c);
     assert!(said.iter().any(|say| matches!(say, Say::Head { author, .. } if author.as_str() == "b")), "{said:?}");
-    assert!(said.contains(&Say::Hashes { first: 0, hashes: hash_run(&[8, 9]) }), "{said:?}");
+    assert!(said.contains(&Say::Hashes { first: 0, hashes: hash_run(&[8, 9]), proof: None }), "{said:?}");
 }
 
 #[test]
@@ -462,7 +469,7 @@ fn a_full_list_after_a_reconnect_replaces_what_was_known() {
     bench.hold("a", 1, 1);
     bench.hold("a", 2, 1);
     bench.join("a", Some("east"));
-    let held = vec![(digest(2), meta(1)), (digest(3), meta(1))];
+    let held = vec![(digest(2), meta(1), Signature::new()), (digest(3), meta(1), Signature::new())];
     bench.announce("a", Announced { reset: true, held, ..Announced::default() });
     assert_eq!(bench.state.held_by(&node("a")), 3, "still known until the list is complete");
     bench.announce("a", Announced { complete: true, ..Announced::default() });

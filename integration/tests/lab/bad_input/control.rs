@@ -133,7 +133,13 @@ fn grpc_cases() -> Vec<Case> {
     let long = "x".repeat(2000);
     let fine = || register(|_| ());
     let held = |digest: usize, root: usize, media_type: &str| {
-        let held = wire::Held { digest: vec![1; digest], size: 1, root: vec![2; root], media_type: media_type.into() };
+        let held = wire::Held {
+            digest: vec![1; digest],
+            size: 1,
+            root: vec![2; root],
+            media_type: media_type.into(),
+            signature: Vec::new(),
+        };
         session(Message::Announce(wire::Announce { held: vec![held], ..wire::Announce::default() }))
     };
     let public = wire::PublicRepository {

@@ -39,13 +39,16 @@ impl Runner {
             Some(News::Parents(parents)) => {
                 self.name(parents);
                 self.want_list_body();
+                self.ask_holders();
             }
+            Some(News::Refused { author }) => self.on_refused(&author),
             Some(News::Head { author, size, media_type }) => {
                 if self.believes(&author).await
                     && self.agrees_on_size(&author, size)
                     && self.begin(size, &media_type, &author).await
                 {
                     self.take_author(author);
+                    self.refused = None;
                 }
             }
             Some(News::Hashes { first, hashes }) => {
@@ -61,6 +64,7 @@ impl Runner {
                     && self.begin(size, &media_type, &author).await
                 {
                     self.sealed = Some((author, root));
+                    self.refused = None;
                     self.want_list_body();
                 }
             }
@@ -203,16 +207,21 @@ impl Runner {
     /// A known parent holds the blob whole and vouches for its list, or none does.
     pub(super) async fn on_located(&mut self, located: Option<Located>) {
         // Control is back and named others, or the origin is read already.
-        if self.finding.is_some() || !self.reads.is_empty() {
+        if (self.finding.is_some() && self.refused.is_none()) || !self.reads.is_empty() {
             return;
         }
-        let Some(Located { parent, size, media_type, list }) = located else {
-            return self.without_control(Leave::NoControl);
+        let Some((Located { parent, size, media_type, list }, root)) =
+            located.and_then(|located| Some((located.list.root()?, located))).map(|(root, located)| (located, root))
+        else {
+            return if self.finding.is_none() {
+                self.without_control(Leave::NoControl)
+            };
         };
-        let Some(root) = list.root() else { return self.without_control(Leave::NoControl) };
         if let Some(hint) = self.flight.size_hint.get().filter(|hint| **hint != size) {
             tracing::warn!(digest = %self.flight.digest(), node = %parent.node, said = size, manifest = hint, "a known parent says another size than the manifest");
-            return self.without_control(Leave::NoControl);
+            return if self.finding.is_none() {
+                self.without_control(Leave::NoControl)
+            };
         }
         tracing::debug!(digest = %self.flight.digest(), node = %parent.node, "located without control");
         if !self.begin(size, &media_type, &parent.node).await {
@@ -221,7 +230,10 @@ impl Runner {
         self.inner.metrics.located.inc();
         self.sealed = Some((parent.node.clone(), root));
         self.grown.1 = Instant::now();
-        self.parents.send_replace(Arc::from([parent]));
+        if self.finding.is_none() {
+            self.parents.send_replace(Arc::from([parent]));
+        }
+        self.refused = None;
         self.on_list(Some(Ok(list))).await;
     }
 

@@ -153,7 +153,7 @@ fn i1_a_blob_announced_while_its_origin_is_read_does_not_void_the_list_that_is_f
     bench.hashes(reading, 2, &[3, 4]);
     let said = bench.take(follower);
     assert!(!said.iter().any(|say| matches!(say, Say::Sealed { .. })), "{said:?}");
-    let more = Say::Hashes { first: 2, hashes: hash_run(&[3, 4]) };
+    let more = Say::Hashes { first: 2, hashes: hash_run(&[3, 4]), proof: None };
     assert!(said.contains(&more), "{said:?}");
 }
 
@@ -170,8 +170,9 @@ fn who_was_refused_is_believed_when_those_who_said_otherwise_turned_out_to_lie()
     let said = bench.take(finder);
     assert_eq!(names(&last_parents(&said).unwrap()), ["a"], "{said:?}");
     assert!(
-        said.iter()
-            .any(|say| matches!(say, Say::Sealed { author, meta } if author.as_str() == "a" && meta.root == [1; 32]))
+        said.iter().any(
+            |say| matches!(say, Say::Sealed { author, meta, .. } if author.as_str() == "a" && meta.root == [1; 32])
+        )
     );
 }
 
@@ -180,9 +181,9 @@ fn of_what_contradicts_so_much_is_remembered_and_of_each_node_its_last_word() {
     let mut contested = Contested::default();
     let key = (cluster("east"), digest(1));
     for root in 0..40 {
-        contested.insert(key.clone(), node(&format!("n{root}")), Arc::new(meta(root)));
+        contested.insert(key.clone(), node(&format!("n{root}")), Arc::new(meta(root)), Signature::new());
     }
-    contested.insert(key.clone(), node("n1"), Arc::new(meta(0)));
+    contested.insert(key.clone(), node("n1"), Arc::new(meta(0)), Signature::new());
     let agreed = |contested: &mut Contested, root: u8| -> Vec<NodeId> {
         contested.take_agreed(|_, meta| meta.root == [root; 32]).into_iter().map(|(node, ..)| node).collect()
     };

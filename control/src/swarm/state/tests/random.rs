@@ -175,7 +175,15 @@ impl World {
                 self.bench.apply(Event::Ended { finder: id, clean });
             }
             Step::Headers { blocks, .. } => {
-                self.tell(id, Tell::Headers { permit, size: blocks * BLOCK, media_type: String::new() });
+                self.tell(
+                    id,
+                    Tell::Headers {
+                        permit,
+                        size: blocks * BLOCK,
+                        media_type: String::new(),
+                        signature: Signature::new(),
+                    },
+                );
             }
             Step::Hashes { first, hash, .. } => self.bench.hashes(id, first, &[hash]),
             Step::Failed { why, .. } => {
@@ -187,7 +195,7 @@ impl World {
             }
             Step::Done { root, .. } => {
                 (mine.done, mine.permit) = (true, None);
-                self.tell(id, Tell::Done(meta(root)));
+                self.tell(id, Tell::Done(meta(root), Signature::new()));
             }
             Step::Lied { node: liar, .. } => {
                 mine.liars.push(node(&name(liar)));
@@ -227,7 +235,7 @@ impl World {
                     Say::Waiting(_) => stream.waits = true,
                     Say::Stop(Stop::Revoked) => stream.permit = None,
                     Say::Stop(_) => return false,
-                    Say::Head { .. } | Say::Hashes { .. } | Say::Sealed { .. } => {}
+                    Say::Author { .. } | Say::Head { .. } | Say::Hashes { .. } | Say::Sealed { .. } => {}
                 }
             }
             true

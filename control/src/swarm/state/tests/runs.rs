@@ -105,7 +105,10 @@ impl Race {
                 self.readers[at].answered.insert(grant.id, now);
                 let media_type = String::new();
                 let finder = self.readers[at].finder;
-                self.bench.tell(finder, Tell::Headers { permit: grant.id, size: LARGE, media_type });
+                self.bench.tell(
+                    finder,
+                    Tell::Headers { permit: grant.id, size: LARGE, media_type, signature: Signature::new() },
+                );
             }
         }
     }
@@ -290,13 +293,16 @@ fn an_older_node_is_given_no_run() {
 fn i6_who_cannot_use_the_only_holder_of_a_large_blob_reads_it_to_the_end() {
     let mut bench = Bench::with(&["a", "b"]);
     let held = Meta { size: LARGE, ..meta(1) };
-    bench.announce("a", Announced { held: vec![(digest(1), held)], ..Announced::default() });
+    bench.announce("a", Announced { held: vec![(digest(1), held, Signature::new())], ..Announced::default() });
     let finder = bench.ask("b", Ask { size: Some(LARGE), ..want(1) });
     assert_eq!(bench.permit(finder), None);
     bench.tell(finder, Tell::Lied { node: node("a"), block: 0 });
     let granted = grants(&mut bench, finder);
     assert_eq!(granted.iter().map(|grant| (grant.first, grant.blocks)).collect::<Vec<_>>(), [(0, 0)]);
-    bench.tell(finder, Tell::Headers { permit: granted[0].id, size: LARGE, media_type: String::new() });
+    bench.tell(
+        finder,
+        Tell::Headers { permit: granted[0].id, size: LARGE, media_type: String::new(), signature: Signature::new() },
+    );
     // Its words on what it reads are not added to the sealed list, so the permit may not end with some of them.
     assert_eq!(grants(&mut bench, finder), []);
 }
@@ -375,7 +381,10 @@ fn two_readers() -> (Bench, FinderId, Grant, FinderId) {
     let large = || Ask { size: Some(LARGE), ..want(1) };
     let (a, b) = (bench.ask("a", large()), bench.ask("b", large()));
     let first = grants(&mut bench, a)[0];
-    bench.tell(a, Tell::Headers { permit: first.id, size: LARGE, media_type: String::new() });
+    bench.tell(
+        a,
+        Tell::Headers { permit: first.id, size: LARGE, media_type: String::new(), signature: Signature::new() },
+    );
     (bench, a, first, b)
 }
 
@@ -424,7 +433,10 @@ fn i6b_a_first_reader_that_hears_nothing_keeps_its_run_for_twenty_seconds() {
 fn i6_a_reader_whose_run_failed_gets_no_other_before_its_pause_is_over() {
     let (mut bench, a, first, b) = two_readers();
     let second = grants(&mut bench, b)[0];
-    bench.tell(b, Tell::Headers { permit: second.id, size: LARGE, media_type: String::new() });
+    bench.tell(
+        b,
+        Tell::Headers { permit: second.id, size: LARGE, media_type: String::new(), signature: Signature::new() },
+    );
     bench.failed(a, first.id, Trouble::Unreachable);
     assert_eq!(grants(&mut bench, a), []);
     let taken = grants(&mut bench, b);
@@ -446,7 +458,7 @@ fn i6_after_a_restart_nobody_is_compared_before_control_knows_what_was_read() {
     let (a, b) = (bench.ask("a", Ask { permit, blocks: 512, ..large() }), bench.ask("b", large()));
     bench.wait(STARTING + ms(500));
     assert_eq!(grants(&mut bench, b), [], "it would read what the other has read");
-    bench.tell(a, Tell::Headers { permit: 7, size: LARGE, media_type: String::new() });
+    bench.tell(a, Tell::Headers { permit: 7, size: LARGE, media_type: String::new(), signature: Signature::new() });
     bench.hashes(a, 0, &[7; 255]);
     bench.hashes(a, 255, &[7; 257]);
     bench.wait(ms(300));

@@ -176,14 +176,18 @@ fn what_events_cost_in_a_crowd_of_ten_thousand() {
     println!("a hash to all: {:?}", start.elapsed());
     // Whose word contradicts what is read now is heard again at every change of the blob.
     each("a hundredth contradicts, and progress", &mut crowd, &mut |crowd, at| {
-        let tell = if at % 100 == 7 { Tell::Done(meta(9)) } else { Tell::Progress { blocks: 3, origin_bytes: 0 } };
+        let tell = if at % 100 == 7 {
+            Tell::Done(meta(9), Signature::new())
+        } else {
+            Tell::Progress { blocks: 3, origin_bytes: 0 }
+        };
         crowd.bench.tell(crowd.finders[at], tell);
     });
     let start = Instant::now();
-    crowd.bench.tell(crowd.finders[0], Tell::Done(meta(7)));
+    crowd.bench.tell(crowd.finders[0], Tell::Done(meta(7), Signature::new()));
     println!("the reader is done: {:?}", start.elapsed());
     each("done", &mut crowd, &mut |crowd, at| {
         let finder = crowd.finders[at];
-        crowd.bench.tell(finder, Tell::Done(meta(7)));
+        crowd.bench.tell(finder, Tell::Done(meta(7), Signature::new()));
     });
 }
