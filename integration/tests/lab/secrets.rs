@@ -272,7 +272,7 @@ impl Scene {
     /// Whether it is where it belongs.
     fn belongs(&self, found: &Found) -> bool {
         let of = |planted: &&(Secret, Vec<String>)| planted.0.name == found.secret;
-        self.planted.iter().find(of).is_some_and(|(_, places)| places.iter().any(|place| *place == found.place))
+        self.planted.iter().find(of).is_some_and(|(_, places)| places.contains(&found.place))
     }
 }
 
