@@ -5,296 +5,26 @@
 //! namespace, as any program of that machine may.
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use http::{HeaderMap, Method, Request, StatusCode, header};
+use anyhow::{Context, Result, ensure};
 use lab::{
     aftermath,
-    clock::Clock,
-    conditions::Conditions,
     containerd::edition::Edition,
-    http::{Answer, Client, empty},
-    image::{Image, ImageBlob, Plan},
-    node::labelled,
-    registry::{self, AccessLine, Login},
-    rights::User,
-    tls::Authority,
-    token::Signer,
-    world::{World, WorldPlan},
+    image::Image,
+    registry::{AccessLine, Login},
+    world::WorldPlan,
 };
-use sha2::{Digest as _, Sha256};
 
 use crate::alone;
 
-const MIRROR: ([u8; 4], u16) = ([127, 0, 0, 1], 5080);
-const SEED: u64 = 52_000;
-/// For ann and ben.
-const PRIVATE: &str = "lab/private";
-/// For eve.
-const OTHER: &str = "lab/others";
-/// For everybody, as far as the registry has such a thing.
-const OPEN: &str = "lab/open";
+#[path = "private/scene.rs"]
+mod scene;
+
+use scene::{Caller, OPEN, OTHER, PRIVATE, Scene, plan_of};
+
 /// What a registry says to whom it does not let read.
 const NO: [u16; 3] = [401, 403, 404];
 /// A yes of the registry's is remembered for less than this.
 const FORGOTTEN: i64 = 301;
-
-/// A cluster of nodes before a registry with images of ann and ben, of eve, and of everybody.
-struct Scene {
-    world: World,
-    private: Image,
-    ann: User,
-    ben: User,
-    eve: User,
-    /// Whether the registry is there.
-    up: bool,
-}
-
-/// A layer that is in every image, as base images are.
-const SHARED: u64 = 1 << 20;
-
-impl Scene {
-    async fn set(plan: WorldPlan) -> Result<Self> {
-        let mut world = World::start(WorldPlan { origin_rate: None, ..plan }).await?;
-        let private = Image::obtain(&Plan::random(SEED, vec![5 << 20, SHARED, 64 << 10]))?;
-        let registry = &world.registry;
-        for (number, repository) in (1..).zip([OTHER, OPEN]) {
-            let image = Image::obtain(&Plan::random(SEED + number, vec![SHARED, 32 << 10]))?;
-            registry.push(&image, repository, "1").await?;
-        }
-        registry.push(&private, PRIVATE, "1").await?;
-        registry.rights().close(PRIVATE);
-        registry.rights().close(OTHER);
-        let (ann, ben) = (registry.admit("ann", &[PRIVATE])?, registry.admit("ben", &[PRIVATE])?);
-        let eve = registry.admit("eve", &[OTHER])?;
-        world.start_nodes().await?;
-        Ok(Self { world, private, ann, ben, eve, up: true })
-    }
-
-    fn login(&self) -> Login {
-        self.world.registry.login()
-    }
-
-    /// What containerd would show for a user, or for nobody, in a repository: a new token, or name and password.
-    fn shows(&self, user: Option<&User>, repository: &str) -> Result<Option<String>> {
-        self.world.registry.authorization(user, repository)
-    }
-
-    fn asker(&self, node: &str) -> Result<Asker> {
-        let ns = self.world.net.namespace(node)?;
-        let registry = self.world.registry.client(&ns)?;
-        Ok(Asker { mirror: Client::plain(&ns, MIRROR.into()), registry })
-    }
-
-    /// Ann pulls on a node, which then holds everything.
-    async fn ann_pulls(&mut self, node: &str) -> Result<()> {
-        let (ann, private) = (self.ann.clone(), self.private.clone());
-        self.world.node(node)?.pull_as(&ann, PRIVATE, "1", &private).await?;
-        let held = self.world.node(node)?.shoal()?.held()?;
-        let all = private.blobs().map(|blob| blob.digest.as_str()).chain([private.digest.as_str()]);
-        let lacks: Vec<&str> = all.filter(|digest| !held.contains(*digest)).collect();
-        ensure!(lacks.is_empty(), "{node} pulled a private image and did not keep {lacks:?}");
-        Ok(())
-    }
-
-    /// Starts a node again in a time of its own, which can be put forward.
-    async fn own_time(&mut self, node: &str) -> Result<Clock> {
-        let clock = self.world.clock(node)?.of_all();
-        let conditions = Conditions { clock: Some(clock.clone()), ..Conditions::default() };
-        self.world.node(node)?.shoal()?.restart_under(conditions).await?;
-        self.world.all_connected().await?;
-        Ok(clock)
-    }
-
-    /// Bytes of content that the mirror of a node gave, whatever their source.
-    async fn given(&mut self, node: &str) -> Result<u64> {
-        let metrics = self.world.node(node)?.shoal()?.admin().get_text("/metrics").await?;
-        Ok(labelled(&metrics, "shoal_mirror_bytes_total", "source").values().sum())
-    }
-
-    /// Who is not let in by the registry, in words, and what he shows.
-    fn outsiders(&self) -> Result<Vec<(&'static str, Option<String>)>> {
-        let wrong = Some(self.ann.mistyped().basic());
-        let bearer = |token: String| Some(format!("Bearer {token}"));
-        Ok(match self.login() {
-            Login::Basic => vec![
-                ("nobody", None),
-                ("ann with a wrong password", wrong),
-                ("a user that the registry does not know", Some(User::new("mallory").basic())),
-                ("eve, who has no right to it", Some(self.eve.basic())),
-                ("somebody with a token where passwords are asked for", Some("Bearer not.a.token".to_owned())),
-            ],
-            Login::Bearer => vec![
-                ("nobody", None),
-                ("nobody with an anonymous token", self.shows(None, PRIVATE)?),
-                ("ann with a wrong password in place of a token", wrong),
-                ("eve, who has no right to it", self.shows(Some(&self.eve), PRIVATE)?),
-                ("eve with a token for what is hers", self.shows(Some(&self.eve), OTHER)?),
-                ("ann with a token for what is open", self.shows(Some(&self.ann), OPEN)?),
-                ("somebody with a token that was good", bearer(self.world.registry.signer().stale(PRIVATE)?)),
-                ("somebody with a token of his own signing", bearer(forged(&self.world)?)),
-                ("somebody with no token at all", Some("Bearer not.a.token".to_owned())),
-            ],
-        })
-    }
-
-    /// Everything of the private image that a mirror can be asked for, and the length of each.
-    fn all(&self) -> Vec<(String, u64)> {
-        let manifest = self.private.manifest.len() as u64;
-        let manifests =
-            ["1".to_owned(), self.private.digest.clone()].map(|what| (format!("manifests/{what}"), manifest));
-        let blobs = self.private.blobs().map(|blob| (format!("blobs/{}", blob.digest), blob.size));
-        manifests.into_iter().chain(blobs).collect()
-    }
-
-    /// Whoever shows that gets not a byte of the private image out of a repository, and is told so with one of these statuses.
-    async fn gets_nothing(&mut self, node: &str, who: &str, caller: Caller<'_>, statuses: &[u16]) -> Result<()> {
-        let (asker, before) = (self.asker(node)?, self.given(node).await?);
-        for (what, size) in self.all() {
-            // A tag is another image's in another repository.
-            if caller.repository != PRIVATE && what == "manifests/1" {
-                continue;
-            }
-            for (method, range) in [
-                (Method::HEAD, None),
-                (Method::GET, None),
-                (Method::GET, Some("bytes=0-")),
-                (Method::GET, Some("bytes=7-")),
-            ] {
-                let answer = asker.ask(&method, caller.repository, &what, caller.shows, range).await?;
-                let told = format!("{who}: {method} {what} {range:?}: {}", answer.status);
-                ensure!(statuses.contains(&answer.status.as_u16()), "{told}");
-                is_empty_of(&answer, size).with_context(|| told.clone())?;
-                // While it is down nobody can tell what it would say.
-                if self.up && caller.shows.is_none() && answer.status == StatusCode::UNAUTHORIZED {
-                    asker
-                        .challenged_as_by_the_registry(&answer.headers, caller.repository, &what)
-                        .await
-                        .context(told)?;
-                }
-            }
-        }
-        let after = self.given(node).await?;
-        ensure!(after == before, "{who}: the mirror of {node} gave {} bytes", after - before);
-        println!("{:8} {node}: {who:60} gets nothing", self.login());
-        Ok(())
-    }
-
-    /// Whoever shows that gets all of the private image, right bytes, from a mirror.
-    async fn gets_all(&self, node: &str, shows: Option<&str>) -> Result<()> {
-        let asker = self.asker(node)?;
-        let manifest = ImageBlob {
-            digest: self.private.digest.clone(),
-            size: self.private.manifest.len() as u64,
-            file: std::path::PathBuf::new(),
-        };
-        let all = self.private.blobs().map(|blob| ("blobs", blob)).chain([("manifests", &manifest)]);
-        for (kind, blob) in all {
-            asker.gets(kind, PRIVATE, blob, shows).await?;
-        }
-        Ok(())
-    }
-
-    /// Lines of the registry's log that are of a node and say that content was given, or that a blob was asked for at all.
-    fn read_of(&self, node: &str, log: &[AccessLine]) -> Vec<String> {
-        let of_node = |line: &&AccessLine| self.world.name_of(line.from).as_deref() == Some(node);
-        let lines = log.iter().filter(of_node).filter(|line| line.is_blob() || line.is_read());
-        lines.map(|line| format!("{} {} {} {}", line.method, line.path, line.status, line.agent)).collect()
-    }
-}
-
-/// Where somebody asks, and what he shows.
-#[derive(Clone, Copy)]
-struct Caller<'a> {
-    repository: &'a str,
-    shows: Option<&'a str>,
-}
-
-impl<'a> Caller<'a> {
-    fn of(repository: &'a str, shows: Option<&'a str>) -> Self {
-        Self { repository, shows }
-    }
-}
-
-/// A token for the private repository by somebody who is not the registry's signer.
-fn forged(world: &World) -> Result<String> {
-    let dir = world.dirs.state.join("forger");
-    std::fs::create_dir_all(&dir)?;
-    Signer::new(&Authority::create(&dir)?.leaf(registry::HOST)?)?.token(PRIVATE, &["pull"])
-}
-
-/// Neither content nor what tells anything of it.
-fn is_empty_of(answer: &Answer, size: u64) -> Result<()> {
-    let headers = &answer.headers;
-    for tells in ["docker-content-digest", "content-range", "etag", "location"] {
-        ensure!(!headers.contains_key(tells), "the answer has {tells}: {:?}", headers[tells]);
-    }
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    ensure!(length != Some(size), "the answer tells the length of the content");
-    if answer.body.is_empty() {
-        return Ok(());
-    }
-    let says: serde_json::Value = serde_json::from_slice(&answer.body).context("the body is no error in JSON")?;
-    ensure!(says.get("errors").is_some_and(serde_json::Value::is_array), "the body is {says}");
-    Ok(())
-}
-
-/// Somebody on a node who asks its mirror by hand.
-struct Asker {
-    mirror: Client,
-    /// To compare with: the registry itself, asked from there.
-    registry: Client,
-}
-
-impl Asker {
-    async fn ask(
-        &self,
-        method: &Method,
-        repository: &str,
-        what: &str,
-        shows: Option<&str>,
-        range: Option<&str>,
-    ) -> Result<Answer> {
-        let uri = format!("/v2/{repository}/{what}?ns={}", registry::HOST);
-        let mut request = Request::builder().method(method).uri(uri);
-        request = request.header(header::ACCEPT, "application/vnd.oci.image.manifest.v1+json, */*");
-        for (name, value) in [(header::AUTHORIZATION, shows), (header::RANGE, range)] {
-            if let Some(value) = value {
-                request = request.header(name, value);
-            }
-        }
-        let asking = tokio::time::timeout(Duration::from_secs(25), self.mirror.send(request.body(empty())?));
-        asking.await.with_context(|| format!("{method} {what} was not answered within 25 s"))?
-    }
-
-    async fn gets(&self, kind: &str, repository: &str, blob: &ImageBlob, shows: Option<&str>) -> Result<()> {
-        let what = format!("{kind}/{}", blob.digest);
-        let head = self.ask(&Method::HEAD, repository, &what, shows, None).await?;
-        ensure!(head.status == StatusCode::OK, "HEAD {what} in {repository}: {}", head.status);
-        let got = self.ask(&Method::GET, repository, &what, shows, None).await?;
-        if got.status != StatusCode::OK {
-            bail!("GET {what} in {repository}: {} {}", got.status, String::from_utf8_lossy(&got.body));
-        }
-        let found = format!("sha256:{}", hex::encode(Sha256::digest(&got.body)));
-        ensure!(found == blob.digest, "GET {what} gave bytes of {found}");
-        Ok(())
-    }
-
-    /// The challenge is the registry's own, unchanged.
-    async fn challenged_as_by_the_registry(&self, headers: &HeaderMap, repository: &str, what: &str) -> Result<()> {
-        let asked = Request::builder().method(Method::GET).uri(format!("/v2/{repository}/{what}")).body(empty())?;
-        let all = |headers: &HeaderMap| headers.get_all(header::WWW_AUTHENTICATE).iter().cloned().collect::<Vec<_>>();
-        let ours = all(headers);
-        // While it is down the node says what it remembers; the scenes before have compared that.
-        let Ok(registry) = self.registry.send(asked).await else {
-            ensure!(!ours.is_empty(), "401 without a challenge");
-            return Ok(());
-        };
-        ensure!(registry.status == StatusCode::UNAUTHORIZED, "the registry says {} itself", registry.status);
-        let theirs = all(&registry.headers);
-        ensure!(!ours.is_empty() && ours == theirs, "the challenge is {ours:?}, the registry's {theirs:?}");
-        Ok(())
-    }
-}
 
 fn plan(login: Login) -> WorldPlan {
     WorldPlan::one_cluster(2).with_login(login)
@@ -402,7 +132,7 @@ async fn out_of_another_repository(login: Login) -> Result<()> {
     let mut scene = Scene::set(plan(login)).await?;
     scene.ann_pulls("a1").await?;
     // Eve has pulled what is hers: the node knows what belongs there.
-    let (eve, others) = (scene.eve.clone(), Image::obtain(&Plan::random(SEED + 1, vec![SHARED, 32 << 10]))?);
+    let (eve, others) = (scene.eve.clone(), Image::obtain(&plan_of(OTHER))?);
     scene.world.node("a1")?.pull_as(&eve, OTHER, "1", &others).await?;
     let mut callers = vec![("eve, out of what is hers", OTHER, scene.shows(Some(&eve), OTHER)?)];
     if login == Login::Bearer {
@@ -415,7 +145,7 @@ async fn out_of_another_repository(login: Login) -> Result<()> {
         }
     }
     // What is in both is given out of both: the registry says so, and gives no byte.
-    let both = Image::obtain(&Plan::random(SEED, vec![5 << 20, SHARED, 64 << 10]))?;
+    let both = scene.private.clone();
     scene.world.registry.push(&both, OTHER, "both").await?;
     let before = scene.world.registry.access_log()?.len();
     let (asker, shows) = (scene.asker("a1")?, scene.shows(Some(&eve), OTHER)?);
