@@ -59,6 +59,9 @@ pub enum Bench {
         /// How often it is measured, each time with new daemons.
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
         repetitions: u32,
+        /// Daemons and children show no certificates and encrypt nothing.
+        #[arg(long)]
+        without_tls: bool,
         /// Write what was measured here.
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
@@ -95,8 +98,8 @@ pub async fn run(bench: Bench) -> Result<()> {
             write(json.as_deref(), &served)
         }
         Bench::Crowd(crowd) => crowd.run().await,
-        Bench::Memory { mebibytes, repetitions, json } => {
-            let memory = memory::measure(mebibytes << 20, repetitions).await?;
+        Bench::Memory { mebibytes, repetitions, without_tls, json } => {
+            let memory = memory::measure(mebibytes << 20, repetitions, !without_tls).await?;
             print!("{}", memory.table());
             write(json.as_deref(), &memory)
         }

@@ -55,6 +55,9 @@ pub struct CrowdPlan {
     pub holders: u8,
     /// Chooses bytes, and which nodes are slow or late.
     pub seed: u64,
+    /// Whether daemons show certificates. Runs from before there was a choice had none.
+    #[serde(default)]
+    pub tls: bool,
 }
 
 impl CrowdPlan {
@@ -119,7 +122,7 @@ pub async fn bench(plan: &CrowdPlan, mut done: impl FnMut(&str)) -> Result<Repor
             tokio::task::spawn_blocking(move || Image::obtain(&plan)).await??
         };
         let blob = &image.layers[0];
-        let mut site = Site::build(blob.size).await?;
+        let mut site = Site::build(blob.size, plan.tls).await?;
         site.push(&image).await?;
         if report.measured_payload_bits == 0 {
             let (from, to) = (site.namespace(0)?, site.namespace(1)?);
@@ -157,7 +160,7 @@ mod tests {
     use super::*;
 
     fn plan(slow: u8, join: u8) -> CrowdPlan {
-        CrowdPlan { mebibytes: vec![4], runs: 3, direct_runs: 1, slow, join, holders: 1, seed: 7 }
+        CrowdPlan { mebibytes: vec![4], runs: 3, direct_runs: 1, slow, join, holders: 1, seed: 7, tls: true }
     }
 
     #[test]

@@ -2,11 +2,13 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::BytesMut;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use shoal_proto::{
     Digest, Layout,
     frame::{Frame, FrameCodec, HEAD, Hello, Run},
@@ -65,7 +67,7 @@ pub(super) fn http(stream: &mut TcpStream, request: &str, size: u64) -> Result<D
 }
 
 /// What a child reads from and writes to.
-pub(super) trait Stream: Read + Write + Send {}
+trait Stream: Read + Write + Send {}
 
 impl<T: Read + Write + Send> Stream for T {}
 
@@ -78,13 +80,22 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Connects and says hello.
-    pub(super) fn dial(ns: &Netns, to: SocketAddr, hello: Hello) -> Result<Self> {
-        Self::hello(Box::new(connect(ns, to)?), hello)
+    /// Connects, with TLS where there is something to show, and says hello.
+    pub(super) fn dial(ns: &Netns, to: SocketAddr, hello: Hello, client: Option<Arc<ClientConfig>>) -> Result<Self> {
+        let stream = connect(ns, to)?;
+        match client {
+            None => Self::hello(Box::new(stream), hello),
+            Some(config) => {
+                let mut connection = ClientConnection::new(config, shoal_base::tls::no_name())?;
+                // As much as the buffers of a node take.
+                connection.set_buffer_limit(Some(1 << 20));
+                Self::hello(Box::new(StreamOwned::new(connection, stream)), hello)
+            }
+        }
     }
 
     /// Says hello on a connection.
-    pub(super) fn hello(stream: Box<dyn Stream>, hello: Hello) -> Result<Self> {
+    fn hello(stream: Box<dyn Stream>, hello: Hello) -> Result<Self> {
         let mut child = Self { stream, buffer: vec![0; BUFFER], unused: 0..0 };
         child.send(&Frame::Hello(hello))?;
         match child.small()? {

@@ -6,11 +6,12 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use shoal_proto::{Digest, frame::Hello};
+use shoal_proto::Digest;
 
 use super::{MIB, Spread, drain::Child};
 use crate::{
     image::{Image, Plan},
+    liar::Liar,
     memory::{own_now, peak_without_files},
     world::{World, WorldPlan},
 };
@@ -26,6 +27,8 @@ const AGAIN: (Duration, u32) = (Duration::from_millis(20), 500);
 pub(super) struct Memory {
     blob_bytes: u64,
     children: u8,
+    /// Whether daemons and children showed certificates.
+    tls: bool,
     /// After the start, when nothing was asked of it yet: the median.
     idle_mib: f64,
     /// The most, until the last child had its last byte and the blob was held: the median.
@@ -51,16 +54,17 @@ struct Once {
 ///
 /// # Errors
 /// When a part can't be started, or a transfer fails.
-pub(super) async fn measure(size: u64, repetitions: u32) -> Result<Memory> {
+pub(super) async fn measure(size: u64, repetitions: u32, tls: bool) -> Result<Memory> {
     let mut all = Vec::new();
     for _ in 0..repetitions {
-        all.push(once(size).await?);
+        all.push(once(size, tls).await?);
     }
     let spread = |figure: fn(&Once) -> f64| Spread::of(all.iter().map(figure));
     let (idle, peak) = (spread(|once| once.idle as f64 / MIB), spread(|once| once.peak as f64 / MIB));
     Ok(Memory {
         blob_bytes: all.first().map_or(0, |once| once.blob_bytes),
         children: CHILDREN,
+        tls,
         idle_mib: idle.median,
         peak_mib: peak.median,
         idle,
@@ -70,8 +74,8 @@ pub(super) async fn measure(size: u64, repetitions: u32) -> Result<Memory> {
     })
 }
 
-async fn once(size: u64) -> Result<Once> {
-    let mut plan = WorldPlan { origin_rate: None, ..WorldPlan::one_cluster(1).without_tls() };
+async fn once(size: u64, tls: bool) -> Result<Once> {
+    let mut plan = WorldPlan { origin_rate: None, tls, ..WorldPlan::one_cluster(1) };
     for child in 1..=CHILDREN {
         plan = plan.with_guest(&format!("c{child}"), [10, 77, 9, child].into());
     }
@@ -82,23 +86,27 @@ async fn once(size: u64) -> Result<Once> {
     world.start_nodes().await?;
     let blob = image.layers[0].clone();
     let digest: Digest = blob.digest.parse().context("parse the blob's digest")?;
+    // Members of its cluster, that hold nothing and take what they want by hand.
+    let (mut members, token) = (Vec::new(), world.token()?);
+    for child in 1..=CHILDREN {
+        let (name, grpc) = (format!("c{child}"), world.grpc());
+        members.push(Liar::join(&world.net.namespace(&name)?, grpc, &name, token.as_deref()).await?);
+    }
     tokio::time::sleep(REST).await;
     let shoal = world.node("a1")?.shoal()?;
     let pid = shoal.pid();
     let idle = own_now(pid)?;
-    let debug: serde_json::Value = serde_json::from_str(&shoal.admin().get_text("/debug").await?)?;
-    let cluster = debug["cluster"]["id"].as_str().context("a1 has no cluster")?;
-    let hello = Hello { cluster: cluster.parse()?, node: "drain".parse()?, epoch: 1 };
     let at = SocketAddr::new(world.net.namespace("a1")?.address.into(), 5081);
     let start = std::time::Instant::now();
     let reader = world.reader("a1")?;
     let held = blob.clone();
     let reading = tokio::spawn(async move { reader.read("lab/one", &held, Duration::ZERO).await });
     let mut children = Vec::new();
-    for child in 1..=CHILDREN {
-        let (ns, hello) = (world.net.namespace(&format!("c{child}"))?, hello.clone());
+    for member in &members {
+        let (ns, hello) = (world.net.namespace(member.node().as_str())?, member.hello());
+        let client = member.papers().map(|papers| shoal_base::tls::client(&papers.keeper, None, &[]));
         children.push(tokio::task::spawn_blocking(move || -> Result<()> {
-            let mut child = Child::dial(&ns, at, hello)?;
+            let mut child = Child::dial(&ns, at, hello, client)?;
             for _ in 0..AGAIN.1 {
                 if child.take(digest)?.is_some() {
                     return Ok(());
@@ -122,10 +130,11 @@ impl Memory {
     /// As a table.
     pub(super) fn table(&self) -> String {
         format!(
-            "{:.1} MiB from the registry through a node to {} children and a reader, {} s\n\
+            "{:.1} MiB from the registry through a node to {} children and a reader, {} TLS, {} s\n\
              idle_mib {} (aim: below 24), peak_mib {} (aim: below 96), 5 s after it {}\n",
             self.blob_bytes as f64 / MIB,
             self.children,
+            if self.tls { "with" } else { "without" },
             self.seconds,
             self.idle,
             self.peak,

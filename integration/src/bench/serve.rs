@@ -192,7 +192,7 @@ impl Stage {
     async fn parent(&mut self) -> Result<Run> {
         let (ns, at, digest, hello) = (self.guest.clone(), self.address(PEER_PORT)?, self.digest, self.hello.clone());
         let pid = self.world.node("a1")?.shoal()?.pid();
-        let mut child = tokio::task::spawn_blocking(move || Child::dial(&ns, at, hello)).await??;
+        let mut child = tokio::task::spawn_blocking(move || Child::dial(&ns, at, hello, None)).await??;
         timed(pid, move || child.take(digest)?.context("the parent does not hold the blob")).await
     }
 

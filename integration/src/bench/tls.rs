@@ -1,6 +1,6 @@
 //! What TLS costs: one stream of blocks from a parent to a child that drops them, and one blob from node to node until it is held,
 //! with certificates and without, in turns.
-use std::{fmt::Write as _, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt::Write as _, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
@@ -119,11 +119,7 @@ async fn stream(world: &mut World, blob: &ImageBlob, tls: bool) -> Result<(f64, 
         let (guest, hello, client) = (guest.clone(), hello.clone(), client.clone());
         let before = cpu::spent(pid)?;
         let took = tokio::task::spawn_blocking(move || -> Result<Duration> {
-            let stream = connect(&guest, at)?;
-            let mut child = match client {
-                None => Child::hello(Box::new(stream), hello)?,
-                Some(config) => Child::hello(Box::new(secured(stream, config)?), hello)?,
-            };
+            let mut child = Child::dial(&guest, at, hello, client)?;
             child.take(digest)?.context("the parent does not hold the blob")
         })
         .await??;
@@ -131,16 +127,6 @@ async fn stream(world: &mut World, blob: &ImageBlob, tls: bool) -> Result<(f64, 
     }
     onlooker.leave().await?;
     Ok(last)
-}
-
-fn secured(
-    stream: std::net::TcpStream,
-    config: Arc<rustls::ClientConfig>,
-) -> Result<rustls::StreamOwned<rustls::ClientConnection, std::net::TcpStream>> {
-    let mut connection = rustls::ClientConnection::new(config, shoal_base::tls::no_name())?;
-    // As much as the buffers of a node take.
-    connection.set_buffer_limit(Some(1 << 20));
-    Ok(rustls::StreamOwned::new(connection, stream))
 }
 
 /// The second node takes the blob from the first.

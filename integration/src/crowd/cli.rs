@@ -29,6 +29,9 @@ pub struct CrowdArgs {
     /// Chooses bytes, and which nodes are slow or late.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Daemons show no certificates and encrypt nothing.
+    #[arg(long)]
+    without_tls: bool,
     /// Write every run here, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -48,6 +51,7 @@ impl CrowdArgs {
             join: self.join,
             holders: self.holders,
             seed: self.seed,
+            tls: !self.without_tls,
         };
         let report = bench(&plan, |line| eprintln!("{line}")).await?;
         if let Some(file) = &self.json {

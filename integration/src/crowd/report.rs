@@ -222,12 +222,13 @@ pub struct Reader {
 /// The report as a table.
 pub fn table(report: &Report) -> String {
     let mut out = format!(
-        "{} nodes, links of {:.0} Mbit/s ({:.1} of payload computed, {:.1} measured); {} runs\n\
+        "{} nodes, links of {:.0} Mbit/s ({:.1} of payload computed, {:.1} measured), {} TLS; {} runs\n\
          MiB   slow  late  factor (least to most)   fast (least to most)     late  origin  without  busy  CPU s/GiB\n",
         report.nodes,
         report.link_bits as f64 / 1e6,
         report.payload_bits as f64 / 1e6,
         report.measured_payload_bits as f64 / 1e6,
+        if report.plan.tls { "with" } else { "without" },
         report.plan.runs,
     );
     for size in &report.sizes {
@@ -261,7 +262,8 @@ mod tests {
 
     #[test]
     fn a_size_without_a_run_that_ended_has_no_figure() {
-        let plan = CrowdPlan { mebibytes: vec![4], runs: 1, direct_runs: 0, slow: 0, join: 0, holders: 0, seed: 1 };
+        let plan =
+            CrowdPlan { mebibytes: vec![4], runs: 1, direct_runs: 0, slow: 0, join: 0, holders: 0, seed: 1, tls: true };
         let mut size = SizeReport::new(4 << 20, &plan);
         size.failed.push("run 1".to_owned());
         size.sum_up();

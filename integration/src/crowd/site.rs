@@ -50,6 +50,7 @@ pub(super) struct Site {
     around: Surroundings,
     plans: Vec<NodePlan>,
     disk_bytes: u64,
+    tls: bool,
     _traces: Receiver,
     dirs: RunDirs,
 }
@@ -61,8 +62,8 @@ pub(super) struct Daemons {
 }
 
 impl Site {
-    /// Network and registry; stores will have room for a blob of so many bytes.
-    pub(super) async fn build(blob_bytes: u64) -> Result<Self> {
+    /// Network and registry; stores will have room for a blob of so many bytes. `tls`: whether daemons will show certificates.
+    pub(super) async fn build(blob_bytes: u64, tls: bool) -> Result<Self> {
         if !nix::unistd::geteuid().is_root() {
             bail!("the lab makes network namespaces and needs root: run it with sudo, or `make bench`");
         }
@@ -88,7 +89,7 @@ impl Site {
         };
         let disk_bytes = blob_bytes + blob_bytes / 4 + BESIDE;
         let (daemons, disks, _traces) = (None, Vec::new(), traces);
-        Ok(Self { daemons, disks, registry, net, programs, around, plans, disk_bytes, _traces, dirs })
+        Ok(Self { daemons, disks, registry, net, programs, around, plans, disk_bytes, tls, _traces, dirs })
     }
 
     pub(super) async fn push(&self, image: &Image) -> Result<()> {
@@ -135,7 +136,9 @@ impl Site {
     pub(super) async fn start_daemons(&mut self) -> Result<()> {
         self.stop_daemons()?;
         let control = self.net.namespace("control")?;
-        let control = Control::start(&self.programs, &control, &self.dirs.state.join("control"), false).await?;
+        let control = Control::start(&self.programs, &control, &self.dirs.state.join("control"), self.tls).await?;
+        // Of this control: it is a new one each time, with an authority of its own.
+        self.around.join_token = if self.tls { Some(control.invite().await?) } else { None };
         let started = Instant::now();
         let mut starts = Vec::new();
         for plan in &self.plans {

@@ -45,6 +45,8 @@ struct Scene {
     ann: User,
     ben: User,
     eve: User,
+    /// Whether the registry is there.
+    up: bool,
 }
 
 /// A layer that is in every image, as base images are.
@@ -65,7 +67,7 @@ impl Scene {
         let (ann, ben) = (registry.admit("ann", &[PRIVATE])?, registry.admit("ben", &[PRIVATE])?);
         let eve = registry.admit("eve", &[OTHER])?;
         world.start_nodes().await?;
-        Ok(Self { world, private, ann, ben, eve })
+        Ok(Self { world, private, ann, ben, eve, up: true })
     }
 
     fn login(&self) -> Login {
@@ -162,7 +164,8 @@ impl Scene {
                 let told = format!("{who}: {method} {what} {range:?}: {}", answer.status);
                 ensure!(statuses.contains(&answer.status.as_u16()), "{told}");
                 is_empty_of(&answer, size).with_context(|| told.clone())?;
-                if caller.shows.is_none() && answer.status == StatusCode::UNAUTHORIZED {
+                // While it is down nobody can tell what it would say.
+                if self.up && caller.shows.is_none() && answer.status == StatusCode::UNAUTHORIZED {
                     asker
                         .challenged_as_by_the_registry(&answer.headers, caller.repository, &what)
                         .await
@@ -490,6 +493,7 @@ async fn down(login: Login, wanted: Option<&str>) -> Result<(Scene, Option<Strin
     let shows = scene.shows(Some(&scene.ann), PRIVATE)?;
     scene.gets_all("a1", shows.as_deref()).await.context("before the registry is down")?;
     scene.world.registry.go_away().await;
+    scene.up = false;
     clock.set(FORGOTTEN)?;
     Ok((scene, shows))
 }
