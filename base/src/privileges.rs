@@ -219,7 +219,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("closed");
         fs::write(&file, "").unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
         let overrides = permitted & CapabilitySet::DAC_OVERRIDE.bits() != 0;
         let expected = overrides.then(|| ("CAP_DAC_OVERRIDE", format!("to use {}", file.display())));
         for needs in [

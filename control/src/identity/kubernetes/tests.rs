@@ -238,7 +238,9 @@ async fn a_file_without_keys_is_named_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("jwks");
     for text in [None, Some("nonsense"), Some("{\"keys\": []}")] {
-        text.map(|text| std::fs::write(&file, text).unwrap());
+        if let Some(text) = text {
+            std::fs::write(&file, text).unwrap();
+        }
         let error = Kubernetes::open(vec![config(&file)]).await.map(drop).unwrap_err();
         assert!(error.starts_with("identity.kubernetes[0].jwks_file: ") && error.contains("jwks"), "{error}");
     }
