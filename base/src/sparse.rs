@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Lines a second: enough to see who it is, and 40 MB a day at most.
-const PER_SECOND: u32 = 5;
+const PER_SECOND: u32 = 20;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Says which lines may be written. One for each kind of line, or for kinds that share a bound.

@@ -197,6 +197,9 @@ impl Liar {
         };
         if let Some(papers) = &papers {
             papers.certify(&mut grpc, &to.session).await?;
+            // What it will sign is checked by this.
+            let certificate = wire::Certificate { certificate: papers.certificate() };
+            up.send(session(wire::session_request::Message::Certificate(certificate))).await?;
         }
         let cluster: ClusterId = to.cluster_id.parse().with_context(|| format!("the liar has no cluster: {to:?}"))?;
         let hello = Hello { cluster, node: node.clone(), epoch: to.epoch };
@@ -304,6 +307,7 @@ impl Liar {
             repository: repository.to_owned(),
             kind: wire::Kind::Blob.into(),
             may_read_origin,
+            certificate: self.papers.as_ref().map(Papers::certificate).unwrap_or_default(),
             ..wire::FindStart::default()
         };
         tell.send(wire::FindRequest { message: Some(Tell::Start(start)) }).await?;
