@@ -1,4 +1,4 @@
-//! What both daemons need and what has no domain noun: configuration, telemetry, metrics, listeners, TLS, limits, drain,
+//! What both daemons need and what has no domain noun: configuration, telemetry, metrics, listeners, TLS, limits, privileges, drain,
 //! back-off and units. Knows nothing of blobs, nodes or clusters, and imports no other crate of the workspace.
 
 pub mod backoff;
@@ -8,6 +8,8 @@ pub mod few;
 pub mod limit;
 pub mod listen;
 pub mod metrics;
+pub mod privileges;
+pub mod sparse;
 pub mod telemetry;
 pub mod tls;
 pub mod units;

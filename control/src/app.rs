@@ -35,6 +35,7 @@ pub struct App {
     rest: TcpListener,
     certificate: Option<rest::Certificate>,
     http: listen::Metrics,
+    connections: grpc::Metrics,
 }
 
 impl App {
@@ -69,6 +70,7 @@ impl App {
         let rest = bind("rest.listen", config.rest_listen)?;
         let certificate = open_certificate(&config, identity.as_ref(), &mut registry)?;
         let http = listen::Metrics::register(registry.sub("rest"));
+        let connections = grpc::Metrics::register(registry.sub("grpc"));
         let registry = Arc::new(registry);
         Ok(Self {
             config,
@@ -84,6 +86,7 @@ impl App {
             rest,
             certificate,
             http,
+            connections,
         })
     }
 
@@ -132,7 +135,7 @@ impl App {
             tokio::spawn(certificate.run(drain.clone()));
         }
         let working = drain.guard();
-        let parts = grpc::Parts { nodes: self.nodes, swarm: self.swarm, gate };
+        let parts = grpc::Parts { nodes: self.nodes, swarm: self.swarm, gate, metrics: self.connections };
         let mut serving = tokio::spawn(grpc::run(self.grpc, self.config.grpc, parts, drain.clone()));
 
         let failed = tokio::select! {

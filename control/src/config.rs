@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shoal_base::config::Faults;
 use shoal_base::listen::{self, collide};
+use shoal_base::privileges::Needs;
 use shoal_base::telemetry::TelemetryConfig;
 use shoal_base::tls;
 use shoal_base::units::Span;
@@ -47,6 +48,8 @@ pub struct Raw {
     /// `on`: nodes show certificates that this service issued, and it shows them one. `off` is for labs: whoever connects from
     /// `grpc.allow` is the node that it says it is. Nodes must say the same.
     pub tls: tls::Mode,
+    /// Whether core dumps may be written and debuggers may look in. They hold keys and tokens.
+    pub core_dumps: bool,
     /// The authority of the nodes.
     pub identity: RawIdentity,
     /// The port for nodes.
@@ -64,6 +67,7 @@ impl Default for Raw {
             default_cluster: "default".into(),
             grace: Span::secs(10),
             tls: tls::Mode::default(),
+            core_dumps: false,
             identity: RawIdentity::default(),
             grpc: RawGrpc::default(),
             rest: RawRest::default(),
@@ -110,11 +114,13 @@ pub struct RawGrpc {
     /// Networks that nodes may connect from. Empty: loopback and the private networks of RFC 1918 and RFC 4193; with
     /// `tls = "off"` loopback alone.
     pub allow: Vec<String>,
+    /// Connections at once. A node has one, and another while it joins.
+    pub max_connections: u32,
 }
 
 impl Default for RawGrpc {
     fn default() -> Self {
-        Self { listen: ([0, 0, 0, 0], 6080).into(), allow: Vec::new() }
+        Self { listen: ([0, 0, 0, 0], 6080).into(), allow: Vec::new(), max_connections: 16384 }
     }
 }
 
@@ -139,6 +145,7 @@ pub struct Config {
     /// Certificate and key that the operator supplies.
     pub(crate) authority: Option<(PathBuf, PathBuf)>,
     pub(crate) rest_tls: RestTls,
+    pub(crate) core_dumps: bool,
     pub(crate) admin_token_file: Option<PathBuf>,
 }
 
@@ -169,6 +176,9 @@ impl TryFrom<Raw> for Config {
                 tls::Mode::Off => listen::loopback(),
             };
         }
+        if raw.grpc.max_connections == 0 {
+            faults.push("grpc.max_connections", "must be at least 1");
+        }
         let trust_domain: Option<TrustDomain> = faults.take("identity.trust_domain", raw.identity.trust_domain.parse());
         let life = Duration::from(raw.identity.certificate_life);
         if !(SHORTEST_LIFE..=LONGEST_LIFE).contains(&life) {
@@ -197,16 +207,35 @@ impl TryFrom<Raw> for Config {
             grpc_listen: raw.grpc.listen,
             rest_listen: raw.rest.listen,
             telemetry: raw.telemetry,
-            grpc: grpc::Config { allow },
+            grpc: grpc::Config { allow, max_connections: raw.grpc.max_connections as usize },
             clusters: clusters::Config { default_cluster },
             tls: raw.tls,
             trust_domain: trust_domain.unwrap_or_else(|| "shoal".parse().expect("a trust domain")),
             identity: identity::Config { life, kubernetes },
             authority,
+            core_dumps: raw.core_dumps,
             rest_tls: rest::checked(&raw.rest, raw.tls, &mut faults),
             admin_token_file: given(&raw.rest.admin_token_file),
         };
         faults.into_result(config)
+    }
+}
+
+impl Config {
+    /// What this daemon may not give up.
+    pub fn needs(&self) -> Needs {
+        let mut files: Vec<PathBuf> = self.admin_token_file.iter().cloned().collect();
+        files.extend(self.authority.iter().flat_map(|(certificate, key)| [certificate.clone(), key.clone()]));
+        files.extend(self.identity.kubernetes.iter().map(|cluster| cluster.jwks_file.clone()));
+        if let RestTls::Files(certificate, key) = &self.rest_tls {
+            files.extend([certificate.clone(), key.clone()]);
+        }
+        Needs {
+            listeners: vec![self.grpc_listen, self.rest_listen],
+            files,
+            directories: vec![self.state_dir.clone()],
+            core_dumps: self.core_dumps,
+        }
     }
 }
 

@@ -206,3 +206,26 @@ fn the_first_start_prints_a_token_once() {
     assert_eq!(start().len(), 1);
     assert_eq!(start().len(), 0);
 }
+
+#[test]
+fn the_daemon_has_given_up_what_it_does_not_need() {
+    let server = Server::start();
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", server.child.id())).unwrap();
+    let ours = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = |status: &str, name: &str| {
+        let found = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        found.unwrap().trim().to_owned()
+    };
+    // CAP_SETPCAP: without it nobody may change the bounding set.
+    let may = u64::from_str_radix(&line(&ours, "CapEff"), 16).unwrap() & (1 << 8) != 0;
+    let mut threads = 0;
+    for task in tasks {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        for name in ["CapEff", "CapPrm", "CapInh", "CapAmb"].into_iter().chain(may.then_some("CapBnd")) {
+            assert_eq!(line(&status, name), "0000000000000000", "{name}");
+        }
+        assert_eq!(line(&status, "NoNewPrivs"), "1");
+        threads += 1;
+    }
+    assert!(threads > 1, "the threads that work were looked at too");
+}

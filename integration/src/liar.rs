@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
+use shoal_proto::statement::{Says, Statement};
 use shoal_proto::{
     ClusterId, Digest, Hash, Layout, NodeId, PieceList,
     control::v1::{self as wire, control_client::ControlClient},
@@ -104,14 +105,15 @@ impl Claim {
         self.bytes.slice(range.start as usize..range.end as usize)
     }
 
-    fn held(&self) -> Result<wire::Held> {
+    fn held(&self, liar: &Liar) -> Result<wire::Held> {
         let root: Hash = self.list()?.root().context("the list is complete")?;
+        let signature = liar.sign(self, Says::Whole { root: &root, media_type: &self.media_type })?;
         Ok(wire::Held {
             digest: self.digest.as_bytes().to_vec(),
             size: self.bytes.len() as u64,
             root: root.to_vec(),
             media_type: self.media_type.clone(),
-            signature: Vec::new(),
+            signature,
         })
     }
 }
@@ -195,6 +197,9 @@ impl Liar {
         };
         if let Some(papers) = &papers {
             papers.certify(&mut grpc, &to.session).await?;
+            // What it will sign is checked by this.
+            let certificate = wire::Certificate { certificate: papers.certificate() };
+            up.send(session(wire::session_request::Message::Certificate(certificate))).await?;
         }
         let cluster: ClusterId = to.cluster_id.parse().with_context(|| format!("the liar has no cluster: {to:?}"))?;
         let hello = Hello { cluster, node: node.clone(), epoch: to.epoch };
@@ -253,7 +258,7 @@ impl Liar {
     /// # Errors
     /// When the session is over.
     pub async fn announce(&self, claims: Vec<Claim>) -> Result<()> {
-        let held = claims.into_iter().map(|claim| self.claim(claim).held()).collect::<Result<_>>()?;
+        let held = claims.into_iter().map(|claim| self.claim(claim).held(self)).collect::<Result<_>>()?;
         let announce = wire::Announce { held, ..wire::Announce::default() };
         self.up.send(session(wire::session_request::Message::Announce(announce))).await.context("the session is over")
     }
@@ -269,12 +274,24 @@ impl Liar {
         let mut finding = self.find(claim.digest, repository, true).await?;
         let permit_id = finding.permit().await?;
         let (size, media_type) = (claim.bytes.len() as u64, claim.media_type.clone());
-        finding.tell(Tell::Headers(wire::OriginHeaders { permit_id, size, media_type, ..Default::default() })).await?;
+        let signature = self.sign(&claim, Says::Head { media_type: &media_type })?;
+        let headers = wire::OriginHeaders { permit_id, size, media_type, signature };
+        finding.tell(Tell::Headers(headers)).await?;
         for (first_block, hashes) in list.runs(RUN) {
-            finding.tell(Tell::List(wire::ListPart { first_block, hashes, ..Default::default() })).await?;
+            let signature = self.sign(&claim, Says::Part { first: first_block, hashes: &hashes })?;
+            let part = wire::ListPart { first_block, hashes, signature, ..Default::default() };
+            finding.tell(Tell::List(part)).await?;
         }
         finding.tell(Tell::Progress(wire::Progress { blocks: list.known(), origin_bytes: size })).await?;
         Ok(finding)
+    }
+
+    /// What it says of a claim's list in its own name: it lies as a member of the cluster does. Empty without certificates.
+    fn sign(&self, claim: &Claim, says: Says<'_>) -> Result<Vec<u8>> {
+        let Some(papers) = &self.papers else { return Ok(Vec::new()) };
+        let (cluster, layout) = (&self.table.hello.cluster, claim.layout()?);
+        let statement = Statement { cluster, author: &self.node, digest: claim.digest, layout, says };
+        papers.keeper.sign(&statement.bytes()).context("the liar has a key")
     }
 
     /// Asks control for a blob.
@@ -290,6 +307,7 @@ impl Liar {
             repository: repository.to_owned(),
             kind: wire::Kind::Blob.into(),
             may_read_origin,
+            certificate: self.papers.as_ref().map(Papers::certificate).unwrap_or_default(),
             ..wire::FindStart::default()
         };
         tell.send(wire::FindRequest { message: Some(Tell::Start(start)) }).await?;
@@ -340,8 +358,8 @@ impl Finding {
     ///
     /// # Errors
     /// When control has ended the stream.
-    pub async fn done(&self, claim: &Claim) -> Result<()> {
-        self.tell(Tell::Done(claim.held()?)).await
+    pub async fn done(&self, liar: &Liar, claim: &Claim) -> Result<()> {
+        self.tell(Tell::Done(claim.held(liar)?)).await
     }
 
     /// Waits for the permit.

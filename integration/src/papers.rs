@@ -30,6 +30,7 @@ pub struct Papers {
     pub keeper: Arc<Keeper>,
     pair: Arc<KeyPair>,
     authorities: Arc<Mutex<Vec<CertificateDer<'static>>>>,
+    certificate: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Papers {
@@ -40,7 +41,7 @@ impl Papers {
     pub async fn join(ns: &Netns, control: SocketAddr, token: &str, node: &NodeId) -> Result<Self> {
         let token: JoinToken = token.parse().context("understand the join token")?;
         let pair = key_of(&token.id, node)?;
-        let this = Self { keeper: Keeper::new(), pair, authorities: Arc::default() };
+        let this = Self { keeper: Keeper::new(), pair, authorities: Arc::default(), certificate: Arc::default() };
         let mut grpc = ControlClient::new(channel(ns, control, Some((&this.keeper, Some(token.ca)))).await?);
         let request =
             wire::JoinRequest { node_id: node.to_string(), signing_request: this.request()?, token: token.reveal() };
@@ -67,10 +68,16 @@ impl Papers {
         let authorities: Vec<_> = certified.authorities.into_iter().map(CertificateDer::from).collect();
         ensure!(!authorities.is_empty(), "control names no authority");
         let key = PrivateKeyDer::Pkcs8(self.pair.serialize_der().into());
+        *self.certificate.lock().unwrap_or_else(PoisonError::into_inner) = certified.certificate.clone();
         self.keeper.show(vec![CertificateDer::from(certified.certificate)], key)?;
         self.keeper.trust(&authorities)?;
         *self.authorities.lock().unwrap_or_else(PoisonError::into_inner) = authorities;
         Ok(())
+    }
+
+    /// The last certificate that it got.
+    pub fn certificate(&self) -> Vec<u8> {
+        self.certificate.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Trusts the same authorities, and shows nothing.

@@ -56,6 +56,7 @@ struct Control {
     clusters: watch::Sender<Arc<ClusterSet>>,
     swarm: Arc<Swarm>,
     nodes: Arc<Nodes>,
+    connections: control::api::grpc::Metrics,
     trigger: Trigger,
     server: JoinHandle<std::io::Result<()>>,
 }
@@ -79,10 +80,15 @@ impl Control {
         let (trigger, drain) = drain::channel();
         tokio::spawn(nodes.clone().run(drain.clone()));
         tokio::spawn(swarm.clone().run(drain.clone()));
-        let config = control::api::grpc::Config::default();
-        let parts = control::api::grpc::Parts { nodes: nodes.clone(), swarm: swarm.clone(), gate };
+        let (config, connections) = (control::api::grpc::Config::default(), control::api::grpc::Metrics::default());
+        let parts = control::api::grpc::Parts {
+            nodes: nodes.clone(),
+            swarm: swarm.clone(),
+            gate,
+            metrics: connections.clone(),
+        };
         let server = tokio::spawn(control::api::grpc::run(listener, config, parts, drain));
-        Self { addr, clusters, swarm, nodes, trigger, server }
+        Self { addr, clusters, swarm, nodes, connections, trigger, server }
     }
 
     async fn stop(self) {

@@ -35,6 +35,8 @@ pub struct Raw {
     /// `on`: this node shows control and its peers a certificate, and they show it theirs. `off` is for labs: whoever connects from
     /// `peer.allow` is the node that it says it is. Control must say the same.
     pub tls: tls::Mode,
+    /// Whether core dumps may be written and debuggers may look in. They hold keys, and tokens that pass.
+    pub core_dumps: bool,
     /// Who and where this node is.
     pub node: RawNode,
     /// The control service.
@@ -63,6 +65,7 @@ impl Default for Raw {
             state_dir: "/var/lib/shoal".into(),
             grace: span(30),
             tls: tls::Mode::default(),
+            core_dumps: false,
             node: RawNode::default(),
             control: RawControl::default(),
             mirror: RawMirror::default(),
@@ -336,6 +339,7 @@ pub struct Config {
     pub(crate) peer: peer::Config,
     pub(crate) control: control::Config,
     pub(crate) limits: Rates,
+    pub(crate) core_dumps: bool,
 }
 
 /// Limits in bytes per second; 0 for none.
@@ -433,6 +437,7 @@ impl TryFrom<Raw> for Config {
                 download: raw.limits.download.as_u64(),
                 origin: raw.limits.origin.as_u64(),
             },
+            core_dumps: raw.core_dumps,
             telemetry: raw.telemetry,
             state_dir: raw.state_dir,
         };

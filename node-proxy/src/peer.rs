@@ -28,6 +28,7 @@ use parking_lot::Mutex;
 use rustls::ServerConfig;
 use shoal_base::drain::Drain;
 use shoal_base::limit::Limiter;
+use shoal_base::sparse::Sparse;
 use shoal_base::tls::{self, Secured, Wire};
 use shoal_proto::Digest;
 use shoal_proto::frame::{Frame, FrameError, Hello, Refusal};
@@ -114,6 +115,8 @@ pub struct Peer {
     me: watch::Receiver<Option<Hello>>,
     offers: Arc<dyn Offers>,
     metrics: Metrics,
+    /// Of lines about children that were refused.
+    lines: Sparse,
     slots: Arc<Semaphore>,
     /// What is being served now, so that the children of one blob are shown it as one crowd.
     crowds: Mutex<HashMap<Digest, Weak<Crowd>>>,
@@ -129,7 +132,16 @@ impl Peer {
     ) -> Arc<Self> {
         let slots = Arc::new(Semaphore::new(config.upload_slots as usize));
         let server = config.tls.as_ref().map(|tls| tls::server(&tls.keeper, true, &[]));
-        Arc::new(Self { config, server, me, offers, metrics, slots, crowds: Mutex::default() })
+        Arc::new(Self {
+            config,
+            server,
+            me,
+            offers,
+            metrics,
+            lines: Sparse::default(),
+            slots,
+            crowds: Mutex::default(),
+        })
     }
 
     /// Bytes of blocks written to children since the start.
@@ -217,7 +229,9 @@ impl Peer {
         let Some(server) = self.server.clone() else { return Some((Wire::Plain(stream), None)) };
         let refuse = |why: &str| {
             self.metrics.refuse(Reason::Handshake);
-            tracing::info!(%from, why, "refused a child");
+            if let Some(left_out) = self.lines.next() {
+                tracing::info!(%from, why, left_out, "refused a child");
+            }
         };
         let wire = match timeout(self.config.hello_timeout, Wire::accept(stream, Some(server))).await {
             Ok(Ok(wire)) => wire,
@@ -283,7 +297,9 @@ impl Peer {
         if let (Some(child), Some(tls)) = (child, &self.config.tls) {
             let fits = child.bearer.is_peer(&tls.known.borrow(), &cluster, &theirs.node);
             if let Err(unfit) = fits {
-                tracing::info!(%from, peer.node = %theirs.node, why = %unfit, "refused a child");
+                if let Some(left_out) = self.lines.next() {
+                    tracing::info!(%from, peer.node = %theirs.node, why = %unfit, left_out, "refused a child");
+                }
                 return End::Refuse(Refusal::Identity);
             }
         }

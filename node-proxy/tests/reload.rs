@@ -96,3 +96,29 @@ fn a_hangup_changes_limits_and_a_fault_changes_nothing_and_is_named() {
     eventually("the fault is named", || said("nothing was changed") && said("limits.origin"));
     node.limits_become(5 << 20, 1 << 20);
 }
+
+#[test]
+fn the_daemon_has_given_up_what_it_does_not_need() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("node.toml");
+    std::fs::write(&config, "").unwrap();
+    let node = Node::start(dir.path(), &config);
+    node.limits_become(0, 0);
+    let line = |status: &str, name: &str| {
+        let found = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        found.unwrap().trim().to_owned()
+    };
+    // CAP_SETPCAP: without it nobody may change the bounding set.
+    let ours = std::fs::read_to_string("/proc/self/status").unwrap();
+    let may = u64::from_str_radix(&line(&ours, "CapEff"), 16).unwrap() & (1 << 8) != 0;
+    for task in std::fs::read_dir(format!("/proc/{}/task", node.child.id())).unwrap() {
+        // A thread may have ended meanwhile.
+        let Ok(status) = std::fs::read_to_string(task.unwrap().path().join("status")) else { continue };
+        for name in ["CapEff", "CapPrm", "CapInh", "CapAmb"].into_iter().chain(may.then_some("CapBnd")) {
+            assert_eq!(line(&status, name), "0000000000000000", "{name}");
+        }
+        assert_eq!(line(&status, "NoNewPrivs"), "1");
+    }
+    let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
+    assert!(log.contains("privileges kept") && !log.contains("could not be given up"), "{log}");
+}

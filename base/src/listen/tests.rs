@@ -158,7 +158,7 @@ async fn a_body_that_is_too_large_is_refused_and_counted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_is_never_answered_ends_and_is_counted() {
-    let router = Router::new().route("/", get(|| std::future::pending::<&'static str>()));
+    let router = Router::new().route("/", get(std::future::pending::<&'static str>));
     let (addr, metrics, _trigger) = counted(Http::new(router));
     let answer = ask(addr, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");

@@ -22,6 +22,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::nodes::Nodes;
 use crate::swarm::Swarm;
 
+mod bounds;
 mod caller;
 mod find;
 mod inbound;
@@ -45,12 +46,22 @@ const MOST_UNSEEN: usize = 4096;
 const FIRST_MESSAGE: Duration = Duration::from_secs(5);
 
 /// How nodes reach control.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// Networks that nodes may connect from. Empty: all.
     pub allow: Vec<IpNet>,
+    /// Connections at once; further ones are closed.
+    pub max_connections: usize,
 }
 
+impl Default for Config {
+    fn default() -> Self {
+        Self { allow: Vec::new(), max_connections: 16384 }
+    }
+}
+
+use bounds::Places;
+pub use bounds::{Metrics, Reason};
 pub use caller::Gate;
 use caller::Shown;
 
@@ -63,6 +74,8 @@ pub struct Parts {
     pub swarm: Arc<Swarm>,
     /// Who may call what.
     pub gate: Gate,
+    /// What is counted of connections.
+    pub metrics: Metrics,
 }
 
 fn server(parts: Parts, drain: Drain) -> ControlServer<impl Control> {
@@ -76,17 +89,24 @@ fn server(parts: Parts, drain: Drain) -> ControlServer<impl Control> {
 /// # Errors
 /// What the system says of the listener.
 pub async fn run(listener: TcpListener, config: Config, parts: Parts, drain: Drain) -> io::Result<()> {
-    let Config { allow } = config;
+    let Config { allow, max_connections } = config;
     let gate = parts.gate.clone();
+    let places = Places::new(max_connections, parts.metrics.clone());
+    let entry = places.clone();
     let incoming = TcpListenerStream::new(listener).filter_map(move |socket| {
         let socket = socket.and_then(|socket| Ok((socket.peer_addr()?, socket)));
         let answer = match socket {
             Ok((from, socket)) if admits(&allow, from.ip()) => {
                 // Words are small and are waited for.
                 let _ = socket.set_nodelay(true);
-                Some(Ok::<_, io::Error>(socket))
+                let place = entry.take();
+                if place.is_none() {
+                    tracing::debug!(%from, "refused a connection: there are too many");
+                }
+                place.map(|place| (socket, place))
             }
             Ok((from, _)) => {
+                entry.metrics.refused(Reason::Network);
                 tracing::debug!(%from, "refused a connection from a network that is not listed");
                 None
             }
@@ -98,14 +118,9 @@ pub async fn run(listener: TcpListener, config: Config, parts: Parts, drain: Dra
         };
         std::future::ready(answer)
     });
-    let incoming = incoming.map(move |socket| {
-        let gate = gate.clone();
-        async move {
-            match socket {
-                Ok(socket) => inbound::take(socket, &gate).await.map(Ok),
-                Err(error) => Some(Err(error)),
-            }
-        }
+    let incoming = incoming.map(move |(socket, place)| {
+        let (gate, places) = (gate.clone(), places.clone());
+        async move { inbound::take(socket, place, &places, &gate).await.map(Ok::<_, io::Error>) }
     });
     let incoming = incoming.buffer_unordered(MOST_UNSEEN).filter_map(std::future::ready);
     tonic::transport::Server::builder()

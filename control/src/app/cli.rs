@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use shoal_base::config::Faults;
+use shoal_base::privileges;
 
 use super::App;
 use crate::config::{Config, Raw};
@@ -148,10 +149,13 @@ fn read_scopes(path: &Path) -> Result<scope::Scopes, String> {
 }
 
 fn serve(config: Config) -> ExitCode {
+    // Before there are threads.
+    let kept = privileges::shed(&config.needs());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ran = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
         runtime.block_on(async move {
             let app = App::build(config).await?;
+            kept.log();
             app.run().await
         })
     });

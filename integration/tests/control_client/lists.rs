@@ -4,7 +4,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use shoal_proto::control::v1 as wire;
 use shoal_proto::statement::{Says, Statement};
-use shoal_proto::{Layout, NodeId};
+use shoal_proto::{BlockIndex, Layout, NodeId};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -80,6 +80,40 @@ async fn i1_a_list_that_control_relays_proves_to_be_its_author_s() {
     secured.control.nodes.expel(&author, "the test says so");
     eventually("the author is gone", || secured.control.swarm.counts().holdings == 1).await;
     assert_eq!(sealed(&mut c.find(3).await).await, *b.client.node());
+}
+
+#[tokio::test]
+async fn i1_readers_of_runs_believe_each_other_and_who_follows_believes_both() {
+    let secured = secured(DAY).await;
+    let Members { nodes, .. } = Members::of(&secured, &[&[], &[], &[]]).await;
+    let size = 64 << 20;
+    let large = || Ask { size: Some(size), ..ask(5) };
+    let mut finds = Vec::new();
+    let mut grants = Vec::new();
+    for node in &nodes[..2] {
+        let mut finding = within(node.client.find(large())).await.unwrap();
+        grants.push(permit(&mut finding).await);
+        finds.push(finding);
+    }
+    assert!(grants[0].blocks > 0 && grants[1].first >= grants[0].blocks, "{grants:?}");
+    let mut follows = within(nodes[2].client.find(Ask { size: None, ..large() })).await.unwrap();
+    for (finding, grant) in finds.iter().zip(&grants) {
+        finding.tell.send(Tell::Headers { permit: grant.id, size, media_type: "x".into() }).await.unwrap();
+        let hashes = vec![grant.first as u8; 32].into();
+        finding.tell.send(Tell::Hashes { first: grant.first, hashes }).await.unwrap();
+    }
+    let part = |of: BlockIndex| {
+        move |news| match news {
+            News::Hashes { first, .. } if first == of => Some(()),
+            News::Refused { author } => panic!("the word of {author} is not believed"),
+            _ => None,
+        }
+    };
+    // The first is the author of the list, and is told of no head.
+    hear(&mut finds[0], part(grants[1].first)).await;
+    hear(&mut finds[1], part(grants[0].first)).await;
+    hear(&mut follows, part(grants[0].first)).await;
+    hear(&mut follows, part(grants[1].first)).await;
 }
 
 #[tokio::test]

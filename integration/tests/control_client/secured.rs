@@ -283,3 +283,49 @@ async fn who_shows_no_certificate_may_join_and_nothing_else() {
     let bad = grpc.join(request).await.unwrap_err();
     assert!(bad.code() == tonic::Code::InvalidArgument && bad.message().starts_with("signing_request"), "{bad}");
 }
+
+/// A connection of somebody without a certificate, after its handshake.
+async fn stranger(secured: &Secured) -> std::io::Result<shoal_base::tls::Wire> {
+    let tls = shoal_base::tls::client(&Keeper::new(), Some(secured.identity.authority().pin()), &[b"h2"]);
+    let stream = tokio::net::TcpStream::connect(secured.control.addr).await?;
+    shoal_base::tls::Wire::connect(stream, Some(tls)).await
+}
+
+#[tokio::test]
+async fn who_has_no_certificate_sends_no_more_than_joining_takes() {
+    use control::api::grpc::Reason::Overstayed;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let secured = secured(DAY).await;
+    let (mut read, mut write) = tokio::io::split(stranger(&secured).await.unwrap());
+    // The preface, and then frames of a type that nobody knows, which are to be passed over (RFC 9113, 4.1).
+    write.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let unknown = [&[0, 0x10, 0, 0xee, 0, 0, 0, 0, 0][..], &[0; 0x1000]].concat();
+    let sending = async { while write.write_all(&unknown).await.is_ok() {} };
+    let mut heard = Vec::new();
+    let _ = within(async { tokio::join!(sending, read.read_to_end(&mut heard)) }).await;
+    eventually("it is counted", || secured.control.connections.refusals(Overstayed) == 1).await;
+}
+
+#[tokio::test]
+async fn strangers_do_not_keep_nodes_out() {
+    use control::api::grpc::Reason::Strangers;
+    let secured = secured(DAY).await;
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let token = secured.token(2).await;
+    let member = started(secured.config(one.path(), "", Some(token.clone())), &[]);
+    member.connected().await;
+    drop(member);
+    let mut strangers = Vec::new();
+    while secured.control.connections.refusals(Strangers) == 0 {
+        assert!(strangers.len() < 1000, "there is no bound");
+        strangers.push(stranger(&secured).await);
+        tokio::task::yield_now().await;
+    }
+    // Whoever has a certificate is let in; whoever has none waits for a place.
+    started(secured.config(one.path(), "", None), &[]).connected().await;
+    let newcomer = started(secured.config(two.path(), "", Some(token)), &[]);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!newcomer.client.is_connected());
+    strangers.clear();
+    newcomer.connected().await;
+}

@@ -310,7 +310,7 @@ async fn lying_author(stage: &mut Stage, fault: &str, how: Author, collects: boo
             for claim in &claims {
                 let finding = liar.read_as_author(claim.clone(), &image.repository).await?;
                 if how != Author::Reads {
-                    finding.done(claim).await?;
+                    finding.done(&liar, claim).await?;
                 }
                 findings.push(finding);
             }

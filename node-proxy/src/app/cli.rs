@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use shoal_base::config::Faults;
+use shoal_base::privileges::{self, Needs};
 
 use super::{App, Reread};
 use crate::config::{Config, Raw};
@@ -97,7 +98,13 @@ const BLOCKING: usize = 32;
 pub fn main(cli: Cli) -> ExitCode {
     match cli.command {
         Command::Run(settings) => match settings.load() {
-            Ok((raw, config)) => run(config, Reread::new(raw, move || settings.raw())),
+            Ok((raw, config)) => {
+                // It is read again at SIGHUP.
+                let file = settings.config.clone();
+                let needs = config.needs();
+                let needs = Needs { files: needs.files.into_iter().chain(file).collect(), ..needs };
+                run(config, &needs, Reread::new(raw, move || settings.raw()))
+            }
             Err(faults) => refused(&faults),
         },
         Command::Config(ConfigCommand::Check(settings)) => match settings.load() {
@@ -138,7 +145,9 @@ fn hosts_toml(args: &HostsToml) -> ExitCode {
     }
 }
 
-fn run(config: Config, reread: Reread) -> ExitCode {
+fn run(config: Config, needs: &Needs, reread: Reread) -> ExitCode {
+    // Before there are threads.
+    let kept = privileges::shed(needs);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING)
@@ -148,6 +157,7 @@ fn run(config: Config, reread: Reread) -> ExitCode {
     let ran = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
         runtime.block_on(async move {
             let app = App::build(config).await?;
+            kept.log();
             app.run(reread).await
         })
     });

@@ -1,12 +1,15 @@
 //! What single settings may be, which of them contradict each other, and whether the files that they name can be used.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use shoal_base::config::Faults;
 use shoal_base::limit::LEAST_RATE;
 use shoal_base::listen::collide;
+use shoal_base::privileges::Needs;
 
 use super::{Config, Raw, origin_config};
+use crate::control::{Authority, JoinBy};
 
 /// What control takes of a text.
 const LONGEST_TEXT: usize = 1024;
@@ -32,6 +35,30 @@ impl Config {
                 all.extend(faults);
                 Err(all)
             }
+        }
+    }
+}
+
+impl Config {
+    /// What this daemon may not give up.
+    pub fn needs(&self) -> Needs {
+        let mut files: Vec<PathBuf> =
+            self.origin.registries.values().flat_map(|registry| registry.ca.iter().cloned()).collect();
+        match &self.control.join {
+            Some(JoinBy::Token(path)) => files.push(path.clone()),
+            Some(JoinBy::ServiceAccount { token, authority }) => {
+                files.push(token.clone());
+                if let Authority::File(path) = authority {
+                    files.push(path.clone());
+                }
+            }
+            None => {}
+        }
+        Needs {
+            listeners: vec![self.mirror_listen, self.peer_listen, self.admin_listen],
+            files,
+            directories: vec![self.state_dir.clone(), self.store.dir.clone()],
+            core_dumps: self.core_dumps,
         }
     }
 }

@@ -14,7 +14,7 @@ use wire::find_response::Message as Hear;
 use super::lists::{Judge, Verdict};
 use super::speak::Speaker;
 use super::{CALL_TIMEOUT, Client};
-use crate::swarm::{Ask, FindError, Finding, Grant, News, Parent, ParentAddr, ParentSource};
+use crate::swarm::{Ask, FindError, Finding, Grant, News, Parent, ParentAddr, ParentSource, Tell};
 
 /// News that wait for the flight: parts of a list come fast while a flight opens its partial blob.
 const QUEUE: usize = 256;
@@ -57,7 +57,7 @@ impl Client {
         let cluster = cluster.ok_or_else(|| unreachable("this node is between two clusters".into()))?;
         let signs = self.signs();
         let certificate = signs.as_ref().map(|signs| signs.certificate()).unwrap_or_default();
-        let mut judge = Judge::new(self.authors.clone(), cluster, digest);
+        let mut judge = Judge::new(self.authors.clone(), cluster, digest, size);
         let (out, stream) = mpsc::channel(QUEUE);
         let start = Say::Start(wire::FindStart { certificate, ..start(ask, &assigned.session) });
         out.try_send(wire::FindRequest { message: Some(start) }).expect("the queue is new");
@@ -85,8 +85,10 @@ impl Client {
                                 unsaid = match judge.hear(&message, SystemTime::now()) {
                                     Verdict::Believed => news_of(message, &span),
                                     Verdict::Nothing => None,
-                                    Verdict::Refused(author) => {
-                                        speaker.doubt(&author);
+                                    Verdict::Refused { author, first } => {
+                                        if first {
+                                            speaker.doubt(&author);
+                                        }
                                         Some(News::Refused { author })
                                     }
                                 };
@@ -104,6 +106,9 @@ impl Client {
                         () = news_out.closed(), if hearing => hearing = false,
                         told = tells.recv() => match told {
                             Some(tell) => {
+                                if let Tell::Headers { size, .. } = &tell {
+                                    judge.reads(*size);
+                                }
                                 if speaker.say(tell).await.is_err() {
                                     return;
                                 }

@@ -157,10 +157,10 @@ impl Authors {
         if author.signatory.signed(&statement.bytes(), signature) { Ok(()) } else { Err(Why::Signature) }
     }
 
-    fn refused(&self, digest: Digest, author: &NodeId, why: Why, news: bool) {
+    fn refused(&self, digest: Digest, author: &NodeId, why: Why, first: bool) {
         self.metrics.unproven_list(why);
         let mut seen = self.seen.lock();
-        if news && seen.logged.is_none_or(|last| last.elapsed() >= LOG_EVERY) {
+        if first && seen.logged.is_none_or(|last| last.elapsed() >= LOG_EVERY) {
             seen.logged = Some(Instant::now());
             tracing::warn!(%digest, %author, ?why, "a piece list as control gave it does not prove to be its author's; it is not believed");
         }
@@ -174,7 +174,7 @@ pub(super) struct Judge {
     cluster: ClusterId,
     digest: Digest,
     certificates: HashMap<NodeId, CertificateDer<'static>>,
-    /// Of the list that grows, when its head is believed.
+    /// Of the list that grows: by its head, when that is believed; or by what this node says itself, when it is the author, who is told of no head.
     layout: Option<Layout>,
     refused: HashSet<NodeId>,
 }
@@ -186,13 +186,25 @@ pub(super) enum Verdict {
     Believed,
     /// Nobody needs to know.
     Nothing,
-    /// The flight and control are told that it is not believed; said once of each author.
-    Refused(NodeId),
+    /// The flight is told that it is not believed.
+    Refused {
+        /// Whose word it should be.
+        author: NodeId,
+        /// The first of that author: control is told.
+        first: bool,
+    },
 }
 
 impl Judge {
-    pub(super) fn new(authors: Option<Arc<Authors>>, cluster: ClusterId, digest: Digest) -> Self {
-        Self { authors, cluster, digest, certificates: HashMap::new(), layout: None, refused: HashSet::new() }
+    /// `size`: the blob's, as far as the flight knows.
+    pub(super) fn new(authors: Option<Arc<Authors>>, cluster: ClusterId, digest: Digest, size: Option<u64>) -> Self {
+        let layout = size.and_then(|size| Layout::of(size).ok());
+        Self { authors, cluster, digest, certificates: HashMap::new(), layout, refused: HashSet::new() }
+    }
+
+    /// This node reads the blob itself, and the origin said how large it is.
+    pub(super) fn reads(&mut self, size: u64) {
+        self.layout = self.layout.or_else(|| Layout::of(size).ok());
     }
 
     pub(super) fn hear(&mut self, message: &Hear, now: SystemTime) -> Verdict {
@@ -238,9 +250,9 @@ impl Judge {
                 Verdict::Believed
             }
             Err(why) => {
-                let news = self.refused.len() < MOST_WRITERS && self.refused.insert(author.clone());
-                authors.refused(self.digest, &author, why, news);
-                if news { Verdict::Refused(author) } else { Verdict::Nothing }
+                let first = self.refused.len() < MOST_WRITERS && self.refused.insert(author.clone());
+                authors.refused(self.digest, &author, why, first);
+                Verdict::Refused { author, first }
             }
         }
     }

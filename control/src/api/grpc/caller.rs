@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
+use shoal_base::sparse::Sparse;
 use shoal_base::tls;
 use shoal_proto::identity::{Bearer, Unfit};
 use tonic::{Request, Status};
@@ -37,7 +38,11 @@ pub(super) struct Shown {
 
 /// What nodes must show; without it anybody in a listed network is who they say.
 #[derive(Clone)]
-pub struct Gate(Option<Secured>);
+pub struct Gate {
+    secured: Option<Secured>,
+    /// Of lines about nodes that were refused.
+    lines: Arc<Sparse>,
+}
 
 #[derive(Clone)]
 struct Secured {
@@ -47,29 +52,32 @@ struct Secured {
 
 impl Gate {
     /// No TLS: for labs, and for networks where nobody else is.
-    pub const fn open() -> Self {
-        Self(None)
+    pub fn open() -> Self {
+        Self { secured: None, lines: Arc::default() }
     }
 
     /// TLS, with what `keeper` shows and trusts.
     pub fn secured(identity: Arc<Identity>, keeper: &Arc<tls::Keeper>) -> Self {
-        Self(Some(Secured { identity, config: tls::server(keeper, false, &[b"h2"]) }))
+        let config = tls::server(keeper, false, &[b"h2"]);
+        Self { secured: Some(Secured { identity, config }), lines: Arc::default() }
     }
 
     pub(super) fn identity(&self) -> Option<&Arc<Identity>> {
-        self.0.as_ref().map(|secured| &secured.identity)
+        self.secured.as_ref().map(|secured| &secured.identity)
     }
 
     pub(super) fn config(&self) -> Option<Arc<rustls::ServerConfig>> {
-        self.0.as_ref().map(|secured| secured.config.clone())
+        self.secured.as_ref().map(|secured| secured.config.clone())
     }
 
-    /// Counts and logs that somebody was refused.
+    /// Counts that somebody was refused, and logs it unless that happens too often.
     pub(super) fn refuse(&self, reason: Option<Reason>, why: &str, from: &str) {
         if let Some((identity, reason)) = self.identity().zip(reason) {
             identity.metrics().refused(reason);
         }
-        tracing::warn!(from, why, "refused a node");
+        if let Some(left_out) = self.lines.next() {
+            tracing::warn!(from, why, left_out, "refused a node");
+        }
     }
 
     /// By what the caller's signatures are to be checked, which must be its own certificate; `None` where there is no TLS, or it shows none.

@@ -9,8 +9,10 @@ use shoal_base::tls::{self, Wire};
 use shoal_proto::identity::Bearer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::transport::server::Connected;
 
+use super::bounds::{self, Places, Stay};
 use super::caller::{Caller, Gate, Shown};
 use super::preface;
 use crate::identity::Reason;
@@ -22,6 +24,9 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 pub(super) struct Inbound {
     wire: Wire,
     from: From,
+    /// Of who has no certificate.
+    stay: Option<Stay>,
+    _place: OwnedSemaphorePermit,
 }
 
 /// What requests know of their connection.
@@ -34,15 +39,25 @@ pub(super) struct From {
 }
 
 /// Looks at a new connection. `None`: it is not one to serve.
-pub(super) async fn take(socket: TcpStream, gate: &Gate) -> Option<Inbound> {
+pub(super) async fn take(
+    socket: TcpStream,
+    place: OwnedSemaphorePermit,
+    places: &Places,
+    gate: &Gate,
+) -> Option<Inbound> {
     let addr = socket.peer_addr().map_or_else(|_| "unknown".to_owned(), |addr| addr.to_string());
     let Some(config) = gate.config() else {
-        let socket = preface::seen(socket).await?;
-        return Some(Inbound { wire: Wire::Plain(socket), from: From { caller: Caller::Anyone, addr } });
+        let Some(socket) = preface::seen(socket).await else {
+            places.metrics.refused(bounds::Reason::Handshake);
+            return None;
+        };
+        let from = From { caller: Caller::Anyone, addr };
+        return Some(Inbound { wire: Wire::Plain(socket), from, stay: None, _place: place });
     };
     let wire = match tokio::time::timeout(HANDSHAKE, Wire::accept(socket, Some(config))).await {
         Ok(Ok(wire)) => wire,
         Ok(Err(error)) => {
+            places.metrics.refused(bounds::Reason::Handshake);
             match tls::Refusal::of(&error) {
                 Some(refusal) => gate.refuse(Reason::of_handshake(refusal), &refusal.to_string(), &addr),
                 None => tracing::debug!(from = addr, %error, "a handshake broke"),
@@ -50,6 +65,7 @@ pub(super) async fn take(socket: TcpStream, gate: &Gate) -> Option<Inbound> {
             return None;
         }
         Err(_) => {
+            places.metrics.refused(bounds::Reason::Handshake);
             tracing::debug!(from = addr, "no handshake within {HANDSHAKE:?}");
             return None;
         }
@@ -68,7 +84,11 @@ pub(super) async fn take(socket: TcpStream, gate: &Gate) -> Option<Inbound> {
             return None;
         }
     };
-    Some(Inbound { wire, from: From { caller, addr } })
+    let stay = match caller {
+        Caller::Stranger => Some(places.stranger()?),
+        Caller::Anyone | Caller::Bearer(_) => None,
+    };
+    Some(Inbound { wire, from: From { caller, addr }, stay, _place: place })
 }
 
 impl Connected for Inbound {
@@ -81,7 +101,16 @@ impl Connected for Inbound {
 
 impl AsyncRead for Inbound {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().wire).poll_read(context, buffer)
+        let this = self.get_mut();
+        if let Some(stay) = &mut this.stay {
+            stay.check(context)?;
+        }
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.wire).poll_read(context, buffer);
+        if let Some(stay) = &mut this.stay {
+            stay.spend(buffer.filled().len() - before);
+        }
+        read
     }
 }
 

@@ -188,7 +188,7 @@ fn take(
     shown: Option<&Shown>,
     message: wire::SessionRequest,
 ) -> Result<(), Status> {
-    let Parts { nodes, swarm, gate } = parts;
+    let Parts { nodes, swarm, gate, .. } = parts;
     use wire::session_request::Message;
     let over = || Status::aborted("the session is over");
     match message.message {

@@ -46,10 +46,15 @@ struct Running {
     clusters: watch::Sender<Arc<ClusterSet>>,
     nodes: Arc<Nodes>,
     swarm: Arc<Swarm>,
+    metrics: Metrics,
     trigger: Trigger,
 }
 
 async fn start(allow: Vec<IpNet>) -> Running {
+    start_with(Config { allow, ..Config::default() }).await
+}
+
+async fn start_with(config: Config) -> Running {
     let (clusters, receiver) = watch::channel(set("west"));
     let swarm = Arc::new(Swarm::new(swarm::Metrics::default()));
     let nodes = Nodes::new(nodes::Config::default(), receiver, swarm.clone(), nodes::Metrics::default());
@@ -59,9 +64,10 @@ async fn start(allow: Vec<IpNet>) -> Running {
     let addr = listener.local_addr().unwrap();
     tokio::spawn(nodes.clone().run(drain.clone()));
     tokio::spawn(swarm.clone().run(drain.clone()));
-    let parts = Parts { nodes: nodes.clone(), swarm: swarm.clone(), gate: Gate::open() };
-    tokio::spawn(run(listener, Config { allow }, parts, drain));
-    Running { addr, clusters, nodes, swarm, trigger }
+    let metrics = Metrics::default();
+    let parts = Parts { nodes: nodes.clone(), swarm: swarm.clone(), gate: Gate::open(), metrics: metrics.clone() };
+    tokio::spawn(run(listener, config, parts, drain));
+    Running { addr, clusters, nodes, swarm, metrics, trigger }
 }
 
 /// A node that says what the test wants.
@@ -365,4 +371,33 @@ fn an_ipv4_address_in_ipv6_clothes_is_matched_as_ipv4() {
     assert!(admits(&allow, "::ffff:10.1.2.3".parse().unwrap()));
     assert!(!admits(&allow, "::ffff:11.1.2.3".parse().unwrap()));
     assert!(admits(&[], "::1".parse().unwrap()));
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_closed_and_counted_and_a_place_that_is_free_again_is_given() {
+    let running = start_with(Config { max_connections: 2, ..Config::default() }).await;
+    let one = Fake::join(&running, "n1", "").await;
+    let _two = Fake::join(&running, "n2", "").await;
+    assert!(within(open(running.addr, register("n3", ""))).await.is_err());
+    // The client's library tries more than once.
+    assert!(running.metrics.refusals(Reason::Connections) > 0);
+    drop(one);
+    let start = Instant::now();
+    while within(open(running.addr, register("n3", ""))).await.is_err() {
+        assert!(start.elapsed() < BOUND, "nobody is let in any more");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn who_is_in_no_listed_network_or_speaks_something_else_is_counted() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listed = start(vec!["10.0.0.0/8".parse().unwrap()]).await;
+    assert!(within(open(listed.addr, register("n1", ""))).await.is_err());
+    assert!(listed.metrics.refusals(Reason::Network) > 0);
+    let running = start(Vec::new()).await;
+    let mut stream = tokio::net::TcpStream::connect(running.addr).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let _ = within(stream.read_to_end(&mut Vec::new())).await;
+    assert_eq!(running.metrics.refusals(Reason::Handshake), 1);
 }

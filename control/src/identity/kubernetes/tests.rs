@@ -1,4 +1,5 @@
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -27,8 +28,13 @@ fn signer(key: EncodingKey, algorithm: Algorithm, kid: &str) -> Signer {
 }
 
 pub(in super::super) fn rsa(kid: &str) -> Signer {
-    let pem = include_bytes!("test-only-rsa.pem");
-    signer(EncodingKey::from_rsa_pem(pem).unwrap(), Algorithm::RS256, kid)
+    // Made once: it takes a second.
+    static KEY: OnceLock<Vec<u8>> = OnceLock::new();
+    let der = KEY.get_or_init(|| {
+        let key = rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 2048).unwrap();
+        rsa::pkcs1::EncodeRsaPrivateKey::to_pkcs1_der(&key).unwrap().as_bytes().to_vec()
+    });
+    signer(EncodingKey::from_rsa_der(der), Algorithm::RS256, kid)
 }
 
 pub(in super::super) fn ec(kid: &str) -> Signer {
@@ -238,7 +244,9 @@ async fn a_file_without_keys_is_named_at_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("jwks");
     for text in [None, Some("nonsense"), Some("{\"keys\": []}")] {
-        text.map(|text| std::fs::write(&file, text).unwrap());
+        if let Some(text) = text {
+            std::fs::write(&file, text).unwrap();
+        }
         let error = Kubernetes::open(vec![config(&file)]).await.map(drop).unwrap_err();
         assert!(error.starts_with("identity.kubernetes[0].jwks_file: ") && error.contains("jwks"), "{error}");
     }

@@ -54,7 +54,7 @@ impl Reader {
     fn new(authority: &Authority) -> Self {
         let (node, metrics) = (Node::member(authority, "reader"), Metrics::default());
         let authors = Arc::new(Authors::new(node.identity.clone(), metrics.clone()));
-        let judge = Judge::new(Some(authors), "c1".parse().unwrap(), digest(1));
+        let judge = Judge::new(Some(authors), "c1".parse().unwrap(), digest(1), None);
         Self { judge, identity: node.identity.clone(), metrics, _node: node }
     }
 
@@ -100,7 +100,11 @@ fn sealed(signs: &Signs, of: u8) -> wire::Sealed {
 }
 
 fn refused(name: &str) -> Verdict {
-    Verdict::Refused(name.parse().unwrap())
+    Verdict::Refused { author: name.parse().unwrap(), first: true }
+}
+
+fn refused_again(name: &str) -> Verdict {
+    Verdict::Refused { author: name.parse().unwrap(), first: false }
 }
 
 #[test]
@@ -154,7 +158,7 @@ fn i1_a_relay_that_changes_anything_is_not_believed() {
         reader.meets("one", &signs);
         assert_eq!(reader.hear(&Hear::Head(good_head.clone())), Verdict::Believed);
         assert_eq!(reader.hear(&word), refused("one"), "{word:?}");
-        assert_eq!(reader.hear(&word), Verdict::Nothing, "of each author it is said once");
+        assert_eq!(reader.hear(&word), refused_again("one"), "control is told once of each author");
         assert_eq!(reader.refused(Why::Signature), 2);
     }
     // Whoever was refused is believed again when what it says is its own.
@@ -233,7 +237,7 @@ fn i1_a_certificate_that_is_over_or_void_counts_no_more_although_it_was_seen() {
     let issued = node.identity.own().unwrap().bearer.issued;
     let void = wire::VoidCertificates { node_id: "one".into(), issued_before: issued + 1 };
     reader.identity.void(wire::Voided { reset: false, nodes: vec![void] });
-    assert_eq!(reader.hear(&word), Verdict::Nothing);
+    assert_eq!(reader.hear(&word), refused_again("one"));
     assert_eq!(reader.refused(Why::Void), 1);
     // Certified anew with the same key: what it signed before counts again.
     std::thread::sleep(Duration::from_millis(2));
@@ -273,8 +277,33 @@ fn certificates_are_looked_at_once_and_again_when_others_are_trusted() {
 }
 
 #[test]
+fn the_author_of_a_list_is_told_of_no_head_and_takes_what_others_add() {
+    let authority = Authority::new();
+    let node = Node::member(&authority, "other");
+    let signs = node.signs();
+    let mut reader = Reader::new(&authority);
+    reader.meets("other", &signs);
+    let word = Hear::List(part(&signs, 1, 2));
+    assert_eq!(reader.hear(&word), Verdict::Nothing);
+    reader.judge.reads(SIZE);
+    assert_eq!(reader.hear(&word), Verdict::Believed);
+    // The same after it has found again, before it has told its size.
+    let authors = reader.judge.authors.clone();
+    reader.judge = Judge::new(authors, "c1".parse().unwrap(), digest(1), Some(SIZE));
+    reader.meets("other", &signs);
+    assert_eq!(reader.hear(&word), Verdict::Believed);
+    // A size that is not the blob's makes nothing of it believed, until a head says better.
+    let authors = reader.judge.authors.clone();
+    reader.judge = Judge::new(authors, "c1".parse().unwrap(), digest(1), Some(SIZE - 1));
+    reader.meets("other", &signs);
+    assert_eq!(reader.hear(&word), refused("other"));
+    assert_eq!(reader.hear(&Hear::Head(head(&signs, 1))), Verdict::Believed);
+    assert_eq!(reader.hear(&word), Verdict::Believed);
+}
+
+#[test]
 fn without_certificates_everything_is_passed_on() {
-    let mut judge = Judge::new(None, "c1".parse().unwrap(), digest(1));
+    let mut judge = Judge::new(None, "c1".parse().unwrap(), digest(1), None);
     let head = wire::ListHead { author: "one".into(), size: SIZE, ..Default::default() };
     let part = wire::ListPart { hashes: vec![7; 32], ..Default::default() };
     for word in [Hear::Head(head), Hear::List(part)] {
