@@ -80,36 +80,14 @@ impl fmt::Debug for Credential {
 }
 
 /// On whose behalf the origin is asked.
-#[derive(Clone, Copy, Debug)]
-pub enum As<'a> {
-    /// With no credential, or with an anonymous token that `origin` gets itself.
-    Anonymous,
-    /// With the caller's own header, sent on unchanged.
-    Caller(&'a Credential),
-    /// With what this node's own docker config holds for the registry.
-    Own,
-}
-
-/// Who reads: on whose behalf the origin may be asked for content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Who {
-    /// Anybody: an anonymous token can read it.
+    /// Anybody: with no credential, or with an anonymous token that `origin` gets itself.
     Anybody,
-    /// A caller whom the registry let read the repository.
+    /// A caller: with the caller's own header, sent on unchanged.
     Caller(Credential),
-    /// This node, with credentials of its own.
+    /// This node: with what its own docker config holds for the registry.
     Own,
-}
-
-impl Who {
-    /// As a request is sent.
-    pub fn as_asked(&self) -> As<'_> {
-        match self {
-            Self::Anybody => As::Anonymous,
-            Self::Caller(credential) => As::Caller(credential),
-            Self::Own => As::Own,
-        }
-    }
 }
 
 /// What the origin says about a manifest or blob without its bytes.
@@ -278,7 +256,7 @@ impl Origin {
             sites.insert(registry.clone(), Arc::new(Site::new(registry, settings, &config, &roots)?));
         }
         let plain = site::Unconfigured::new(&config, &roots)?;
-        let own = own::Own::new(config.docker_config.clone());
+        let own = own::Own::new(config.docker_config.clone())?;
         Ok(Arc::new(Self {
             config,
             sites,

@@ -19,6 +19,7 @@ mod serve;
 pub mod show;
 
 use std::collections::HashMap;
+use std::mem;
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
@@ -32,7 +33,7 @@ use shoal_base::sparse::Sparse;
 use shoal_base::tls::{self, Secured, Wire};
 use shoal_proto::Digest;
 use shoal_proto::frame::{Frame, FrameError, Hello, Refusal};
-use shoal_proto::identity::{Bearer, Known};
+use shoal_proto::identity::{Bearer, Known, Unfit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -108,6 +109,17 @@ pub struct Load {
     pub connections: u64,
 }
 
+/// Kinds of lines about refused children; each has its own bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Line {
+    /// No handshake, or a certificate that can't be read.
+    Handshake(Option<tls::Refusal>),
+    /// It says itself that it is of another cluster.
+    Cluster,
+    /// Its certificate does not fit what it says.
+    Unfit(mem::Discriminant<Unfit>),
+}
+
 /// Serves children. One for the whole process.
 pub struct Peer {
     config: Config,
@@ -116,7 +128,7 @@ pub struct Peer {
     offers: Arc<dyn Offers>,
     metrics: Metrics,
     /// Of lines about children that were refused.
-    lines: Sparse,
+    lines: Sparse<Line>,
     slots: Arc<Semaphore>,
     /// What is being served now, so that the children of one blob are shown it as one crowd.
     crowds: Mutex<HashMap<Digest, Weak<Crowd>>>,
@@ -227,9 +239,9 @@ impl Peer {
     /// The handshake, and whose certificate was shown. `None`: it is not one to talk to.
     async fn secured(&self, stream: TcpStream, from: IpAddr) -> Option<(Wire, Option<Child>)> {
         let Some(server) = self.server.clone() else { return Some((Wire::Plain(stream), None)) };
-        let refuse = |why: &str| {
+        let refuse = |kind: Option<tls::Refusal>, why: &str| {
             self.metrics.refuse(Reason::Handshake);
-            if let Some(left_out) = self.lines.next() {
+            if let Some(left_out) = self.lines.next(Line::Handshake(kind)) {
                 tracing::info!(%from, why, left_out, "refused a child");
             }
         };
@@ -237,7 +249,7 @@ impl Peer {
             Ok(Ok(wire)) => wire,
             Ok(Err(error)) => {
                 match tls::Refusal::of(&error) {
-                    Some(refusal) => refuse(&refusal.to_string()),
+                    Some(refusal) => refuse(Some(refusal), &refusal.to_string()),
                     None => tracing::debug!(%from, %error, "a handshake broke"),
                 }
                 return None;
@@ -255,7 +267,7 @@ impl Peer {
         match child {
             Ok(child) => Some((wire, Some(child))),
             Err(why) => {
-                refuse(&why);
+                refuse(None, &why);
                 None
             }
         }
@@ -291,13 +303,19 @@ impl Peer {
         let mut me = self.me.clone();
         let mine = match me.borrow_and_update().clone() {
             Some(mine) if mine.cluster == theirs.cluster => mine,
-            _ => return End::Refuse(Refusal::Cluster),
+            _ => {
+                if let Some(left_out) = self.lines.next(Line::Cluster) {
+                    let (node, why) = (&theirs.node, format!("it says that it is of cluster {}", theirs.cluster));
+                    tracing::info!(%from, peer.node = %node, why, left_out, "refused a child");
+                }
+                return End::Refuse(Refusal::Cluster);
+            }
         };
         let cluster = mine.cluster.clone();
         if let (Some(child), Some(tls)) = (child, &self.config.tls) {
             let fits = child.bearer.is_peer(&tls.known.borrow(), &cluster, &theirs.node);
             if let Err(unfit) = fits {
-                if let Some(left_out) = self.lines.next() {
+                if let Some(left_out) = self.lines.next(Line::Unfit(mem::discriminant(&unfit))) {
                     tracing::info!(%from, peer.node = %theirs.node, why = %unfit, left_out, "refused a child");
                 }
                 return End::Refuse(Refusal::Identity);

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::Want;
 use crate::origin::OriginError;
-use crate::origin::{As, ByteRange, Origin, Who};
+use crate::origin::{ByteRange, Origin, Who};
 use crate::swarm::{Event, Ground, ListError, Parent, Sighting, Swarm};
 
 /// What a registry may answer a manifest's digest with. Without them some answer with a converted schema 1.
@@ -82,12 +82,18 @@ impl Upstream for Origin {
             Kind::Manifest => MANIFESTS.iter().copied().map(HeaderValue::from_static).collect(),
         };
         let get = |who| self.get(&want.target, want.kind, &want.digest, asked, &accept, who);
-        let body = match get(want.who.as_asked()).await {
+        let body = match get(&want.who).await {
             // The caller's token may be over before the bytes are; its right to them was checked when it asked.
-            Err(OriginError::Unauthorized { .. } | OriginError::Denied { .. })
+            Err(refused @ (OriginError::Unauthorized { .. } | OriginError::Denied { .. }))
                 if matches!(want.who, Who::Caller(_)) && self.has_own() =>
             {
-                get(As::Own).await?
+                get(&Who::Own).await.map_err(|error| {
+                    if !matches!(error, OriginError::Unauthorized { .. }) {
+                        tracing::warn!(registry = %want.target.registry, %error, "read with this node's own credentials");
+                    }
+                    // The caller is to answer the registry's own challenge.
+                    refused
+                })?
             }
             answer => answer?,
         };

@@ -44,6 +44,7 @@ impl Config {
     pub fn needs(&self) -> Needs {
         let mut files: Vec<PathBuf> =
             self.origin.registries.values().flat_map(|registry| registry.ca.iter().cloned()).collect();
+        files.extend(self.origin.docker_config.clone());
         match &self.control.join {
             Some(JoinBy::Token(path)) => files.push(path.clone()),
             Some(JoinBy::ServiceAccount { token, authority }) => {

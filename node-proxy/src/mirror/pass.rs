@@ -15,13 +15,13 @@ use super::headers::{content_range, headers};
 use super::range::Asked;
 use super::refusal::{Code, Refusal};
 use super::request::Pull;
-use crate::origin::{As, Body, ByteRange, OriginError};
+use crate::origin::{Body, ByteRange, OriginError, Who};
 
 /// What is streamed, and on whose behalf.
 pub(super) struct Pass<'a> {
     pub(super) kind: Kind,
     pub(super) digest: Digest,
-    pub(super) caller: As<'a>,
+    pub(super) caller: &'a Who,
     pub(super) unknown: Code,
 }
 

@@ -112,12 +112,12 @@ impl Mirror {
     async fn head_manifest(&self, pull: &Pull, what: Reference, who: &Who) -> Result<Head, OriginError> {
         let (origin, target, accept) = (Arc::clone(&self.origin), pull.target.clone(), pull.accept.clone());
         let who = who.clone();
-        self.ask(pull, async move { origin.head_manifest(&target, &what, &accept, who.as_asked()).await }).await
+        self.ask(pull, async move { origin.head_manifest(&target, &what, &accept, &who).await }).await
     }
 
     async fn head_blob(&self, pull: &Pull, digest: Digest, who: &Who) -> Result<Head, OriginError> {
         let (origin, target, who) = (Arc::clone(&self.origin), pull.target.clone(), who.clone());
-        self.ask(pull, async move { origin.head_blob(&target, &digest, who.as_asked()).await }).await
+        self.ask(pull, async move { origin.head_blob(&target, &digest, &who).await }).await
     }
 
     /// A question to the registry within the first byte budget (I8). What takes longer goes on without us, so that the
@@ -153,7 +153,7 @@ impl Mirror {
             tracing::info!(digest = %want.digest, error = %failed, "pass through from the origin");
             let why = if matches!(failed, ReadError::NotKept(..)) { Why::NotKept } else { Why::Range };
             self.metrics.passed_through(why);
-            let pass = Pass { kind: want.kind, digest: want.digest, caller: want.who.as_asked(), unknown };
+            let pass = Pass { kind: want.kind, digest: want.digest, caller: &want.who, unknown };
             return self.pass(pull, pass).await;
         }
         tracing::debug!(digest = %want.digest, error = %failed, "not given");
@@ -179,7 +179,9 @@ impl Mirror {
         };
         if want.kind == Kind::Manifest && status == StatusCode::OK {
             // Before containerd has it, so that what it asks for next is known to be there.
-            let named = self.blobs.named_by(&opened).await;
+            let left = self.config.first_byte_budget.saturating_sub(pull.since.elapsed());
+            // One that comes slowly is given as it comes (I8); what it names is then asked for blob by blob.
+            let named = tokio::time::timeout(left, self.blobs.named_by(&opened)).await.unwrap_or_default();
             self.origin.learn_named(&want.target, named.digests());
             self.blobs.look_ahead(&named, want);
         }

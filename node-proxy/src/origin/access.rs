@@ -14,7 +14,7 @@ use tracing::Instrument;
 use super::metrics::Asked;
 use super::read::{content_path, span};
 use super::request::Outgoing;
-use super::{As, Credential, Origin, OriginError, Target, Who};
+use super::{Credential, Origin, OriginError, Target, Who};
 
 /// A repository rarely turns private, and then a pull may succeed for so long.
 const PUBLIC_LIFE: Duration = Duration::from_secs(5 * 60);
@@ -161,7 +161,7 @@ impl Origin {
         if let Some(known) = entry.fresh() {
             return Ok(known);
         }
-        let mut probe = std::pin::pin!(self.probe(target, kind, digest, As::Anonymous));
+        let mut probe = std::pin::pin!(self.probe(target, kind, digest, &Who::Anybody));
         let answer = match tokio::time::timeout(PATIENCE, &mut probe).await {
             Ok(answer) => answer,
             Err(_) if self.was_public(&entry, target).await => return Ok(down(&entry, target)),
@@ -249,7 +249,7 @@ impl Origin {
         if let Some(known) = entry.fresh() {
             return known;
         }
-        match self.probe(target, kind, digest, As::Caller(caller)).await {
+        match self.probe(target, kind, digest, &Who::Caller(caller.clone())).await {
             Err(error) if error.is_outage() => self.who_when_down(target, Some(caller), error).map(drop),
             answer => answer,
         }
@@ -294,7 +294,7 @@ impl Origin {
             let (registry, why) = (target.registry.to_string(), "it is down".to_owned());
             Err(OriginError::Unreachable { registry, why })
         } else {
-            let mut probe = std::pin::pin!(self.probe(target, kind, digest, who.as_asked()));
+            let mut probe = std::pin::pin!(self.probe(target, kind, digest, who));
             match tokio::time::timeout(PATIENCE, &mut probe).await {
                 Ok(answer) => answer,
                 Err(_) if self.was_in(target, digest, who).await => Ok(()),
@@ -309,13 +309,8 @@ impl Origin {
 
     /// With the registry down: whether the cluster knows that it is in there.
     async fn was_in(&self, target: &Target, digest: &Digest, who: &Who) -> bool {
-        let known = match (who, self.config.private_when_down) {
-            (_, WhenDown::Anyone) => true,
-            (Who::Anybody, _) => {
-                self.witness.public_since(target, Some(digest)).await.is_some_and(|age| age < OUTAGE_LIFE)
-            }
-            _ => false,
-        };
+        let known = *who == Who::Anybody
+            && self.witness.public_since(target, Some(digest)).await.is_some_and(|age| age < OUTAGE_LIFE);
         if known {
             self.belongs.learn(target, digest);
         }
@@ -323,9 +318,9 @@ impl Origin {
     }
 
     /// The registry has it, and gave it to whoever asked.
-    pub(super) fn found(&self, target: &Target, kind: Kind, digest: &Digest, who: As<'_>) {
+    pub(super) fn found(&self, target: &Target, kind: Kind, digest: &Digest, who: &Who) {
         self.belongs.learn(target, digest);
-        if kind == Kind::Manifest && matches!(who, As::Anonymous) {
+        if kind == Kind::Manifest && *who == Who::Anybody {
             self.witness.saw_public(target, Some(digest));
         }
     }
@@ -349,7 +344,7 @@ impl Origin {
     }
 
     /// A HEAD whose redirect is answer enough: only who may read sees where the bytes are.
-    async fn probe(&self, target: &Target, kind: Kind, digest: &Digest, who: As<'_>) -> Result<(), OriginError> {
+    async fn probe(&self, target: &Target, kind: Kind, digest: &Digest, who: &Who) -> Result<(), OriginError> {
         let site = self.site(&target.registry);
         let path = content_path(target, kind, &digest.to_string());
         let span = span("origin.access", "HEAD", &site, &path);

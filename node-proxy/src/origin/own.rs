@@ -19,7 +19,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 use super::token::Tokens;
-use super::{OriginError, Registry};
+use super::{ConfigError, OriginError, Registry};
 
 /// How long a password is used before the file, or the helper, is asked again.
 const LIFE: Duration = Duration::from_secs(5 * 60);
@@ -74,8 +74,15 @@ enum Found {
 }
 
 impl Own {
-    pub(super) fn new(config: Option<PathBuf>) -> Self {
-        Self { config, known: Mutex::default(), tokens: Tokens::default() }
+    /// # Errors
+    /// Why the file is of no use. It is read again when it is needed, since passwords change.
+    pub(super) fn new(config: Option<PathBuf>) -> Result<Self, ConfigError> {
+        if let Some(path) = &config {
+            let read = std::fs::read(path).map_err(|error| error.to_string());
+            read.and_then(|bytes| parse(&bytes))
+                .map_err(|why| ConfigError::DockerConfig { path: path.clone(), why })?;
+        }
+        Ok(Self { config, known: Mutex::default(), tokens: Tokens::default() })
     }
 
     pub(super) fn is_there(&self) -> bool {
@@ -124,9 +131,12 @@ async fn read(path: &Path) -> Result<DockerConfig, String> {
     if size > LARGEST_CONFIG {
         return Err(format!("has {size} bytes, more than {LARGEST_CONFIG}"));
     }
-    let bytes = tokio::fs::read(path).await.map_err(|error| error.to_string())?;
+    parse(&tokio::fs::read(path).await.map_err(|error| error.to_string())?)
+}
+
+fn parse(bytes: &[u8]) -> Result<DockerConfig, String> {
     // The parser's own words could quote what it did not understand.
-    serde_json::from_slice(&bytes)
+    serde_json::from_slice(bytes)
         .map_err(|error| format!("is not a docker config (line {}, column {})", error.line(), error.column()))
 }
 
@@ -261,8 +271,12 @@ mod tests {
     async fn a_file_that_is_no_docker_config_is_named_and_not_quoted() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.json");
+        std::fs::write(&path, "{}").unwrap();
+        let own = Own::new(Some(path.clone())).unwrap();
         std::fs::write(&path, r#"{"auths": secret"#).unwrap();
-        let own = Own::new(Some(path.clone()));
+        let at_start = Own::new(Some(path.clone())).err().unwrap().to_string();
+        assert!(at_start.starts_with("origin.docker_config: ") && !at_start.contains("secret"), "{at_start}");
+        assert!(Own::new(Some(folder.path().join("gone"))).is_err());
         let said = own.login(&"r.example".parse().unwrap()).await.unwrap_err().to_string();
         assert!(said.contains(&path.display().to_string()) && !said.contains("secret"), "{said}");
     }

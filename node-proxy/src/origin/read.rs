@@ -11,7 +11,7 @@ use super::body::Flow;
 use super::metrics::Asked;
 use super::request::{Outgoing, nonsense};
 use super::site::Site;
-use super::{As, Body, ByteRange, Head, Origin, OriginError, Reference, Target};
+use super::{Body, ByteRange, Head, Origin, OriginError, Reference, Target, Who};
 
 /// OCI distribution spec 1.1, "Pulling manifests".
 const DOCKER_CONTENT_DIGEST: &str = "docker-content-digest";
@@ -68,7 +68,7 @@ impl Origin {
         target: &Target,
         reference: &Reference,
         accept: &[HeaderValue],
-        who: As<'_>,
+        who: &Who,
     ) -> Result<Head, OriginError> {
         let asked_for = match reference {
             Reference::Digest(digest) => Some(*digest),
@@ -109,7 +109,7 @@ impl Origin {
         path: &str,
         asked_for: Option<Digest>,
         accept: &[HeaderValue],
-        who: As<'_>,
+        who: &Who,
     ) -> Result<Head, OriginError> {
         let span = span("origin.get", "GET", site, path);
         let sent = self.request(Method::GET, target, site, Kind::Manifest, path, None, accept, who);
@@ -137,7 +137,7 @@ impl Origin {
     ///
     /// # Errors
     /// [`OriginError`].
-    pub async fn head_blob(&self, target: &Target, digest: &Digest, who: As<'_>) -> Result<Head, OriginError> {
+    pub async fn head_blob(&self, target: &Target, digest: &Digest, who: &Who) -> Result<Head, OriginError> {
         let site = self.site(&target.registry);
         let path = content_path(target, Kind::Blob, &digest.to_string());
         let span = span("origin.head", "HEAD", &site, &path);
@@ -161,7 +161,7 @@ impl Origin {
         digest: &Digest,
         range: Option<ByteRange>,
         accept: &[HeaderValue],
-        who: As<'_>,
+        who: &Who,
     ) -> Result<Body, OriginError> {
         let site = self.site(&target.registry);
         let path = content_path(target, kind, &digest.to_string());
@@ -182,7 +182,7 @@ impl Origin {
         path: &str,
         range: Option<ByteRange>,
         accepts: &[HeaderValue],
-        who: As<'_>,
+        who: &Who,
     ) -> Result<Response<Incoming>, OriginError> {
         let mut headers = HeaderMap::new();
         accept(&mut headers, kind, accepts);

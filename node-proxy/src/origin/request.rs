@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::connect::Refusal;
 use super::metrics::Asked;
 use super::site::Site;
-use super::{Access, As, Origin, OriginError, Target};
+use super::{Access, Origin, OriginError, Target, Who};
 
 /// Registries redirect once, to their storage; five leave room for a proxy's own.
 const MOST_REDIRECTS: usize = 5;
@@ -48,7 +48,7 @@ impl Origin {
         target: &Target,
         site: &Site,
         request: Outgoing,
-        who: As<'_>,
+        who: &Who,
     ) -> Result<Response<Incoming>, OriginError> {
         let since = Instant::now();
         let limit = self.config.headers_timeout;
@@ -58,9 +58,9 @@ impl Origin {
         let spoke = AtomicBool::new(false);
         let asking = async {
             let sent = match who {
-                As::Anonymous => self.send_anonymous(site, target, request).await?,
-                As::Caller(credential) => self.send(site, request, Some(credential.0.clone())).await?,
-                As::Own => self.send_own(site, target, request).await?,
+                Who::Anybody => self.send_anonymous(site, target, request).await?,
+                Who::Caller(credential) => self.send(site, request, Some(credential.0.clone())).await?,
+                Who::Own => self.send_own(site, target, request).await?,
             };
             spoke.store(true, Ordering::Relaxed);
             tracing::Span::current().record("http.status_code", sent.response.status().as_u16());
@@ -76,7 +76,7 @@ impl Origin {
         if leave.learn(&result, spoke.into_inner(), limit) {
             tracing::warn!(registry = %target.registry, waited = ?since.elapsed(), "the registry is silent; it is left alone for a while");
         }
-        if let As::Caller(credential) = who {
+        if let Who::Caller(credential) = who {
             match &result {
                 Ok(_) => self.callers.learn(target, credential, Ok(())),
                 Err(error @ (OriginError::Unauthorized { .. } | OriginError::Denied { .. })) => {
@@ -89,8 +89,8 @@ impl Origin {
             }
         }
         let tell = match (who, &result) {
-            (As::Anonymous, Ok(_)) => self.access.learn(target, Access::Public),
-            (As::Anonymous, Err(OriginError::Unauthorized { challenges, .. })) => {
+            (Who::Anybody, Ok(_)) => self.access.learn(target, Access::Public),
+            (Who::Anybody, Err(OriginError::Unauthorized { challenges, .. })) => {
                 self.access.learn(target, Access::Private { challenges: challenges.clone() })
             }
             _ => false,
@@ -256,7 +256,7 @@ pub(super) fn nonsense(site: &Site, why: &str) -> OriginError {
 }
 
 /// What a status that is no success means. `who` is `None` for a token service.
-pub(super) fn judge(site: &Site, sent: &Sent, who: Option<As<'_>>) -> OriginError {
+pub(super) fn judge(site: &Site, sent: &Sent, who: Option<&Who>) -> OriginError {
     let registry = site.registry.to_string();
     let headers = sent.response.headers();
     let retry_after = headers.get(RETRY_AFTER);
@@ -268,7 +268,7 @@ pub(super) fn judge(site: &Site, sent: &Sent, who: Option<As<'_>>) -> OriginErro
             let challenges = headers.get_all(WWW_AUTHENTICATE).iter().cloned().collect();
             OriginError::Unauthorized { registry, challenges }
         }
-        StatusCode::FORBIDDEN if matches!(who, Some(As::Anonymous)) => {
+        StatusCode::FORBIDDEN if matches!(who, Some(Who::Anybody)) => {
             OriginError::Unauthorized { registry, challenges: Vec::new() }
         }
         StatusCode::FORBIDDEN => OriginError::Denied { registry },

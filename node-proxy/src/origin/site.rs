@@ -89,6 +89,14 @@ pub enum ConfigError {
         /// What was wrong.
         why: String,
     },
+    /// The docker config can't be used.
+    #[error("origin.docker_config: {path}: {why}")]
+    DockerConfig {
+        /// Which file.
+        path: PathBuf,
+        /// What was wrong; never what it holds.
+        why: String,
+    },
     /// TLS could not be set up.
     #[error("set up TLS: {0}")]
     Tls(#[from] rustls::Error),

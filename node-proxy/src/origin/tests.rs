@@ -49,7 +49,7 @@ fn credential(text: &str) -> Credential {
 }
 
 /// All bytes of a blob, or the first error.
-async fn read(origin: &Origin, range: Option<ByteRange>, who: As<'_>) -> Result<Bytes, OriginError> {
+async fn read(origin: &Origin, range: Option<ByteRange>, who: &Who) -> Result<Bytes, OriginError> {
     let digest = digest_of(BYTES);
     let mut body = origin.get(&target(), Kind::Blob, &digest, range, &[], who).await?;
     let mut all = Vec::new();

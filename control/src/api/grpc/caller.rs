@@ -41,7 +41,7 @@ pub(super) struct Shown {
 pub struct Gate {
     secured: Option<Secured>,
     /// Of lines about nodes that were refused.
-    lines: Arc<Sparse>,
+    lines: Arc<Sparse<Option<Reason>>>,
 }
 
 #[derive(Clone)]
@@ -75,7 +75,7 @@ impl Gate {
         if let Some((identity, reason)) = self.identity().zip(reason) {
             identity.metrics().refused(reason);
         }
-        if let Some(left_out) = self.lines.next() {
+        if let Some(left_out) = self.lines.next(reason) {
             tracing::warn!(from, why, left_out, "refused a node");
         }
     }

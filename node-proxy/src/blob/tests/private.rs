@@ -89,3 +89,49 @@ async fn i10_a_node_whose_reader_was_refused_leaves_the_permit_to_one_that_may()
     assert_eq!(over.unwrap(), bytes, "from its peer: its own registry said that it may, before it asked here");
     assert_eq!(lab.registry.bytes.load(Ordering::SeqCst), 3 * BLOCK);
 }
+
+#[tokio::test]
+async fn i10_whoever_is_refused_hears_the_registrys_challenge_and_not_what_our_own_login_came_to() {
+    use crate::origin::test_registry::{Reply, Seen, TestServer, ranged};
+    use crate::origin::{Config, Metrics, Nobody, Origin, RegistryConfig};
+    const CHALLENGE: &str = r#"Basic realm="the registry""#;
+    let bytes = content(10, 1);
+    let content = bytes.clone();
+    // base64 of `seed:secret`
+    let server = TestServer::start(|_| {
+        move |seen: &Seen| match seen.header("authorization") {
+            Some("Basic c2VlZDpzZWNyZXQ=") => ranged(seen, &content),
+            _ => Reply::status(401).with("www-authenticate", CHALLENGE),
+        }
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.json");
+    let read = async |config: &str, gone: bool| {
+        std::fs::write(&path, config).unwrap();
+        let settings = RegistryConfig {
+            endpoint: Some(server.base().parse().unwrap()),
+            allow_addresses: vec!["127.0.0.0/8".parse().unwrap()],
+            ..RegistryConfig::default()
+        };
+        let config = Config {
+            registries: [(target().registry, settings)].into(),
+            docker_config: Some(path.clone()),
+            ..Config::default()
+        };
+        let metrics = Metrics::new(&mut prometheus_client::registry::Registry::default());
+        let origin = Origin::new(config, Arc::new(Nobody), metrics).unwrap();
+        if gone {
+            std::fs::remove_file(&path).unwrap();
+        }
+        Upstream::read(&*origin, &wanted_by(digest_of(&bytes), "Bearer over"), None).await.map(|body| body.size)
+    };
+    let login = r#"{"auths":{"registry.example":{"auth":"c2VlZDpzZWNyZXQ="}}}"#;
+    assert_eq!(read(login, false).await.unwrap(), Some(10), "by our own login, once the caller's token is over");
+    for (config, gone) in [("{}", false), (login, true)] {
+        match read(config, gone).await {
+            Err(OriginError::Unauthorized { challenges, .. }) => assert_eq!(challenges, [CHALLENGE]),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -61,7 +61,7 @@ async fn what_the_caller_may_read_does_not_make_it_public() {
     .await;
     let origin = origin(&server);
     let own = credential("Bearer own");
-    read(&origin, None, As::Caller(&own)).await.unwrap();
+    read(&origin, None, &Who::Caller(own.clone())).await.unwrap();
     assert!(matches!(ask(&origin).await.unwrap(), Access::Private { .. }));
 }
 
@@ -74,7 +74,7 @@ async fn an_answer_about_a_tag_answers_who_may_read() {
     })
     .await;
     let origin = origin(&server);
-    origin.head_manifest(&target(), &"v1".parse().unwrap(), &[], As::Anonymous).await.unwrap();
+    origin.head_manifest(&target(), &"v1".parse().unwrap(), &[], &Who::Anybody).await.unwrap();
     assert_eq!(ask(&origin).await.unwrap(), Access::Public);
     assert_eq!(server.seen().len(), 1);
 }
@@ -177,4 +177,40 @@ async fn i10_a_caller_is_asked_about_once_and_each_credential_for_itself() {
     assert_eq!((asked("Bearer one"), asked("Bearer three")), (1, 1));
     reader("Bearer two").await.unwrap();
     assert_eq!(asked("Bearer two"), 1);
+}
+
+#[tokio::test]
+async fn i10_with_the_registry_down_nobody_gets_by_one_repository_what_is_in_another_nor_afterwards() {
+    for when in [WhenDown::Refuse, WhenDown::SameCredential, WhenDown::Anyone] {
+        let down = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let switch = Arc::clone(&down);
+        let server = TestServer::start(move |_| {
+            move |seen: &Seen| match seen.path.contains(&digest_of(BYTES).to_string()) {
+                _ if switch.load(std::sync::atomic::Ordering::SeqCst) => Reply::status(500),
+                true => ranged(seen, &Bytes::from_static(BYTES)),
+                false => Reply::status(404),
+            }
+        })
+        .await;
+        let config = Config {
+            registries: BTreeMap::from([(target().registry, settings(&server))]),
+            private_when_down: when,
+            ..Config::default()
+        };
+        let origin = Origin::new(config, Arc::new(Nobody), Metrics::new(&mut MetricsRegistry::default())).unwrap();
+        let own = credential("Bearer own");
+        for caller in [None, Some(&own)] {
+            origin.reader(&target(), Kind::Blob, &digest_of(BYTES), caller).await.unwrap();
+        }
+        let elsewhere = digest_of(b"in another repository, and held here");
+        down.store(true, std::sync::atomic::Ordering::SeqCst);
+        for caller in [None, Some(&own)] {
+            let got = origin.reader(&target(), Kind::Blob, &elsewhere, caller).await;
+            assert!(got.as_ref().is_err_and(OriginError::is_outage), "{when:?}: {got:?}");
+        }
+        down.store(false, std::sync::atomic::Ordering::SeqCst);
+        later(Duration::from_secs(10)).await;
+        let got = origin.reader(&target(), Kind::Blob, &elsewhere, None).await;
+        assert!(matches!(got, Err(OriginError::NotFound { .. })), "{when:?}: {got:?}");
+    }
 }

@@ -18,7 +18,7 @@ async fn a_redirect_to_another_origin_carries_no_credential_but_the_range() {
     let storage = TestServer::start(serving).await;
     let server = TestServer::start(redirecting(storage.base())).await;
     let own = credential("Bearer own");
-    let got = read(&origin(&server), Some(ByteRange::From(3)), As::Caller(&own)).await.unwrap();
+    let got = read(&origin(&server), Some(ByteRange::From(3)), &Who::Caller(own.clone())).await.unwrap();
     assert_eq!(got, BYTES[3..]);
     assert_eq!(server.seen()[0].header("authorization"), Some("Bearer own"));
     let seen = &storage.seen()[0];
@@ -36,7 +36,7 @@ async fn a_redirect_within_the_registry_keeps_the_credential() {
     })
     .await;
     let own = credential("Bearer own");
-    assert_eq!(read(&origin(&server), None, As::Caller(&own)).await.unwrap(), BYTES);
+    assert_eq!(read(&origin(&server), None, &Who::Caller(own.clone())).await.unwrap(), BYTES);
     assert_eq!(server.seen()[1].header("authorization"), Some("Bearer own"));
 }
 
@@ -57,7 +57,7 @@ async fn a_credential_that_was_dropped_does_not_come_back() {
     .await;
     *home.lock() = server.base();
     let own = credential("Bearer own");
-    assert_eq!(read(&origin(&server), None, As::Caller(&own)).await.unwrap(), BYTES);
+    assert_eq!(read(&origin(&server), None, &Who::Caller(own.clone())).await.unwrap(), BYTES);
     assert_eq!(server.seen()[1].header("authorization"), None);
 }
 
@@ -67,7 +67,7 @@ async fn a_redirect_to_an_address_that_is_not_named_is_refused() {
     let server = TestServer::start(redirecting(storage.base())).await;
     // The endpoint is named by being written as an address; its neighbour on the same address is not.
     let origin = origin_with(RegistryConfig { allow_addresses: Vec::new(), ..settings(&server) });
-    let error = read(&origin, None, As::Anonymous).await.unwrap_err();
+    let error = read(&origin, None, &Who::Anybody).await.unwrap_err();
     assert!(matches!(&error, OriginError::Refused { why, .. } if why.contains("loopback")), "{error:?}");
     assert_eq!(storage.seen().len(), 0);
     assert!(!error.to_string().contains("secret"));
@@ -79,7 +79,7 @@ async fn a_name_that_resolves_to_loopback_is_refused() {
     let to = format!("http://localhost:{}", storage.addr.port());
     let server = TestServer::start(redirecting(to)).await;
     let origin = origin_with(RegistryConfig { allow_addresses: Vec::new(), ..settings(&server) });
-    assert!(matches!(read(&origin, None, As::Anonymous).await, Err(OriginError::Refused { .. })));
+    assert!(matches!(read(&origin, None, &Who::Anybody).await, Err(OriginError::Refused { .. })));
     assert_eq!(storage.seen().len(), 0);
 }
 
@@ -90,7 +90,7 @@ async fn a_token_realm_at_an_address_that_is_not_named_is_refused() {
     let server =
         TestServer::start(move |_| move |_: &Seen| Reply::status(401).with("www-authenticate", challenge(&at))).await;
     let origin = origin_with(RegistryConfig { allow_addresses: Vec::new(), ..settings(&server) });
-    assert!(matches!(read(&origin, None, As::Anonymous).await, Err(OriginError::Refused { .. })));
+    assert!(matches!(read(&origin, None, &Who::Anybody).await, Err(OriginError::Refused { .. })));
     assert_eq!(realm.seen().len(), 0);
 }
 
@@ -99,16 +99,16 @@ async fn a_registry_without_settings_on_loopback_is_refused() {
     let server = TestServer::start(serving).await;
     let origin = origin(&server);
     let target = Target { registry: server.addr.to_string().parse().unwrap(), ..target() };
-    let got = origin.get(&target, Kind::Blob, &digest_of(BYTES), None, &[], As::Anonymous).await;
+    let got = origin.get(&target, Kind::Blob, &digest_of(BYTES), None, &[], &Who::Anybody).await;
     assert!(matches!(got, Err(OriginError::Refused { .. })));
 }
 
 #[tokio::test]
 async fn tls_is_verified_against_the_configured_ca() {
     let server = TestServer::start_tls(serving).await;
-    assert_eq!(read(&origin(&server), None, As::Anonymous).await.unwrap(), BYTES);
+    assert_eq!(read(&origin(&server), None, &Who::Anybody).await.unwrap(), BYTES);
     let stranger = origin_with(RegistryConfig { ca: Vec::new(), ..settings(&server) });
-    let error = read(&stranger, None, As::Anonymous).await.unwrap_err();
+    let error = read(&stranger, None, &Who::Anybody).await.unwrap_err();
     assert!(matches!(&error, OriginError::Unreachable { why, .. } if why.contains("certificate")), "{error:?}");
     assert_eq!(server.seen().len(), 1);
 }
@@ -118,19 +118,19 @@ async fn https_never_becomes_plain_http_unless_that_is_named() {
     let storage = TestServer::start(serving).await;
     let to = storage.base();
     let server = TestServer::start_tls(redirecting(to)).await;
-    let error = read(&origin(&server), None, As::Anonymous).await.unwrap_err();
+    let error = read(&origin(&server), None, &Who::Anybody).await.unwrap_err();
     assert!(matches!(&error, OriginError::Refused { why, .. } if why.contains("plain HTTP")), "{error:?}");
     assert_eq!(storage.seen().len(), 0);
     let named = origin_with(RegistryConfig { plain_http: true, ..settings(&server) });
     let own = credential("Bearer own");
-    assert_eq!(read(&named, None, As::Caller(&own)).await.unwrap(), BYTES);
+    assert_eq!(read(&named, None, &Who::Caller(own.clone())).await.unwrap(), BYTES);
     assert_eq!(storage.seen()[0].header("authorization"), None);
 }
 
 #[tokio::test]
 async fn redirects_end_after_five() {
     let server = TestServer::start(|_| |_: &Seen| Reply::status(307).with("location", "/again")).await;
-    assert!(matches!(read(&origin(&server), None, As::Anonymous).await, Err(OriginError::Nonsense { .. })));
+    assert!(matches!(read(&origin(&server), None, &Who::Anybody).await, Err(OriginError::Nonsense { .. })));
     assert_eq!(server.seen().len(), 6);
 }
 
@@ -138,7 +138,7 @@ async fn redirects_end_after_five() {
 async fn the_storage_saying_403_is_not_the_registry_denying_access() {
     let storage = TestServer::start(|_| |_: &Seen| Reply::status(403)).await;
     let server = TestServer::start(redirecting(storage.base())).await;
-    let error = read(&origin(&server), None, As::Anonymous).await.unwrap_err();
+    let error = read(&origin(&server), None, &Who::Anybody).await.unwrap_err();
     assert!(matches!(error, OriginError::Unreachable { .. }), "{error:?}");
 }
 
@@ -172,7 +172,7 @@ async fn a_configured_proxy_is_gone_through_by_connect() {
     let server = TestServer::start_tls(serving).await;
     let (addr, mut told) = proxy().await;
     let proxied = RegistryConfig { proxy: Some(format!("http://u:p@{addr}").parse().unwrap()), ..settings(&server) };
-    assert_eq!(read(&origin_with(proxied), None, As::Anonymous).await.unwrap(), BYTES);
+    assert_eq!(read(&origin_with(proxied), None, &Who::Anybody).await.unwrap(), BYTES);
     let head = told.recv().await.unwrap();
     assert!(head.starts_with(&format!("CONNECT {} ", server.addr)), "{head}");
     assert!(head.to_ascii_lowercase().contains("proxy-authorization: basic dtpw"), "{head}");
@@ -188,7 +188,7 @@ async fn a_proxy_is_not_asked_for_addresses_that_are_not_named() {
         allow_addresses: Vec::new(),
         ..settings(&server)
     };
-    assert!(matches!(read(&origin_with(proxied), None, As::Anonymous).await, Err(OriginError::Refused { .. })));
+    assert!(matches!(read(&origin_with(proxied), None, &Who::Anybody).await, Err(OriginError::Refused { .. })));
     assert!(told.recv().await.unwrap().contains(&server.addr.to_string()));
     assert!(told.try_recv().is_err());
 }

@@ -57,9 +57,9 @@ async fn the_login_is_used_as_the_registry_wants_it_and_does_not_make_anything_p
     for server in [TestServer::start(basic).await, TestServer::start(bearer).await] {
         let own = with(&server, AUTHS);
         for _ in 0..2 {
-            assert_eq!(read(&own.origin, None, As::Own).await.unwrap(), BYTES);
+            assert_eq!(read(&own.origin, None, &Who::Own).await.unwrap(), BYTES);
         }
-        assert!(matches!(read(&own.origin, None, As::Anonymous).await, Err(OriginError::Unauthorized { .. })));
+        assert!(matches!(read(&own.origin, None, &Who::Anybody).await, Err(OriginError::Unauthorized { .. })));
         let access = own.origin.access(&target(), Kind::Blob, &digest_of(BYTES)).await.unwrap();
         assert!(matches!(access, Access::Private { .. }));
     }
@@ -69,7 +69,7 @@ async fn the_login_is_used_as_the_registry_wants_it_and_does_not_make_anything_p
 async fn without_a_login_for_the_registry_it_is_refused_as_without_any() {
     let server = TestServer::start(basic).await;
     for config in [r#"{"auths":{"other.example":{"auth":"c2VlZDpzZWNyZXQ="}}}"#, "{}"] {
-        let read = read(&with(&server, config).origin, None, As::Own).await;
+        let read = read(&with(&server, config).origin, None, &Who::Own).await;
         assert!(matches!(read, Err(OriginError::Unauthorized { .. })), "{read:?}");
     }
     assert_eq!(server.seen().len(), 0);
@@ -80,9 +80,9 @@ async fn a_password_that_was_changed_is_read_anew_once_the_registry_refuses_the_
     let server = TestServer::start(basic).await;
     // base64 of `seed:old`
     let own = with(&server, r#"{"auths":{"registry.example":{"auth":"c2VlZDpvbGQ="}}}"#);
-    assert!(matches!(read(&own.origin, None, As::Own).await, Err(OriginError::Unauthorized { .. })));
+    assert!(matches!(read(&own.origin, None, &Who::Own).await, Err(OriginError::Unauthorized { .. })));
     std::fs::write(own.folder.path().join("config.json"), AUTHS).unwrap();
-    assert_eq!(read(&own.origin, None, As::Own).await.unwrap(), BYTES);
+    assert_eq!(read(&own.origin, None, &Who::Own).await.unwrap(), BYTES);
 }
 
 #[tokio::test]
@@ -90,7 +90,7 @@ async fn a_file_that_is_gone_is_named() {
     let server = TestServer::start(basic).await;
     let own = with(&server, AUTHS);
     std::fs::remove_file(own.folder.path().join("config.json")).unwrap();
-    let said = read(&own.origin, None, As::Own).await.unwrap_err().to_string();
+    let said = read(&own.origin, None, &Who::Own).await.unwrap_err().to_string();
     assert!(said.contains("config.json") && said.contains("registry.example"), "{said}");
 }
 
@@ -105,7 +105,7 @@ echo '{"ServerURL":"registry.example","Username":"seed","Secret":"secret"}'
 "#;
     std::fs::write(&program, script).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let said = read(&own.origin, None, As::Own).await.unwrap_err().to_string();
+    let said = read(&own.origin, None, &Who::Own).await.unwrap_err().to_string();
     assert!(said.contains("docker-credential-shoal-test: start it"), "it is not on the PATH: {said}");
     let found = super::super::own::ask_at(&program, "registry.example").await.unwrap();
     assert_eq!(found, ("seed".to_owned(), "secret".to_owned()));

@@ -21,16 +21,16 @@ async fn a_range_is_given_whether_or_not_the_registry_knows_ranges() {
             (ByteRange::Span { first: 2, last: 4000 }, 2..size),
             (ByteRange::Last(3), size - 3..size),
         ] {
-            assert_eq!(read(&origin, Some(range), As::Anonymous).await.unwrap(), BYTES[want.clone()], "{range}");
+            assert_eq!(read(&origin, Some(range), &Who::Anybody).await.unwrap(), BYTES[want.clone()], "{range}");
             let body =
-                origin.get(&target(), Kind::Blob, &digest_of(BYTES), Some(range), &[], As::Anonymous).await.unwrap();
+                origin.get(&target(), Kind::Blob, &digest_of(BYTES), Some(range), &[], &Who::Anybody).await.unwrap();
             assert!(body.partial);
             assert_eq!(
                 (body.start, body.length, body.size),
                 (want.start as u64, Some((want.end - want.start) as u64), Some(size as u64))
             );
         }
-        let past = read(&origin, Some(ByteRange::From(size as u64)), As::Anonymous).await;
+        let past = read(&origin, Some(ByteRange::From(size as u64)), &Who::Anybody).await;
         assert!(matches!(past, Err(OriginError::Range)), "{past:?}");
     }
 }
@@ -44,7 +44,7 @@ async fn another_range_than_asked_for_is_nonsense() {
                 .content(Content::Whole(Bytes::from_static(b"01234")))
         })
         .await;
-        let got = read(&origin, Some(ByteRange::Span { first: 5, last: 10 }), As::Anonymous).await;
+        let got = read(&origin, Some(ByteRange::Span { first: 5, last: 10 }), &Who::Anybody).await;
         assert!(matches!(got, Err(OriginError::Nonsense { .. })), "{content_range}: {got:?}");
     }
 }
@@ -53,7 +53,7 @@ async fn another_range_than_asked_for_is_nonsense() {
 async fn a_body_that_ends_early_is_an_error() {
     let (_server, origin) =
         serve(|_| Reply::status(200).content(Content::Broken(Bytes::from_static(b"some"), 21))).await;
-    let mut body = origin.get(&target(), Kind::Blob, &digest_of(BYTES), None, &[], As::Anonymous).await.unwrap();
+    let mut body = origin.get(&target(), Kind::Blob, &digest_of(BYTES), None, &[], &Who::Anybody).await.unwrap();
     assert_eq!(body.next().await.unwrap().unwrap(), "some");
     assert!(matches!(body.next().await, Some(Err(OriginError::Unreachable { .. }))));
     assert!(body.next().await.is_none());
@@ -63,7 +63,7 @@ async fn a_body_that_ends_early_is_an_error() {
 async fn a_silent_body_is_an_error() {
     let (_server, origin) =
         serve(|_| Reply::status(200).content(Content::Silent(Bytes::from_static(b"some"), 21))).await;
-    let error = read(&origin, None, As::Anonymous).await.unwrap_err();
+    let error = read(&origin, None, &Who::Anybody).await.unwrap_err();
     assert!(matches!(&error, OriginError::Stalled { .. }) && error.is_outage(), "{error:?}");
 }
 
@@ -75,7 +75,7 @@ async fn more_bytes_than_the_range_announced_are_nonsense() {
             .content(Content::Chunked(Bytes::from_static(b"0123456")))
     })
     .await;
-    let got = read(&origin, Some(ByteRange::Span { first: 5, last: 9 }), As::Anonymous).await;
+    let got = read(&origin, Some(ByteRange::Span { first: 5, last: 9 }), &Who::Anybody).await;
     assert!(matches!(got, Err(OriginError::Nonsense { .. })), "{got:?}");
 }
 
@@ -85,14 +85,14 @@ async fn fewer_bytes_than_the_range_announced_are_an_error() {
         Reply::status(206).with("content-range", "bytes 5-9/21").content(Content::Chunked(Bytes::from_static(b"01")))
     })
     .await;
-    let got = read(&origin, Some(ByteRange::Span { first: 5, last: 9 }), As::Anonymous).await;
+    let got = read(&origin, Some(ByteRange::Span { first: 5, last: 9 }), &Who::Anybody).await;
     assert!(matches!(got, Err(OriginError::Unreachable { .. })), "{got:?}");
 }
 
 #[tokio::test]
 async fn encoded_bytes_are_nonsense() {
     let (_server, origin) = serve(|_| Reply::ok(BYTES).with("content-encoding", "gzip")).await;
-    assert!(matches!(read(&origin, None, As::Anonymous).await, Err(OriginError::Nonsense { .. })));
+    assert!(matches!(read(&origin, None, &Who::Anybody).await, Err(OriginError::Nonsense { .. })));
 }
 
 #[tokio::test]
@@ -115,7 +115,7 @@ async fn a_status_means_what_the_caller_can_do() {
             retry_after.map_or_else(|| Reply::status(status), |after| reply.with("retry-after", after))
         })
         .await;
-        let error = read(&origin, None, As::Anonymous).await.unwrap_err();
+        let error = read(&origin, None, &Who::Anybody).await.unwrap_err();
         assert!(fits(&error), "{status}: {error:?}");
     }
 }
@@ -133,7 +133,7 @@ async fn no_headers_in_time_is_an_outage() {
         ..Config::default()
     };
     let origin = Origin::new(config, Arc::new(Nobody), Metrics::new(&mut MetricsRegistry::default())).unwrap();
-    let error = read(&origin, None, As::Anonymous).await.unwrap_err();
+    let error = read(&origin, None, &Who::Anybody).await.unwrap_err();
     assert!(matches!(&error, OriginError::Unreachable { why, .. } if why.contains("no headers")), "{error:?}");
 }
 
@@ -151,13 +151,13 @@ async fn after_a_silence_the_registry_is_left_alone() {
         ..Config::default()
     };
     let origin = Origin::new(config, Arc::new(Nobody), Metrics::new(&mut MetricsRegistry::default())).unwrap();
-    assert!(matches!(read(&origin, None, As::Anonymous).await, Err(OriginError::Unreachable { .. })));
+    assert!(matches!(read(&origin, None, &Who::Anybody).await, Err(OriginError::Unreachable { .. })));
     let since = tokio::time::Instant::now();
-    let error = read(&origin, None, As::Anonymous).await.unwrap_err();
+    let error = read(&origin, None, &Who::Anybody).await.unwrap_err();
     assert!(matches!(error, OriginError::Silent { .. }) && error.is_outage(), "{error:?}");
     assert!(since.elapsed() < Duration::from_millis(90), "it waited {:?}", since.elapsed());
     let elsewhere = Target { registry: "127.0.0.1:1".parse().unwrap(), ..target() };
-    let other = origin.get(&elsewhere, Kind::Blob, &digest_of(BYTES), None, &[], As::Anonymous).await;
+    let other = origin.get(&elsewhere, Kind::Blob, &digest_of(BYTES), None, &[], &Who::Anybody).await;
     assert!(matches!(other, Err(OriginError::Refused { .. })), "another registry is asked");
     let first = listener.accept().await.unwrap();
     let second = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
@@ -173,7 +173,7 @@ async fn a_tag_is_what_the_head_says_and_accept_is_the_callers() {
     .await;
     let accept = [HeaderValue::from_static("a/manifest"), HeaderValue::from_static("b/index")];
     let tag: Reference = "v1".parse().unwrap();
-    let head = origin.head_manifest(&target(), &tag, &accept, As::Anonymous).await.unwrap();
+    let head = origin.head_manifest(&target(), &tag, &accept, &Who::Anybody).await.unwrap();
     assert_eq!(head, Head { digest: digest_of(b"x"), media_type: "a/manifest".into(), size: BYTES.len() as u64 });
     let seen = server.seen();
     assert_eq!((seen.len(), seen[0].path.as_str()), (1, "/v2/library/app/manifests/v1"));
@@ -188,7 +188,7 @@ async fn a_tag_without_digest_in_its_head_is_hashed() {
             _ => Reply::ok(BYTES).with("content-type", "a/manifest"),
         })
         .await;
-        let head = origin.head_manifest(&target(), &"v1".parse().unwrap(), &[], As::Anonymous).await.unwrap();
+        let head = origin.head_manifest(&target(), &"v1".parse().unwrap(), &[], &Who::Anybody).await.unwrap();
         assert_eq!(head, Head { digest: digest_of(BYTES), media_type: "a/manifest".into(), size: BYTES.len() as u64 });
         let methods: Vec<String> = server.seen().iter().map(|seen| seen.method.to_string()).collect();
         assert_eq!(methods, ["HEAD", "GET"]);
@@ -202,24 +202,24 @@ async fn another_digest_than_asked_for_is_nonsense() {
     })
     .await;
     let asked = Reference::Digest(digest_of(BYTES));
-    let got = origin.head_manifest(&target(), &asked, &[], As::Anonymous).await;
+    let got = origin.head_manifest(&target(), &asked, &[], &Who::Anybody).await;
     assert!(matches!(got, Err(OriginError::Nonsense { .. })), "{got:?}");
 }
 
 #[tokio::test]
 async fn a_manifest_that_must_be_hashed_has_a_bound() {
     let (_server, origin) = serve(|_| Reply::ok(vec![b' '; (8 << 20) + 1])).await;
-    let got = origin.head_manifest(&target(), &"v1".parse().unwrap(), &[], As::Anonymous).await;
+    let got = origin.head_manifest(&target(), &"v1".parse().unwrap(), &[], &Who::Anybody).await;
     assert!(matches!(&got, Err(OriginError::Nonsense { why, .. }) if why.contains("8 MiB")), "{got:?}");
 }
 
 #[tokio::test]
 async fn the_head_of_a_blob_needs_a_length() {
     let (_server, origin) = serve(|_| Reply::ok(BYTES).with("content-type", "a/blob")).await;
-    let head = origin.head_blob(&target(), &digest_of(BYTES), As::Anonymous).await.unwrap();
+    let head = origin.head_blob(&target(), &digest_of(BYTES), &Who::Anybody).await.unwrap();
     assert_eq!((head.size, head.media_type.as_str()), (BYTES.len() as u64, "a/blob"));
     let (_server, origin) = serve(|_| Reply::status(200).content(Content::Chunked(Bytes::new()))).await;
-    let head = origin.head_blob(&target(), &digest_of(BYTES), As::Anonymous).await;
+    let head = origin.head_blob(&target(), &digest_of(BYTES), &Who::Anybody).await;
     assert!(matches!(head, Err(OriginError::Nonsense { .. })), "{head:?}");
 }
 
@@ -244,7 +244,7 @@ async fn a_connection_that_died_in_the_pool_is_replaced() {
         second
     });
     let origin = origin_with(RegistryConfig { endpoint: Some(endpoint.parse().unwrap()), ..RegistryConfig::default() });
-    assert_eq!(read(&origin, None, As::Anonymous).await.unwrap(), BYTES);
-    assert_eq!(read(&origin, None, As::Anonymous).await.unwrap(), BYTES);
+    assert_eq!(read(&origin, None, &Who::Anybody).await.unwrap(), BYTES);
+    assert_eq!(read(&origin, None, &Who::Anybody).await.unwrap(), BYTES);
     serving.await.unwrap();
 }

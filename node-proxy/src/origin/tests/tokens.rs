@@ -9,7 +9,7 @@ async fn a_public_blob_is_read_with_an_anonymous_token_that_is_fetched_once() {
     let server = TestServer::start(behind_tokens).await;
     let origin = origin(&server);
     for _ in 0..3 {
-        assert_eq!(read(&origin, None, As::Anonymous).await.unwrap(), BYTES);
+        assert_eq!(read(&origin, None, &Who::Anybody).await.unwrap(), BYTES);
     }
     let seen = server.seen();
     let asked: Vec<&str> = seen.iter().map(|seen| seen.path.split('/').nth(1).unwrap()).collect();
@@ -25,7 +25,7 @@ async fn a_public_blob_is_read_with_an_anonymous_token_that_is_fetched_once() {
 async fn requests_at_once_share_one_token() {
     let server = TestServer::start(behind_tokens).await;
     let origin = origin(&server);
-    let reads = (0..20).map(|_| read(&origin, None, As::Anonymous));
+    let reads = (0..20).map(|_| read(&origin, None, &Who::Anybody));
     for read in futures::future::join_all(reads).await {
         assert_eq!(read.unwrap(), BYTES);
     }
@@ -59,8 +59,8 @@ async fn a_token_that_the_registry_no_longer_takes_is_renewed() {
     })
     .await;
     let origin = origin(&server);
-    read(&origin, None, As::Anonymous).await.unwrap();
-    assert_eq!(read(&origin, Some(ByteRange::From(5)), As::Anonymous).await.unwrap(), BYTES[5..]);
+    read(&origin, None, &Who::Anybody).await.unwrap();
+    assert_eq!(read(&origin, Some(ByteRange::From(5)), &Who::Anybody).await.unwrap(), BYTES[5..]);
     assert_eq!(given.load(Ordering::SeqCst), 2);
 }
 
@@ -68,11 +68,11 @@ async fn a_token_that_the_registry_no_longer_takes_is_renewed() {
 async fn a_token_is_not_used_after_it_expired() {
     let server = TestServer::start(behind_tokens).await;
     let origin = origin(&server);
-    read(&origin, None, As::Anonymous).await.unwrap();
+    read(&origin, None, &Who::Anybody).await.unwrap();
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(295)).await;
     tokio::time::resume();
-    read(&origin, None, As::Anonymous).await.unwrap();
+    read(&origin, None, &Who::Anybody).await.unwrap();
     assert_eq!(server.count("/token"), 2);
 }
 
@@ -89,7 +89,7 @@ async fn the_challenge_comes_back_unchanged_when_the_token_service_says_no() {
         }
     })
     .await;
-    let error = read(&origin(&server), None, As::Anonymous).await.unwrap_err();
+    let error = read(&origin(&server), None, &Who::Anybody).await.unwrap_err();
     let OriginError::Unauthorized { challenges, .. } = error else { panic!("{error:?}") };
     assert_eq!(challenges, [challenge(&server.base()).as_str(), "Basic realm=\"second\""]);
 }
@@ -111,7 +111,7 @@ async fn the_first_challenge_comes_back_when_the_anonymous_token_is_not_enough()
         let origin = origin(&server);
         // The second time the token is known, and the registry never sends the first challenge again.
         for _ in 0..2 {
-            let error = read(&origin, None, As::Anonymous).await.unwrap_err();
+            let error = read(&origin, None, &Who::Anybody).await.unwrap_err();
             let OriginError::Unauthorized { challenges, .. } = error else { panic!("{error:?}") };
             assert_eq!(challenges, [challenge(&server.base()).as_str()], "{status}");
         }
@@ -122,7 +122,7 @@ async fn the_first_challenge_comes_back_when_the_anonymous_token_is_not_enough()
 async fn a_basic_challenge_is_relayed_and_no_token_is_sought() {
     let server =
         TestServer::start(|_| |_: &Seen| Reply::status(401).with("www-authenticate", "Basic realm=\"r\"")).await;
-    let error = read(&origin(&server), None, As::Anonymous).await.unwrap_err();
+    let error = read(&origin(&server), None, &Who::Anybody).await.unwrap_err();
     assert!(matches!(&error, OriginError::Unauthorized { challenges, .. } if challenges == &["Basic realm=\"r\""]));
     assert_eq!(server.seen().len(), 1);
 }
@@ -139,11 +139,11 @@ async fn the_callers_header_is_sent_unchanged_and_its_refusal_comes_back() {
     .await;
     let origin = origin(&server);
     let own = credential("Bearer the-callers-own");
-    assert_eq!(read(&origin, None, As::Caller(&own)).await.unwrap(), BYTES);
+    assert_eq!(read(&origin, None, &Who::Caller(own.clone())).await.unwrap(), BYTES);
     let denied = credential("Bearer known-but-denied");
-    assert!(matches!(read(&origin, None, As::Caller(&denied)).await, Err(OriginError::Denied { .. })));
+    assert!(matches!(read(&origin, None, &Who::Caller(denied.clone())).await, Err(OriginError::Denied { .. })));
     let wrong = credential("Bearer wrong");
-    let error = read(&origin, None, As::Caller(&wrong)).await.unwrap_err();
+    let error = read(&origin, None, &Who::Caller(wrong.clone())).await.unwrap_err();
     assert!(matches!(&error, OriginError::Unauthorized { challenges, .. } if challenges.len() == 1));
     assert_eq!(server.count("/token"), 0, "no token is fetched on behalf of a caller");
     assert!(!format!("{own:?} {error:?} {error}").contains("own\""), "no credential in text");
@@ -160,6 +160,6 @@ async fn a_token_service_that_is_down_is_an_outage_and_no_denial() {
         }
     })
     .await;
-    let error = read(&origin(&server), None, As::Anonymous).await.unwrap_err();
+    let error = read(&origin(&server), None, &Who::Anybody).await.unwrap_err();
     assert!(error.is_outage(), "{error:?}");
 }
