@@ -67,8 +67,12 @@ const HURRIED_HEADER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a client may be silent in the middle of a request's body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connections at a time; more are answered 503. Each costs about 16 KiB, and at most [`LONGEST_HEADERS`] more.
+/// Connections at a time; more wait for [`PLACE_WAIT`], and are then answered 503. Each costs about 16 KiB, and at most [`LONGEST_HEADERS`] more.
 const MAX_CONNECTIONS: usize = 512;
+
+/// How long a connection waits for a place: until those that say nothing were ended, so that they can't keep out a probe. One waits at a
+/// time, and the rest in the backlog; when no place came free, those behind it are told at once, until one does.
+const PLACE_WAIT: Duration = Duration::from_secs(2);
 
 /// Those that are being told so at once; further ones are closed without a word.
 const MOST_TURNED_AWAY: usize = 64;
@@ -160,12 +164,20 @@ impl Http {
         let connections = Arc::new(Semaphore::new(most));
         let turned_away = Arc::new(Semaphore::new(MOST_TURNED_AWAY));
         let this = Arc::new(self);
+        let mut stuck = false;
         loop {
             let (stream, client) = tokio::select! {
                 () = drain.signalled() => break,
                 accepted = accept(&listener) => accepted,
             };
-            let Ok(permit) = Arc::clone(&connections).try_acquire_owned() else {
+            let patience = if stuck { Duration::ZERO } else { PLACE_WAIT };
+            let place = tokio::select! {
+                () = drain.signalled() => break,
+                place = tokio::time::timeout(patience, Arc::clone(&connections).acquire_owned()) => place,
+            };
+            stuck = place.is_err();
+            // The semaphore is never closed.
+            let Ok(Ok(permit)) = place else {
                 this.metrics.refused(Reason::Connections);
                 // Beyond some, or where TLS would have to be spoken first, the connection just ends.
                 if let (None, Ok(permit)) = (&this.tls, Arc::clone(&turned_away).try_acquire_owned()) {

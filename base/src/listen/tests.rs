@@ -107,24 +107,36 @@ fn greeting() -> Router {
 
 #[tokio::test]
 async fn one_connection_too_many_is_told_so_and_counted() {
-    let (addr, metrics, _trigger) = counted(Http { most: 2, ..Http::new(greeting()) });
+    let router = greeting().route("/long", get(std::future::pending::<String>));
+    let (addr, metrics, _trigger) = counted(Http { most: 2, ..Http::new(router) });
     let mut kept = Vec::new();
     for _ in 0..2 {
         let mut stream = TcpStream::connect(addr).await.unwrap();
-        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-        let mut begin = [0; 12];
-        stream.read_exact(&mut begin).await.unwrap();
-        assert_eq!(&begin, b"HTTP/1.1 200");
+        stream.write_all(b"GET /long HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         kept.push(stream);
     }
-    let answer = ask(addr, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
-    assert_eq!(metrics.refusals(Reason::Connections), 1);
+    for refused in 1..4 {
+        let answer = ask(addr, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        assert_eq!(metrics.refusals(Reason::Connections), refused);
+    }
     drop(kept);
     let start = std::time::Instant::now();
     while !ask(addr, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.ends_with("hello") {
         assert!(start.elapsed() < BOUND, "nobody is let in any more");
     }
+}
+
+#[tokio::test]
+async fn clients_that_say_nothing_keep_nobody_out() {
+    let (addr, metrics, _trigger) = counted(Http { most: 4, ..Http::new(greeting()) });
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        silent.push(TcpStream::connect(addr).await.unwrap());
+    }
+    let answer = ask(addr, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.ends_with("hello"), "{answer}");
+    assert_eq!(metrics.refusals(Reason::Connections), 0);
 }
 
 #[tokio::test]
