@@ -230,7 +230,7 @@ impl Client {
                 .tcp_nodelay(true)
         });
         let channel = endpoint.as_ref().map(|endpoint| match &identity {
-            Some(identity) => join::channel(endpoint, identity.clone()),
+            Some(identity) => join::channel(endpoint, identity.clone(), metrics.clone()),
             None => endpoint.connect_lazy(),
         });
         let cluster = remembered.as_ref().map(|hello| &hello.cluster);

@@ -22,9 +22,12 @@ impl BlockSet {
 
     /// All blocks of a layout.
     pub fn full(layout: Layout) -> Self {
-        let mut set = Self::empty(layout);
-        set.insert_run(Run { first: 0, count: layout.blocks() });
-        set
+        let of = layout.blocks();
+        let mut words: Words = smallvec![u64::MAX; of.div_ceil(64) as usize];
+        if let (Some(last), 1..) = (words.last_mut(), of % 64) {
+            *last = (1 << (of % 64)) - 1;
+        }
+        Self { words, of, count: of }
     }
 
     /// How many blocks are in.
@@ -184,6 +187,9 @@ mod tests {
                 prop_assert_eq!(set.first_present(first), want);
             }
             let rest = BlockSet::full(layout).minus(&set);
+            let mut one_by_one = BlockSet::empty(layout);
+            one_by_one.insert_run(Run { first: 0, count: layout.blocks() });
+            prop_assert_eq!(&one_by_one, &BlockSet::full(layout));
             prop_assert_eq!(BlockSet::full(layout).exceeds(&set), !set.is_full());
             prop_assert!(!set.exceeds(&BlockSet::full(layout)) && !set.exceeds(&set));
             prop_assert_eq!(rest.len() + set.len(), layout.blocks());

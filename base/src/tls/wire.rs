@@ -11,6 +11,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::{Seen, no_name, seen};
 
+/// What may be encrypted before it goes to the kernel: the smallest block with its head, so that it takes one system call.
+const UNSENT: usize = (256 << 10) + (16 << 10);
+
 /// A TCP connection, with TLS or without.
 #[derive(Debug)]
 pub enum Wire {
@@ -28,7 +31,11 @@ impl Wire {
     pub async fn accept(stream: TcpStream, config: Option<Arc<ServerConfig>>) -> io::Result<Self> {
         match config {
             None => Ok(Self::Plain(stream)),
-            Some(config) => Ok(Self::Secured(Box::new(TlsAcceptor::from(config).accept(stream).await?.into()))),
+            Some(config) => {
+                let mut stream = TlsAcceptor::from(config).accept(stream).await?;
+                stream.get_mut().1.set_buffer_limit(Some(UNSENT));
+                Ok(Self::Secured(Box::new(stream.into())))
+            }
         }
     }
 

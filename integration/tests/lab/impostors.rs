@@ -81,6 +81,7 @@ fn shows(forge: &Forge, name: &str, real: &CertificateDer<'static>, behind: bool
 async fn poses(world: &mut World, what: &str, keeper: &Arc<Keeper>, node: &str, says: &str) -> Result<()> {
     let log = world.node(node)?.shoal()?.log().to_owned();
     let before = lines(&log, says)?;
+    let known = counted(world, node).await.unwrap_or_default();
     let impostor = Impostor::stand(&world.net.namespace("control")?, keeper)?;
     eventually(SOON, "the node to turn away from the impostor", || async {
         let (lines, heard) = (lines(&log, says)?, impostor.heard());
@@ -91,11 +92,23 @@ async fn poses(world: &mut World, what: &str, keeper: &Arc<Keeper>, node: &str, 
     let heard = impostor.heard();
     impostor.leave().await;
     ensure!(heard.bytes.is_empty(), "{what}: {} bytes were told to it in {heard:?}", heard.bytes.len());
-    let metrics = world.node(node)?.shoal()?.admin().get_text("/metrics").await?;
-    let connected = metrics.lines().find_map(|line| line.strip_prefix("shoal_control_connected "));
-    ensure!(connected == Some("0"), "{what}: shoal_control_connected is {connected:?}");
+    let counted = counted(world, node).await?;
+    ensure!(counted >= known + 2, "{what}: shoal_control_impostors_total went from {known} to {counted}");
+    let connected = metric(world, node, "shoal_control_connected").await?;
+    ensure!(connected == 0, "{what}: shoal_control_connected is {connected}");
     println!("{what:52} {node} came {} times and said nothing", heard.connections);
     Ok(())
+}
+
+/// How many impostors the node has counted since its start.
+async fn counted(world: &mut World, node: &str) -> Result<u64> {
+    metric(world, node, "shoal_control_impostors_total").await
+}
+
+async fn metric(world: &mut World, node: &str, name: &str) -> Result<u64> {
+    let metrics = world.node(node)?.shoal()?.admin().get_text("/metrics").await?;
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.with_context(|| format!("no {name}"))?.parse().with_context(|| format!("{name} is no number"))
 }
 
 /// Lines that say that it is not control, and why.

@@ -371,13 +371,11 @@ async fn to_each_its_own(login: Login) -> Result<()> {
 }
 
 #[test]
-#[ignore = "memory that was given back is not overwritten: buffers of requests are found in it"]
 fn i9_what_callers_showed_does_not_stay_in_a_node_s_memory_by_bearer() {
     alone(nothing_stays(Login::Bearer));
 }
 
 #[test]
-#[ignore = "memory that was given back is not overwritten: buffers of requests are found in it"]
 fn i9_what_callers_showed_does_not_stay_in_a_node_s_memory_by_basic() {
     alone(nothing_stays(Login::Basic));
 }

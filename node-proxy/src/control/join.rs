@@ -15,9 +15,9 @@ use tokio::net::TcpStream;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-use super::Client;
 use super::identity::{Identity, Own};
 use super::invitation::Invitation;
+use super::{Client, Metrics};
 
 /// Joining writes to control's disk.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,24 +27,30 @@ const CERTIFY_TIMEOUT: Duration = Duration::from_secs(2);
 const RENEW_AGAIN: Duration = Duration::from_secs(30);
 
 /// A lazy channel over mutual TLS: each connection shows the certificate of that moment, and must lead to control.
-pub(super) fn channel(endpoint: &Endpoint, identity: Arc<Identity>) -> Channel {
-    let connector = tower::service_fn(move |uri: Uri| {
-        let identity = identity.clone();
-        async move { secure(&uri, &identity, None).await.map(TokioIo::new) }
-    });
-    endpoint.connect_with_connector_lazy(connector)
+pub(super) fn channel(endpoint: &Endpoint, identity: Arc<Identity>, metrics: Metrics) -> Channel {
+    dial(endpoint, identity, None, metrics)
 }
 
 /// A channel to a control that is known by its authority alone; nothing is shown to it.
-fn pinned(endpoint: &Endpoint, identity: Arc<Identity>, pin: tls::Pin) -> Channel {
+fn pinned(endpoint: &Endpoint, identity: Arc<Identity>, pin: tls::Pin, metrics: Metrics) -> Channel {
+    dial(endpoint, identity, Some(pin), metrics)
+}
+
+fn dial(endpoint: &Endpoint, identity: Arc<Identity>, pin: Option<tls::Pin>, metrics: Metrics) -> Channel {
     let connector = tower::service_fn(move |uri: Uri| {
-        let identity = identity.clone();
-        async move { secure(&uri, &identity, Some(pin)).await.map(TokioIo::new) }
+        let (identity, metrics) = (identity.clone(), metrics.clone());
+        async move { secure(&uri, &identity, pin, &metrics).await.map(TokioIo::new) }
     });
     endpoint.connect_with_connector_lazy(connector)
 }
 
-async fn secure(uri: &Uri, identity: &Identity, pin: Option<tls::Pin>) -> io::Result<Wire> {
+async fn secure(uri: &Uri, identity: &Identity, pin: Option<tls::Pin>, metrics: &Metrics) -> io::Result<Wire> {
+    // Said once for each attempt; the session's own line says that control is away.
+    let impostor = |why: &str| {
+        metrics.impostors.inc();
+        tracing::warn!(why, "what answers at control.endpoint is not this installation's control");
+        io::Error::new(io::ErrorKind::PermissionDenied, format!("not our control: {why}"))
+    };
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(443))).await?;
     stream.set_nodelay(true)?;
@@ -64,12 +70,6 @@ async fn secure(uri: &Uri, identity: &Identity, pin: Option<tls::Pin>) -> io::Re
     };
     fits.map_err(|why| impostor(&why))?;
     Ok(wire)
-}
-
-/// Said once for each attempt; the session's own line says that control is away.
-fn impostor(why: &str) -> io::Error {
-    tracing::warn!(why, "what answers at control.endpoint is not this installation's control");
-    io::Error::new(io::ErrorKind::PermissionDenied, format!("not our control: {why}"))
 }
 
 impl Client {
@@ -112,7 +112,7 @@ impl Client {
 
     async fn join(&self, identity: &Arc<Identity>, pin: tls::Pin, token: String) -> Result<Own, Status> {
         let endpoint = self.endpoint.as_ref().ok_or_else(|| Status::unavailable("no control is configured"))?;
-        let mut grpc = ControlClient::new(pinned(endpoint, identity.clone(), pin));
+        let mut grpc = ControlClient::new(pinned(endpoint, identity.clone(), pin, self.metrics.clone()));
         let request = wire::JoinRequest { node_id: self.node.to_string(), signing_request: identity.request()?, token };
         let joining = tokio::time::timeout(JOIN_TIMEOUT, grpc.join(request)).await;
         let certified = joining.map_err(|_| Status::deadline_exceeded("control does not answer"))??;

@@ -22,6 +22,7 @@ pub struct Metrics {
     pub(super) sessions: Counter,
     pub(super) finds: Counter,
     pub(super) finds_failed: Counter,
+    pub(super) impostors: Counter,
     certificate_ends: Gauge,
     unproven_lists: Family<UnprovenLabel, Counter>,
 }
@@ -34,6 +35,8 @@ impl Metrics {
         registry.register("sessions", "Sessions begun", metrics.sessions.clone());
         registry.register("finds", "Blobs that control was asked for", metrics.finds.clone());
         registry.register("finds_failed", "Blobs that control could not be asked for", metrics.finds_failed.clone());
+        let impostors = "Times that something else than this installation's control answered at control.endpoint";
+        registry.register("impostors", impostors, metrics.impostors.clone());
         let ends = "When this node's certificate is over, in seconds since 1970; 0 without one";
         registry.register("certificate_expiry_timestamp_seconds", ends, metrics.certificate_ends.clone());
         let unproven = "Piece lists, and parts of them, that did not prove to be their author's and were not believed";

@@ -22,6 +22,7 @@ use super::metrics::Answer;
 use super::outgoing::Part;
 use super::show::Opening;
 use super::{Metrics, Offer, Peer};
+use crate::blob::ReadError;
 
 /// Wants that may be queued; a child of ours queues two.
 const MOST_WANTS: usize = 64;
@@ -178,7 +179,7 @@ impl Serving<'_> {
             }
             let wanted = self.wants.front().map(|run| run.first);
             let file = self.offer.file().filter(|_| self.connection.takes_files());
-            if let Some(blocks) = self.next_blocks(&have, file.is_some()) {
+            if let Some(blocks) = self.next_blocks(&have) {
                 if !self.give(blocks, file).await? {
                     return self.gone().await;
                 }
@@ -245,25 +246,31 @@ impl Serving<'_> {
     /// Reads a block, saying `Wait` while the disk is slow. `None`: it can't be read any more.
     async fn read(&mut self, block: BlockIndex) -> Result<Option<Bytes>, End> {
         let offer = self.offer.clone();
-        match self.waiting(offer.read_block(block)).await? {
-            Ok(bytes) if bytes.len() == self.layout.block_len(block) => Ok(Some(bytes)),
+        let read = self.waiting(offer.read_block(block)).await?;
+        Ok(self.whole(block, read))
+    }
+
+    /// What was read, when it is a whole block.
+    fn whole(&self, block: BlockIndex, read: Result<Bytes, ReadError>) -> Option<Bytes> {
+        match read {
+            Ok(bytes) if bytes.len() == self.layout.block_len(block) => Some(bytes),
             Ok(bytes) => {
                 tracing::error!(block, len = bytes.len(), "offer gave a block of a wrong length");
-                Ok(None)
+                None
             }
             Err(error) => {
                 tracing::warn!(block, error = %error, "read block for a child");
-                Ok(None)
+                None
             }
         }
     }
 
     /// The blocks that are wanted next and can be given, as many as go out at once.
-    fn next_blocks(&self, have: &BlockSet, in_file: bool) -> Option<Range<BlockIndex>> {
+    fn next_blocks(&self, have: &BlockSet) -> Option<Range<BlockIndex>> {
         let run = self.wants.front()?;
         let most = match self.peer.config.upload.rate() {
-            0 if in_file => (AT_ONCE / self.layout.block_size()).min(self.place.at_once().into()).max(1),
-            // One at a time is in memory, or has its turn.
+            0 => (AT_ONCE / self.layout.block_size()).min(self.place.at_once().into()).max(1),
+            // Each has its turn.
             _ => 1,
         };
         let most = run.first.saturating_add(u32::try_from(most).unwrap_or(u32::MAX)).min(run.blocks().end);
@@ -281,6 +288,11 @@ impl Serving<'_> {
                 let parts = blocks.clone().map(part).collect();
                 self.connection.send_file(file, parts).await?;
             }
+            None if !limited => {
+                if !self.give_from_memory(blocks.clone()).await? {
+                    return Ok(false);
+                }
+            }
             file => {
                 for block in blocks.clone() {
                     if !self.give_in_parts(block, file.clone()).await? {
@@ -290,6 +302,27 @@ impl Serving<'_> {
             }
         }
         self.gave(&blocks);
+        Ok(true)
+    }
+
+    /// Sends blocks through memory: while one goes out, the next is read. False: one can't be read any more.
+    async fn give_from_memory(&mut self, blocks: Range<BlockIndex>) -> Result<bool, End> {
+        let Some(mut bytes) = self.read(blocks.start).await? else { return Ok(false) };
+        for block in blocks.clone() {
+            let head = block_head(block, bytes.len());
+            let next = (block + 1 < blocks.end).then(|| self.offer.clone());
+            let ahead = async { Some(next?.read_block(block + 1).await) };
+            let (sent, ahead) = tokio::join!(self.connection.send_bytes(&head, bytes), ahead);
+            sent?;
+            self.quiet_since = Instant::now();
+            bytes = match ahead {
+                None => return Ok(true),
+                Some(read) => match self.whole(block + 1, read) {
+                    Some(bytes) => bytes,
+                    None => return Ok(false),
+                },
+            };
+        }
         Ok(true)
     }
 
