@@ -17,7 +17,7 @@ use shoal_base::units::{ByteSize, Span};
 use shoal_base::{listen, tls};
 
 use crate::origin::Registry;
-use crate::{blob, control, mirror, origin, peer, store, swarm};
+use crate::{blob, containerd, control, mirror, origin, peer, store, swarm};
 
 mod check;
 #[doc(hidden)]
@@ -43,6 +43,8 @@ pub struct Raw {
     pub control: RawControl,
     /// The OCI pull endpoint for containerd.
     pub mirror: RawMirror,
+    /// containerd's sockets and its content store.
+    pub containerd: RawContainerd,
     /// The listener for peers.
     pub peer: RawPeer,
     /// Health, metrics and debug pages.
@@ -69,6 +71,7 @@ impl Default for Raw {
             node: RawNode::default(),
             control: RawControl::default(),
             mirror: RawMirror::default(),
+            containerd: RawContainerd::default(),
             peer: RawPeer::default(),
             admin: RawAdmin::default(),
             store: RawStore::default(),
@@ -165,6 +168,46 @@ impl Default for RawMirror {
             origin_byte_budget: span(20),
             max_connections: 1024,
             look_ahead: 3,
+        }
+    }
+}
+
+/// containerd's sockets and its content store.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawContainerd {
+    /// containerd's own socket.
+    pub address: PathBuf,
+    /// containerd's own directory, `root` in its settings.
+    pub root: PathBuf,
+    /// A socket that this node answers in containerd's place: what it is asked goes on to containerd, registry images are
+    /// transferred through the mirror, and content that containerd lacks comes from the cluster. For root alone. Empty: none.
+    pub listen: PathBuf,
+    /// Who keeps containerd's content: `stock`, containerd itself, or `plugin`, this node, as a proxy plugin of the type `content`.
+    pub content: RawContent,
+    /// The socket of that plugin, `address` in containerd's `proxy_plugins`.
+    pub content_listen: PathBuf,
+}
+
+/// Who keeps containerd's content.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawContent {
+    /// containerd itself.
+    #[default]
+    Stock,
+    /// This node.
+    Plugin,
+}
+
+impl Default for RawContainerd {
+    fn default() -> Self {
+        Self {
+            address: "/run/containerd/containerd.sock".into(),
+            root: "/var/lib/containerd".into(),
+            listen: "/run/shoal/containerd.sock".into(),
+            content: RawContent::Stock,
+            content_listen: "/run/shoal/content.sock".into(),
         }
     }
 }
@@ -332,6 +375,7 @@ pub struct Config {
     /// Logs and traces.
     pub telemetry: TelemetryConfig,
     pub(crate) mirror: mirror::Config,
+    pub(crate) containerd: containerd::Config,
     pub(crate) blob: blob::Config,
     pub(crate) store: store::Config,
     pub(crate) origin: origin::Config,
@@ -395,6 +439,16 @@ impl TryFrom<Raw> for Config {
                 first_byte_budget: raw.mirror.first_byte_budget.into(),
                 origin_byte_budget: raw.mirror.origin_byte_budget.into(),
             },
+            containerd: containerd::Config {
+                address: raw.containerd.address.clone(),
+                root: raw.containerd.root.clone(),
+                listen: path(&raw.containerd.listen),
+                content_listen: match raw.containerd.content {
+                    RawContent::Stock => None,
+                    RawContent::Plugin => path(&raw.containerd.content_listen),
+                },
+                hosts_dir: raw.state_dir.join("hosts"),
+            },
             blob: blob::Config {
                 first_byte_budget: raw.mirror.first_byte_budget.into(),
                 origin_byte_budget: raw.mirror.origin_byte_budget.into(),
@@ -443,6 +497,11 @@ impl TryFrom<Raw> for Config {
         };
         faults.into_result(config)
     }
+}
+
+/// A path that was given.
+fn path(path: &PathBuf) -> Option<PathBuf> {
+    (!path.as_os_str().is_empty()).then(|| path.clone())
 }
 
 fn host_name() -> String {

@@ -7,6 +7,7 @@ pub mod admin;
 pub mod app;
 pub mod blob;
 pub mod config;
+pub mod containerd;
 pub mod control;
 pub mod install;
 pub mod mirror;

@@ -21,7 +21,7 @@ pub(crate) const NODE_PROXY: House = House {
     name: "node_proxy",
     rooms: &[
         ("mirror", &["blob", "origin"]),
-        ("containerd", &["blob"]),
+        ("containerd", &["blob", "store"]),
         ("peer", &["blob"]),
         ("blob", &["store", "origin", "swarm"]),
         ("control", &["swarm"]),
