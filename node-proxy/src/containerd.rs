@@ -10,6 +10,7 @@
 
 use std::path::PathBuf;
 
+pub mod content;
 pub mod forward;
 mod socket;
 
