@@ -22,6 +22,7 @@ use crate::{admin, containerd, origin};
 use limits::Limits;
 
 pub mod cli;
+mod content;
 mod facts;
 mod limits;
 
@@ -204,9 +205,8 @@ async fn content_store(
     let Some(path) = &config.containerd.content_listen else { return Ok(None) };
     let metrics = containerd::content::Metrics::register(registry.sub("content"));
     let store = Arc::clone(store) as Arc<dyn crate::store::Content>;
-    let plugin = containerd::content::Plugin::bind(config.containerd.clone(), path, store, me.clone(), metrics).await?;
-    tracing::info!(socket = %path.display(), "containerd's content is kept here");
-    Ok(Some(plugin))
+    let plugin = containerd::content::Plugin::bind(config.containerd.clone(), path, store, me.clone(), metrics);
+    Ok(Some(plugin.await?))
 }
 
 /// Turns the store's changes into what the session announces; at the end that everything is to be listed anew, which is

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use shoal_base::config::Faults;
 use shoal_base::privileges::{self, Needs};
 
+use super::content::{self, Direction};
 use super::{App, Reread};
 use crate::config::{Config, Raw};
 use crate::install;
@@ -26,9 +27,29 @@ enum Command {
     Run(Settings),
     /// Print what to put into certs.d, so that containerd asks this node.
     HostsToml(HostsToml),
+    /// Move containerd's content between its own store and this node's, while the daemon is down.
+    #[command(subcommand)]
+    Content(ContentCommand),
     /// Check or describe settings.
     #[command(subcommand)]
     Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ContentCommand {
+    /// Take what containerd's own store has, before this node becomes its content store. May be repeated and interrupted.
+    Adopt(Content),
+    /// Give what this node has to containerd's own store, before that is used again. May be repeated and interrupted.
+    Release(Content),
+}
+
+#[derive(Debug, Args)]
+struct Content {
+    #[command(flatten)]
+    settings: Settings,
+    /// containerd's directory, `root` in its settings; the same as `--set containerd.root=…`.
+    #[arg(long)]
+    root: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -107,6 +128,8 @@ pub fn main(cli: Cli) -> ExitCode {
             }
             Err(faults) => refused(&faults),
         },
+        Command::Content(ContentCommand::Adopt(args)) => move_content(&args, Direction::Adopt),
+        Command::Content(ContentCommand::Release(args)) => move_content(&args, Direction::Release),
         Command::Config(ConfigCommand::Check(settings)) => match settings.load() {
             Ok(_) => {
                 println!("the settings are fine");
@@ -119,6 +142,26 @@ pub fn main(cli: Cli) -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::HostsToml(args) => hosts_toml(&args),
+    }
+}
+
+fn move_content(args: &Content, direction: Direction) -> ExitCode {
+    let config = match args.settings.load() {
+        Ok((_, config)) => config,
+        Err(faults) => return refused(&faults),
+    };
+    let root = args.root.clone().unwrap_or_else(|| config.containerd.root.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let moved = runtime
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(content::moved(&config, &root, direction)));
+    match moved {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("shoal-node: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 

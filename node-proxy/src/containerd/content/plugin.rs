@@ -21,7 +21,7 @@ const LARGEST_MESSAGE: usize = (16 << 20) + (64 << 10);
 /// What may be on its way to us before we take it: a stream writes without waiting for each window.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
-/// Whether connections come again after the system refused one.
+/// Until a connection is taken again after the system refused one.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
 /// The content store of containerd. Listens since it was made, and serves when it runs.
@@ -63,8 +63,19 @@ impl Plugin {
         if let Some(sign) = in_pod(in_environment, Path::new("/var/run/secrets/kubernetes.io").exists()) {
             return Err(PluginError::InPod(sign));
         }
+        Self::listen(config, path, store, me, metrics).await
+    }
+
+    pub(super) async fn listen(
+        config: Config,
+        path: &Path,
+        store: Arc<dyn store::Content>,
+        me: NodeId,
+        metrics: Metrics,
+    ) -> Result<Self, PluginError> {
         let socket = Socket::bind(path).await.map_err(|error| PluginError::Listen(path.display().to_string(), error))?;
         let content = Content::new(Arc::clone(&store), me, metrics.clone());
+        tracing::info!(socket = %socket.path().display(), "containerd's content is kept here");
         Ok(Self { socket, config, content, store, metrics })
     }
 

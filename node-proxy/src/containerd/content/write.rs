@@ -161,7 +161,7 @@ impl Session {
 /// The Content-Type of a manifest or an index, for whoever takes it from here: containerd does not tell. Empty for all else.
 ///
 /// OCI image-spec, manifest.md and image-index.md: `mediaType` should be there, and is this one when it is not.
-pub(crate) fn media_type(bytes: &[u8]) -> String {
+pub fn media_type(bytes: &[u8]) -> String {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Manifest {
