@@ -42,6 +42,8 @@ mod rogues;
 mod scope;
 #[path = "lab/secrets.rs"]
 mod secrets;
+#[path = "lab/socket.rs"]
+mod socket;
 #[path = "lab/walk.rs"]
 mod walk;
 

@@ -32,7 +32,7 @@ use bytes::Bytes;
 use shoal_proto::{BlockIndex, BlockSet, Digest, Hash, Layout, NodeId, PieceList};
 use tokio::sync::broadcast;
 
-pub use disk::Disk;
+pub use disk::{Disk, Sharing};
 pub use memory::Memory;
 
 /// Where the store is and how much it may take.
@@ -92,13 +92,17 @@ pub struct Resumed {
 /// Bytes on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// Held blobs.
+    /// Held blobs whose bytes are this store's alone.
     pub held: u64,
+    /// Held blobs whose bytes are somebody else's file too, or only: they count against nothing.
+    pub shared: u64,
+    /// How many blobs are shared.
+    pub shared_blobs: u64,
     /// How many blobs are held.
     pub held_blobs: u64,
     /// Sizes of the partial blobs, counted whole from their start on.
     pub partial: u64,
-    /// The bound on the sum; 0 for none.
+    /// The bound on held and partial; 0 for none.
     pub quota: u64,
 }
 

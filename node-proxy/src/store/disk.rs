@@ -4,7 +4,8 @@
 //! <dir>/version                        shoal-store 1
 //! <dir>/lock                           flock of the daemon that uses the store; its process id, for people
 //! <dir>/index                          what the sidecars of held blobs say, so that a start need not read them
-//! <dir>/held/ab/<62 hex>               bytes of a held blob; mtime is its last use, to the minute
+//! <dir>/held/ab/<62 hex>               bytes of a held blob; mtime is its last use, to the minute. Shared: a hard link to
+//!                                      somebody else's file or, where there can be none, a symbolic one; mtime is theirs
 //! <dir>/held/ab/<62 hex>.list          its sidecar: size, root, author, media type, hashes
 //! <dir>/partial/<64 hex>               bytes of a partial blob, sparse, as long as the whole from the start on
 //! <dir>/partial/<64 hex>.state         its record, synced when the durable mark moved
@@ -42,6 +43,7 @@
 
 mod held;
 mod partial;
+mod share;
 #[cfg(test)]
 mod tests;
 
@@ -69,6 +71,8 @@ use super::index::{self, Index, Known, Mark};
 use super::ledger::Ledger;
 use super::metrics::Metrics;
 use super::places::{Places, RECENT, STATE};
+pub use share::Sharing;
+
 use super::{Change, Config, Held, Info, Partial, Store, StoreError, Usage, walk};
 
 /// What a power cut may cost a partial blob at most, and what is synced at once: a second of a fast disk.
@@ -221,9 +225,9 @@ impl Inner {
             _lock: lock,
         };
         inner.evict(inner.ledger.shrink());
-        let Usage { held, held_blobs, partial, quota } = inner.ledger.usage();
+        let Usage { held, held_blobs, shared, partial, quota, .. } = inner.ledger.usage();
         let (dir, seconds) = (inner.places.dir().display(), started.elapsed().as_secs_f64());
-        tracing::info!(%dir, held_blobs, held, partial, quota, sidecars_read = read, seconds, "store is open");
+        tracing::info!(%dir, held_blobs, held, shared, partial, quota, sidecars_read = read, seconds, "store is open");
         Ok(inner)
     }
 

@@ -35,6 +35,8 @@ struct Entry {
     used: u64,
     /// What is on disk as its last use.
     stamped: u64,
+    /// Its file is somebody else's too: it takes no room of ours, and its going would free none.
+    shared: bool,
 }
 
 /// A partial blob.
@@ -140,7 +142,7 @@ impl Ledger {
         let used = books.tick(now);
         let entry = books.held.get_mut(digest)?;
         entry.used = used;
-        let stamp = used.saturating_sub(entry.stamped) >= STAMP_EVERY;
+        let stamp = used.saturating_sub(entry.stamped) >= STAMP_EVERY && !entry.shared;
         if stamp {
             entry.stamped = used;
         }
@@ -218,6 +220,32 @@ impl Ledger {
         Opened { ledger: Arc::clone(self), digest: *digest, info, stamp: false }
     }
 
+    /// A blob is held whose file is somebody else's.
+    pub(super) fn found(&self, digest: &Digest, mut info: Info, now: u64) {
+        let mut books = self.books.lock();
+        books.forget_held(digest);
+        let used = books.tick(now);
+        info.media_type = books.intern(&info.media_type);
+        books.insert(*digest, Entry { shared: true, ..Entry::new(info, used) });
+        self.metrics.show(books.usage);
+        _ = self.changes.send(Change::Held(*digest));
+    }
+
+    /// Whether a held blob's file is somebody else's too from now on.
+    pub(super) fn share(&self, digest: &Digest, shared: bool) {
+        let mut books = self.books.lock();
+        if let Some(entry) = books.take(digest) {
+            books.insert(*digest, Entry { shared, ..entry });
+            self.metrics.show(books.usage);
+        }
+    }
+
+    /// The held blobs whose file is somebody else's too, or those of which it is not.
+    pub(super) fn by_sharing(&self, shared: bool) -> Vec<Digest> {
+        let books = self.books.lock();
+        books.held.iter().filter(|(_, entry)| entry.shared == shared).map(|(digest, _)| *digest).collect()
+    }
+
     /// The writer of a partial blob left.
     pub(super) fn release(&self, digest: &Digest, recorded: bool, now: u64) {
         let mut books = self.books.lock();
@@ -257,9 +285,9 @@ impl Ledger {
     /// Blobs were found on disk at start. A use in the future is taken for now.
     pub(super) fn found_held(&self, found: Vec<FoundHeld>, now: u64) {
         let mut books = self.books.lock();
-        for FoundHeld { digest, mut info, used } in found {
+        for FoundHeld { digest, mut info, used, shared } in found {
             info.media_type = books.intern(&info.media_type);
-            books.insert(digest, Entry::new(info, used.min(now)));
+            books.insert(digest, Entry { shared, ..Entry::new(info, used.min(now)) });
         }
         self.metrics.show(books.usage);
     }
@@ -307,7 +335,8 @@ impl Books {
     }
 
     fn candidates(&self) -> impl Iterator<Item = Candidate> {
-        let held = self.held.iter().map(|(digest, entry)| Candidate {
+        let own = self.held.iter().filter(|(_, entry)| !entry.shared);
+        let held = own.map(|(digest, entry)| Candidate {
             kind: Kind::Held,
             digest: *digest,
             size: entry.size,
@@ -325,16 +354,30 @@ impl Books {
     }
 
     fn insert(&mut self, digest: Digest, entry: Entry) {
-        self.usage.held += entry.size;
+        if entry.shared {
+            self.usage.shared += entry.size;
+            self.usage.shared_blobs += 1;
+        } else {
+            self.usage.held += entry.size;
+        }
         self.usage.held_blobs += 1;
         self.held.insert(digest, entry);
     }
 
-    fn forget_held(&mut self, digest: &Digest) -> bool {
-        let Some(entry) = self.held.remove(digest) else { return false };
-        self.usage.held -= entry.size;
+    fn take(&mut self, digest: &Digest) -> Option<Entry> {
+        let entry = self.held.remove(digest)?;
+        if entry.shared {
+            self.usage.shared -= entry.size;
+            self.usage.shared_blobs -= 1;
+        } else {
+            self.usage.held -= entry.size;
+        }
         self.usage.held_blobs -= 1;
-        true
+        Some(entry)
+    }
+
+    fn forget_held(&mut self, digest: &Digest) -> bool {
+        self.take(digest).is_some()
     }
 
     fn forget_started(&mut self, digest: &Digest) {
@@ -357,7 +400,7 @@ impl Books {
 
 impl Entry {
     fn new(info: Info, used: u64) -> Self {
-        Self { size: info.size, root: info.root, media_type: info.media_type, used, stamped: used }
+        Self { size: info.size, root: info.root, media_type: info.media_type, used, stamped: used, shared: false }
     }
 
     fn info(&self) -> Info {

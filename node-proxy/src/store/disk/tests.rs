@@ -6,6 +6,7 @@ mod files;
 mod index;
 mod kills;
 mod restart;
+mod share;
 mod upgrade;
 
 use std::path::{Path, PathBuf};
