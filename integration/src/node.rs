@@ -129,6 +129,14 @@ impl Node {
         self.shoal.as_mut().context("this lab runs without shoal-node")
     }
 
+    /// The same, to be asked alone.
+    ///
+    /// # Errors
+    /// When the lab was started without.
+    pub fn shoal_ref(&self) -> Result<&ShoalNode> {
+        self.shoal.as_ref().context("this lab runs without shoal-node")
+    }
+
     /// The socket that its `shoal-node` answers in containerd's place.
     pub fn socket(&self) -> PathBuf {
         self.containerd.socket().with_file_name(SOCKET)

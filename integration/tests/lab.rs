@@ -30,6 +30,8 @@ mod liars;
 mod limits;
 #[path = "lab/many_held.rs"]
 mod many_held;
+#[path = "lab/one_copy.rs"]
+mod one_copy;
 #[path = "lab/origin_faults.rs"]
 mod origin_faults;
 #[path = "lab/own_faults.rs"]

@@ -132,6 +132,7 @@ impl App {
             control: Arc::clone(&control),
             metrics: counted,
             limits: limits.clone(),
+            mode: if config.containerd.content_listen.is_some() { "plugin" } else { "stock" },
             leaving: leave.1.clone(),
         });
         let (ready, debug) = (facts::ready(Arc::clone(&node)), facts::debug(Arc::clone(&node)));

@@ -31,6 +31,7 @@ mod liars;
 mod look_ahead;
 mod metrics;
 mod offer;
+mod progress;
 mod outside;
 mod read;
 mod run;
@@ -42,6 +43,7 @@ mod tests;
 pub use look_ahead::Named;
 pub use metrics::Metrics;
 pub use offer::Offer;
+pub use progress::Progress;
 pub use outside::{Incoming, Peers, Upstream};
 pub use read::{MOST_AT_ONCE, Opened, Part, Reading};
 

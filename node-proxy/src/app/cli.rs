@@ -12,6 +12,10 @@ use super::{App, Reread};
 use crate::config::{Config, Raw};
 use crate::install;
 
+mod local;
+mod pull;
+mod status;
+
 /// Serves containerd's image pulls from peers of the same cluster.
 #[derive(Debug, Parser)]
 #[command(name = "shoal-node", version)]
@@ -26,6 +30,10 @@ enum Command {
     Run(Settings),
     /// Print what to put into certs.d, so that containerd asks this node.
     HostsToml(HostsToml),
+    /// What the daemon on this machine holds and does.
+    Status(status::Status),
+    /// Fetch an image into the reach of the cluster, through the daemon on this machine.
+    Pull(pull::Pull),
     /// Check or describe settings.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -119,12 +127,26 @@ pub fn main(cli: Cli) -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::HostsToml(args) => hosts_toml(&args),
+        Command::Status(args) => ask(args.run()),
+        Command::Pull(args) => ask(args.run()),
     }
 }
 
 fn refused(faults: &Faults) -> ExitCode {
     eprintln!("shoal-node: the settings have faults:\n{faults}");
     ExitCode::from(2)
+}
+
+/// Runs something short-lived that asks a daemon.
+fn ask(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(work)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("shoal-node: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn hosts_toml(args: &HostsToml) -> ExitCode {

@@ -65,7 +65,7 @@ impl Body {
     }
 
     /// Where a block came from in this flight; `None` if an earlier one left it on disk.
-    fn from(&self, block: BlockIndex) -> Option<From> {
+    pub(super) fn from(&self, block: BlockIndex) -> Option<From> {
         match block {
             _ if self.first_hand.contains(block) => Some(From::Origin),
             _ if self.from_peers.contains(block) => Some(From::Peer),
@@ -456,6 +456,11 @@ impl Flight {
     /// Whether somebody on this node waits for it.
     pub(super) fn is_awaited(&self) -> bool {
         !self.state.lock().readers.is_empty()
+    }
+
+    /// How many on this node wait for it.
+    pub(super) fn readers(&self) -> usize {
+        self.state.lock().readers.len()
     }
 
     /// How long nobody has wanted it.

@@ -284,8 +284,11 @@ impl Stock {
         if plugins.len() > 1 {
             return Err("containerd has more than one content store".into());
         }
-        let (here, there) = (self.config.state_dir.join("link-probe"), self.blobs.with_file_name(".shoal-probe"));
+        let (here, blobs) = (self.config.state_dir.join("link-probe"), self.blobs.clone());
+        let there = blobs.with_file_name(".shoal-probe");
         let probe = tokio::task::spawn_blocking(move || {
+            // containerd makes it with its first blob.
+            std::fs::create_dir_all(&blobs).map_err(|error| format!("{}: {error}", blobs.display()))?;
             std::fs::write(&here, "").map_err(|error| format!("{}: {error}", here.display()))?;
             let _ = std::fs::remove_file(&there);
             let linked = std::fs::hard_link(&here, &there).map_err(|error| format!("{}: {error}", there.display()));
