@@ -237,6 +237,18 @@ impl ShoalNode {
         up.with_context(|| format!("the end of {}:\n{}", self.daemon.log().display(), self.daemon.log_tail(10)))
     }
 
+    /// Its program, for another command than `run`, where the daemon is.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.ns.command(&self.program);
+        command.args(args);
+        command
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
     /// Kills it at once.
     pub fn kill(&mut self) {
         self.daemon.kill();

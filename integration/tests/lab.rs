@@ -14,6 +14,8 @@ mod answers;
 mod bad_input;
 #[path = "lab/chaos.rs"]
 mod chaos;
+#[path = "lab/commands.rs"]
+mod commands;
 #[path = "lab/drain.rs"]
 mod drain;
 #[path = "lab/editions.rs"]

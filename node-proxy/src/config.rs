@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::Uri;
@@ -462,23 +462,7 @@ impl TryFrom<Raw> for Config {
                 first_byte_budget: raw.mirror.first_byte_budget.into(),
                 origin_byte_budget: raw.mirror.origin_byte_budget.into(),
             },
-            containerd: containerd::Config {
-                address: raw.containerd.address.clone(),
-                root: raw.containerd.root.clone(),
-                listen: path(&raw.containerd.listen),
-                content_listen: match raw.containerd.content {
-                    RawContent::Stock => None,
-                    RawContent::Plugin => path(&raw.containerd.content_listen),
-                },
-                hosts_dir: raw.state_dir.join("hosts"),
-                state_dir: raw.state_dir.clone(),
-                hash_rate: raw.containerd.hash_rate.as_u64(),
-                removed: match raw.containerd.removed {
-                    RawRemoved::Keep => Removed::Keep,
-                    RawRemoved::Withdraw => Removed::Withdraw,
-                },
-                content_link: raw.containerd.content_link,
-            },
+            containerd: containerd_config(&raw),
             blob: blob::Config {
                 first_byte_budget: raw.mirror.first_byte_budget.into(),
                 origin_byte_budget: raw.mirror.origin_byte_budget.into(),
@@ -530,8 +514,28 @@ impl TryFrom<Raw> for Config {
 }
 
 /// A path that was given.
-fn path(path: &PathBuf) -> Option<PathBuf> {
-    (!path.as_os_str().is_empty()).then(|| path.clone())
+fn path(path: &Path) -> Option<PathBuf> {
+    (!path.as_os_str().is_empty()).then(|| path.to_owned())
+}
+
+fn containerd_config(raw: &Raw) -> containerd::Config {
+    containerd::Config {
+        address: raw.containerd.address.clone(),
+        root: raw.containerd.root.clone(),
+        listen: path(&raw.containerd.listen),
+        content_listen: match raw.containerd.content {
+            RawContent::Stock => None,
+            RawContent::Plugin => path(&raw.containerd.content_listen),
+        },
+        hosts_dir: raw.state_dir.join("hosts"),
+        state_dir: raw.state_dir.clone(),
+        hash_rate: raw.containerd.hash_rate.as_u64(),
+        removed: match raw.containerd.removed {
+            RawRemoved::Keep => Removed::Keep,
+            RawRemoved::Withdraw => Removed::Withdraw,
+        },
+        content_link: raw.containerd.content_link,
+    }
 }
 
 fn host_name() -> String {

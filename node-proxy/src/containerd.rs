@@ -16,7 +16,7 @@ pub mod socket;
 pub mod stock;
 
 /// The server's side of `containerd.services.content.v1`, over the messages of `containerd-client`.
-#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
+#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::too_many_lines)]
 pub mod api {
     include!(concat!(env!("OUT_DIR"), "/containerd.services.content.v1.Content.rs"));
 }

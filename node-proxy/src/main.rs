@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use node_proxy::app::cli::{self, Cli};
 use mimalloc::MiMalloc;
+use node_proxy::app::cli::{self, Cli};
 use zeroizing_alloc::ZeroAlloc;
 
 /// What is given back is overwritten, so that no credential stays behind in memory (I9). Overwriting touches pages that were never used;

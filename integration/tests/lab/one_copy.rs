@@ -194,7 +194,8 @@ fn what_containerd_removes_goes_at_once_when_it_is_to() {
     alone(async {
         let image = Image::obtain(&Plan::random(62_002, vec![3 * MIB, MIB]))?;
         let edition = "2.3".parse()?;
-        let plan = WorldPlan { edition, ..WorldPlan::one_cluster(1) }.with_setting("containerd.removed", "\"withdraw\"");
+        let plan =
+            WorldPlan { edition, ..WorldPlan::one_cluster(1) }.with_setting("containerd.removed", "\"withdraw\"");
         let mut world = set(plan, &image).await?;
         let node = world.node("a1")?;
         node.pull(REPOSITORY, "1", &image).await?;

@@ -240,6 +240,66 @@ async fn containerd_comes_and_goes(world: &mut World) -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_pull_through_the_socket_ends_clearly_when_containerd_goes_and_a_client_that_goes_leaves_nothing() {
+    alone(async {
+        for edition in Edition::from_env(&Edition::RELEASES)? {
+            cut_in_the_middle(edition).await.with_context(|| format!("containerd {edition}"))?;
+        }
+        Ok(())
+    });
+}
+
+async fn cut_in_the_middle(edition: Edition) -> Result<()> {
+    let image = Image::obtain(&Plan::random(61_003, vec![24 << 20, 1 << 20]))?;
+    let plan = WorldPlan { edition, origin_rate: Some(64_000_000), ..WorldPlan::one_cluster(1) };
+    let mut world = World::start(plan).await?;
+    world.registry.push(&image, REPOSITORY, "1").await?;
+    world.start_nodes().await?;
+    let state = world.dirs.state.clone();
+    let node = world.node("a1")?;
+    let (ctr, reference) = (node.containerd.ctr(&node.socket()), reference("1"));
+    let log = state.join("ctr.log");
+    // The client goes: its streams end at containerd too, and nobody counts it.
+    let mut pulling = ctr.start(&["images", "pull", &reference], &log)?;
+    in_the_middle(node).await?;
+    pulling.kill();
+    eventually(SOON, "a client that went to be forgotten", || async {
+        let clients = node.shoal_ref()?.metric("shoal_containerd_clients").await?;
+        ensure!(clients == 0.0, "{clients} clients");
+        Ok(())
+    })
+    .await?;
+    // containerd goes: its client hears so.
+    let mut pulling = ctr.start(&["images", "pull", &reference], &log)?;
+    in_the_middle(node).await?;
+    node.containerd.kill();
+    eventually(SOON, "the pull to end", || {
+        let ended = !pulling.is_running();
+        async move {
+            ensure!(ended, "it still runs");
+            Ok(())
+        }
+    })
+    .await?;
+    let said = fs::read_to_string(&log)?;
+    ensure!(said.to_lowercase().contains("unavailable"), "ctr said {said}");
+    node.containerd.restart().await?;
+    ctr.run(&["images", "pull", &reference]).await.context("the next pull")?;
+    node.containerd.last_commit(image.blobs().map(|blob| blob.digest.as_str()))?;
+    Ok(())
+}
+
+/// A pull has begun to write the large layer, and has not ended.
+async fn in_the_middle(node: &Node) -> Result<()> {
+    eventually(SOON, "a pull to be in the middle", || async {
+        let written = node.containerd.ingesting();
+        ensure!(written > 1 << 20, "{written} bytes are written");
+        Ok(())
+    })
+    .await
+}
+
 /// containerd goes on while we are restarted, and its clients are served again.
 async fn we_come_and_go(world: &mut World) -> Result<()> {
     let node = world.node("a1")?;

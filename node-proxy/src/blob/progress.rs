@@ -26,7 +26,8 @@ impl Engine {
     /// Every flight, by digest.
     pub fn progress(&self) -> Vec<Progress> {
         let flights: Vec<_> = self.0.flights.lock().values().cloned().collect();
-        let mut all: Vec<Progress> = flights.iter().filter(|flight| !flight.is_over()).map(|flight| of(flight)).collect();
+        let mut all: Vec<Progress> =
+            flights.iter().filter(|flight| !flight.is_over()).map(|flight| of(flight)).collect();
         all.sort_by(|one, other| one.digest.cmp(&other.digest));
         all
     }

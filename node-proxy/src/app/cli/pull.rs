@@ -108,7 +108,8 @@ struct Fetch {
 
 impl Pull {
     pub(super) async fn run(&self) -> anyhow::Result<()> {
-        let (_, config) = self.settings.load().map_err(|faults| anyhow::anyhow!("the settings have faults:\n{faults}"))?;
+        let (_, config) =
+            self.settings.load().map_err(|faults| anyhow::anyhow!("the settings have faults:\n{faults}"))?;
         let image: Reference = self.image.parse().with_context(|| format!("{:?} is no image", self.image))?;
         let platform = match (&self.platform, self.all_platforms) {
             (_, true) => None,
@@ -124,12 +125,17 @@ impl Pull {
             images.push(bytes);
         } else {
             let chosen = chosen(&bytes.manifests, platform.as_ref());
-            ensure!(!chosen.is_empty(), "{image} has no image for {}", platform.as_ref().map_or_else(String::new, Platform::to_string));
+            ensure!(
+                !chosen.is_empty(),
+                "{image} has no image for {}",
+                platform.as_ref().map_or_else(String::new, Platform::to_string)
+            );
             for one in chosen {
                 images.push(fetch.manifest(&one.digest).await?.1);
             }
         }
-        let mut blobs: Vec<Descriptor> = images.into_iter().flat_map(|image| image.config.into_iter().chain(image.layers)).collect();
+        let mut blobs: Vec<Descriptor> =
+            images.into_iter().flat_map(|image| image.config.into_iter().chain(image.layers)).collect();
         // Foreign layers are not the registry's to give.
         blobs.retain(|blob| blob.urls.is_empty());
         blobs.sort_by(|one, other| one.digest.cmp(&other.digest));
@@ -221,7 +227,11 @@ impl Fetch {
                 StatusCode::OK => return Ok(answer),
                 StatusCode::UNAUTHORIZED if !std::mem::replace(&mut challenged, true) => {
                     let challenges = answer.headers().get_all(WWW_AUTHENTICATE).iter().cloned().collect();
-                    let shown = self.origin.answer(&self.target, challenges).await.context("answer the registry's challenge")?;
+                    let shown = self
+                        .origin
+                        .answer(&self.target, challenges)
+                        .await
+                        .context("answer the registry's challenge")?;
                     *self.shown.lock() = shown;
                 }
                 status => {
@@ -273,7 +283,12 @@ mod tests {
     use super::*;
 
     fn of(platform: &str) -> Descriptor {
-        Descriptor { digest: platform.into(), size: 1, urls: Vec::new(), platform: Some(Platform::parse(platform).unwrap()) }
+        Descriptor {
+            digest: platform.into(),
+            size: 1,
+            urls: Vec::new(),
+            platform: Some(Platform::parse(platform).unwrap()),
+        }
     }
 
     #[test]

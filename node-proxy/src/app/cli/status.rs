@@ -170,7 +170,11 @@ impl Flying {
     fn line(&self) -> String {
         const WIDTH: u64 = 30;
         let total = self.size.unwrap_or(0);
-        let full = if total == 0 { 0 } else { (u128::from(self.here.min(total)) * u128::from(WIDTH) / u128::from(total)) as usize };
+        let full = if total == 0 {
+            0
+        } else {
+            (u128::from(self.here.min(total)) * u128::from(WIDTH) / u128::from(total)) as usize
+        };
         let size = self.size.map_or_else(|| "?".to_owned(), |size| HumanBytes(size).to_string());
         let bar = format!("{}{}", "#".repeat(full), "-".repeat(WIDTH as usize - full));
         format!("{:>19} [{bar}] {}/{size} {}\n", self.name(), HumanBytes(self.here), self.from())
@@ -230,7 +234,10 @@ mod tests {
     fn a_bar_is_as_full_as_the_blob_is_here() {
         let line = flying(Some(4 << 20), 2 << 20).line();
         assert!(line.contains(&format!("[{}{}]", "#".repeat(15), "-".repeat(15))), "{line}");
-        assert!(line.starts_with("sha256:abababababab") && line.contains("2.00 MiB/4.00 MiB 1.00 MiB from peers"), "{line}");
+        assert!(
+            line.starts_with("sha256:abababababab") && line.contains("2.00 MiB/4.00 MiB 1.00 MiB from peers"),
+            "{line}"
+        );
         assert!(flying(None, 0).line().contains("0 B/?"), "nobody has said its size");
         assert!(flying(Some(5), 9).line().contains(&"#".repeat(30)), "more than it says");
     }
