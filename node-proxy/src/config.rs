@@ -474,6 +474,7 @@ impl TryFrom<Raw> for Config {
                 quota: raw.store.quota.as_u64(),
                 reserve: raw.store.reserve.as_u64(),
                 boot_id: None,
+                claims: raw.containerd.content == RawContent::Plugin,
             },
             origin: origin_config(&raw.origin, &mut faults),
             swarm: swarm::Config {

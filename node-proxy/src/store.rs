@@ -6,15 +6,18 @@
 //! What always holds:
 //! - A blob is held only after fsync of its bytes, rename, and fsync of the directory (I2). `kill -9` at any instant
 //!   leaves each blob either held and right, or partial with marks that claim no more than the disk has.
-//! - What is open is never evicted; bytes on disk stay within the quota plus what is in flight (I11).
+//! - What is open is never evicted; bytes on disk stay within the quota plus what is in flight (I11). What is containerd's
+//!   ([`Content`]) is never evicted either, and may go beyond the quota, not into the reserve.
 //!
 //! The interface is here; [`Disk`] and [`Memory`] implement it and pass the same suite.
 
 mod buffers;
+mod content;
 mod disk;
 mod evict;
 mod files;
 mod index;
+mod ingest;
 mod ledger;
 mod memory;
 mod metrics;
@@ -32,7 +35,8 @@ use bytes::Bytes;
 use shoal_proto::{BlockIndex, BlockSet, Digest, Hash, Layout, NodeId, PieceList};
 use tokio::sync::broadcast;
 
-pub use disk::{Disk, Sharing};
+pub use content::{Claimed, Commit, Content, IngestError, IngestStatus, LabelUpdate, Labels};
+pub use disk::{Adopted, Disk, Ingest, Sharing};
 pub use memory::Memory;
 
 /// Where the store is and how much it may take.
@@ -47,6 +51,8 @@ pub struct Config {
     /// What the machine's boot is recognised by; `None` reads `/proc/sys/kernel/random/boot_id`. Tests give another
     /// one to stand behind a power cut.
     pub boot_id: Option<String>,
+    /// This is containerd's content store: what is found at start is claimed, and stays, until somebody says otherwise.
+    pub claims: bool,
 }
 
 /// What [`Store::changes`] tells.
@@ -102,8 +108,21 @@ pub struct Usage {
     pub held_blobs: u64,
     /// Sizes of the partial blobs, counted whole from their start on.
     pub partial: u64,
-    /// The bound on held and partial; 0 for none.
+    /// What containerd is writing, or left unfinished.
+    pub ingests: u64,
+    /// Of the held blobs those that are containerd's.
+    pub claimed: u64,
+    /// How many of them there are.
+    pub claimed_blobs: u64,
+    /// The bound on the sum of held, partial and ingests; 0 for none. What is containerd's may go beyond it.
     pub quota: u64,
+}
+
+impl Usage {
+    /// What counts towards the quota.
+    pub(crate) fn all(&self) -> u64 {
+        self.held + self.partial + self.ingests
+    }
 }
 
 /// What went wrong on the disk, by what the caller can do.

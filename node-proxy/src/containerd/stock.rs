@@ -1,7 +1,7 @@
 //! containerd's own content store, where it stays in use: its files serve the cluster, and ours give way to them.
 //!
 //! What containerd has stored and this node holds becomes one file ([`Disk::share`]). What containerd had before this node came is
-//! hashed, slowly, and held from then on without a copy ([`Disk::adopt`]). What containerd removes is this node's alone, as cache
+//! hashed, slowly, and held from then on without a copy ([`Disk::hold_theirs`]). What containerd removes is this node's alone, as cache
 //! within the quota, or goes with it. Blobs that are held can be lent to containerd before it asks, by a link in its store.
 //!
 //! containerd says what happens by events, and everything is looked at anew after each connection; that it collected a blob no
@@ -219,7 +219,7 @@ impl Stock {
             return self.seen.is_bad(digest, identity);
         }
         let size = hashed.metadata.len();
-        match self.store.adopt(&digest, hashed.file, path, hashed.notes).await {
+        match self.store.hold_theirs(&digest, hashed.file, path, hashed.notes).await {
             Ok(Sharing::One | Sharing::Theirs) => {
                 tracing::debug!(%digest, size, "containerd's blob is held here too");
                 self.metrics.adopted.inc();

@@ -7,6 +7,8 @@
 //! <dir>/held/ab/<62 hex>               bytes of a held blob; mtime is its last use, to the minute. Shared: a hard link to
 //!                                      somebody else's file or, where there can be none, a symbolic one; mtime is theirs
 //! <dir>/held/ab/<62 hex>.list          its sidecar: size, root, author, media type, hashes
+//! <dir>/held/ab/<62 hex>.labels        labels that containerd gave it, if any
+//! <dir>/ingests/<64 hex>/              what containerd writes (`ingest.rs`)
 //! <dir>/partial/<64 hex>               bytes of a partial blob, sparse, as long as the whole from the start on
 //! <dir>/partial/<64 hex>.state         its record, synced when the durable mark moved
 //! <dir>/partial/<64 hex>.recent        its record since then, not synced
@@ -41,11 +43,15 @@
 //! **Threads.** Everything that touches a file runs on tokio's blocking threads, but for the look whether it is in the page cache, which
 //! never waits. Look-ups are in memory.
 
+mod adopt;
+mod content;
 mod held;
+mod ingest;
 mod partial;
 mod share;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::fs::File;
 use std::io;
@@ -75,6 +81,9 @@ pub use share::Sharing;
 
 use super::{Change, Config, Held, Info, Partial, Store, StoreError, Usage, walk};
 
+pub use adopt::Adopted;
+pub use ingest::Ingest;
+
 /// What a power cut may cost a partial blob at most, and what is synced at once: a second of a fast disk.
 const SYNC_EVERY: u64 = 128 << 20;
 /// One byte in so many is looked at to tell whether a part of a file is in the page cache. Less than a kernel reads ahead (128 KiB).
@@ -96,6 +105,10 @@ struct Inner {
     sync_every: u64,
     boot_id: String,
     index: Mutex<Index>,
+    ingests: ingest::Ingests,
+    turns: turns::Turns,
+    /// Held while labels change.
+    labelling: Mutex<()>,
     /// Held while room is made: from the ledger's decision until the files are gone.
     room: Mutex<()>,
     probes: AtomicU64,
@@ -186,7 +199,8 @@ impl Inner {
         let started = Instant::now();
         let (places, lock) = Places::open(&config.dir, &files)?;
         let metrics = Metrics::new();
-        let ledger = Ledger::new(config.quota, metrics.clone());
+        let ledger = Ledger::new(config.quota, config.claims, metrics.clone());
+        let boot_id = config.boot_id.unwrap_or_else(boot_id);
         let now = now();
         let known = Known::read(&places.index());
         let mut index = Index::open(places.index(), &known, &files);
@@ -207,6 +221,10 @@ impl Inner {
         for partial in walk::partial(&places, &files, |digest| ledger.held(digest).is_some())? {
             ledger.found_partial(partial.digest, partial.size, partial.left, partial.used, now);
         }
+        let ingests = ingest::Ingests::default();
+        for (key, size) in ingests.found(walk::ingests(&places, &files, &boot_id)?) {
+            ledger.found_ingest(key, size);
+        }
         let nowhere = Path::new("/dev/null");
         let nowhere = File::options().write(true).open(nowhere).map_err(failed("open", nowhere, 0))?;
         let inner = Self {
@@ -216,8 +234,11 @@ impl Inner {
             metrics,
             reserve: config.reserve,
             sync_every,
-            boot_id: config.boot_id.unwrap_or_else(boot_id),
+            boot_id,
             index: Mutex::new(index),
+            ingests,
+            turns: turns::Turns::default(),
+            labelling: Mutex::default(),
             room: Mutex::default(),
             probes: AtomicU64::default(),
             buffers: Buffers::default(),
@@ -225,9 +246,9 @@ impl Inner {
             _lock: lock,
         };
         inner.evict(inner.ledger.shrink());
-        let Usage { held, held_blobs, shared, partial, quota, .. } = inner.ledger.usage();
+        let Usage { held, held_blobs, shared, partial, ingests, quota, .. } = inner.ledger.usage();
         let (dir, seconds) = (inner.places.dir().display(), started.elapsed().as_secs_f64());
-        tracing::info!(%dir, held_blobs, held, shared, partial, quota, sidecars_read = read, seconds, "store is open");
+        tracing::info!(%dir, held_blobs, held, shared, partial, ingests, quota, sidecars_read = read, seconds, "store is open");
         Ok(inner)
     }
 
@@ -258,6 +279,9 @@ impl Inner {
 
     fn unlink_held(&self, digest: &Digest) -> Result<(), StoreError> {
         self.files.unlink(&self.places.held(digest))?;
+        if self.places.held_labels(digest).exists() {
+            self.files.unlink(&self.places.held_labels(digest))?;
+        }
         self.files.unlink(&self.places.held_list(digest))
     }
 

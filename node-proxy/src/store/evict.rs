@@ -29,8 +29,14 @@ pub(super) struct Candidate {
 /// The fewest candidates, in the order of leftovers before held blobs and least recently used first, that free `need`
 /// bytes. `None`, and nothing should go, when all that is not in use is less than that.
 pub(super) fn victims(candidates: impl Iterator<Item = Candidate>, need: u64) -> Option<Vec<Candidate>> {
+    let (victims, freed) = as_many(candidates, need);
+    (freed >= need).then_some(victims)
+}
+
+/// The same, but all that can go when that is less than `need`. The second value is what they free.
+pub(super) fn as_many(candidates: impl Iterator<Item = Candidate>, need: u64) -> (Vec<Candidate>, u64) {
     if need == 0 {
-        return Some(Vec::new());
+        return (Vec::new(), 0);
     }
     // A heap, not a sort: of 100,000 candidates usually a handful goes.
     let mut heap: std::collections::BinaryHeap<_> = candidates
@@ -40,11 +46,11 @@ pub(super) fn victims(candidates: impl Iterator<Item = Candidate>, need: u64) ->
     let mut victims = Vec::new();
     let mut freed = 0;
     while freed < need {
-        let std::cmp::Reverse((kind, used, digest, size)) = heap.pop()?;
+        let Some(std::cmp::Reverse((kind, used, digest, size))) = heap.pop() else { break };
         freed += size;
         victims.push(Candidate { kind, digest, size, used, in_use: false });
     }
-    Some(victims)
+    (victims, freed)
 }
 
 #[cfg(test)]
@@ -72,6 +78,7 @@ mod tests {
         #[test]
         fn takes_the_oldest_that_suffice_and_never_what_is_in_use(all in candidates(), need in 0u64..12_000) {
             let evictable: u64 = all.iter().filter(|c| !c.in_use).map(|c| c.size).sum();
+            prop_assert_eq!(as_many(all.iter().copied(), need).1 >= need, evictable >= need);
             let Some(victims) = victims(all.iter().copied(), need) else {
                 prop_assert!(evictable < need);
                 return Ok(());

@@ -2,9 +2,9 @@
 //!
 //! One door, so that a test can stand behind a kill at any step, a power cut, a full or a failing disk: see [`Faults`].
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use super::StoreError;
@@ -117,6 +117,27 @@ impl Files {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path, 0)(error)),
             _ => Ok(()),
         }
+    }
+
+    /// Makes a directory that only root reads; one that is there is fine.
+    pub(super) fn create_dir(&self, path: &Path) -> Result<(), StoreError> {
+        self.step(path, "create")?;
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("create", path, 0))
+    }
+
+    /// Removes an empty directory; one that is not there is fine.
+    pub(super) fn remove_dir(&self, path: &Path) -> Result<(), StoreError> {
+        self.step(path, "remove")?;
+        match std::fs::remove_dir(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path, 0)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Cuts a file.
+    pub(super) fn truncate(&self, file: &File, path: &Path, len: u64) -> Result<(), StoreError> {
+        self.step(path, "cut")?;
+        file.set_len(len).map_err(failed("cut", path, 0))
     }
 
     #[cfg(test)]

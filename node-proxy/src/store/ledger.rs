@@ -3,8 +3,10 @@
 //! Owns which blobs are held, open, partial and being written, their sizes and last use, the sum of it all, and the
 //! news about it. Touches no file: [`Disk`](super::Disk) and [`Memory`](super::Memory) do what the ledger decides.
 //!
-//! What always holds: a digest has at most one writer; what is open or being written is never among the victims; the
-//! sums are those of the entries. News are sent under the lock, so their order is the order of what happened.
+//! What always holds: a digest has at most one writer; what is open, being written or containerd's is never among the victims;
+//! the sums are those of the entries. News are sent under the lock, so their order is the order of what happened.
+
+mod claims;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use shoal_proto::{Digest, Hash};
 use tokio::sync::broadcast;
 
 use super::evict::{self, Candidate, Kind};
+use super::ingest::{Key, Labelled};
 use super::metrics::Metrics;
 use super::walk::FoundHeld;
 use super::{Change, Info, StoreError, Usage};
@@ -37,6 +40,11 @@ struct Entry {
     stamped: u64,
     /// Its file is somebody else's too: it takes no room of ours, and its going would free none.
     shared: bool,
+    /// When it became held, in nanoseconds since 1970.
+    created: u64,
+    /// When containerd claimed it last; 0: it is not containerd's.
+    claimed: u64,
+    labels: Option<Arc<Labelled>>,
 }
 
 /// A partial blob.
@@ -55,9 +63,21 @@ struct Books {
     /// How often each held blob is open. By itself, so that a handle outlives an entry that is forgotten.
     open: HashMap<Digest, u32>,
     started: HashMap<Digest, Started>,
+    ingests: HashMap<Key, Room>,
     media_types: HashSet<Arc<str>>,
     usage: Usage,
     latest: u64,
+    /// What is found at start is claimed.
+    claims: bool,
+}
+
+/// The room of an ingest.
+#[derive(Default)]
+struct Room {
+    /// Counted as taken.
+    taken: u64,
+    /// Of that, what is on disk.
+    written: u64,
 }
 
 pub(super) struct Ledger {
@@ -99,16 +119,18 @@ impl Drop for Opened {
 }
 
 impl Ledger {
-    pub(super) fn new(quota: u64, metrics: Metrics) -> Self {
+    pub(super) fn new(quota: u64, claims: bool, metrics: Metrics) -> Self {
         let usage = Usage { quota, ..Usage::default() };
         metrics.show(usage);
         let books = Books {
             held: HashMap::new(),
             open: HashMap::new(),
             started: HashMap::new(),
+            ingests: HashMap::new(),
             media_types: HashSet::new(),
             usage,
             latest: 0,
+            claims,
         };
         Self { books: Mutex::new(books), changes: broadcast::Sender::new(NEWS), metrics }
     }
@@ -165,16 +187,13 @@ impl Ledger {
         let resumable = same.is_some();
         let left = same.map_or_else(|| Arc::new(AtomicU64::new(size)), |same| Arc::clone(&same.left));
         // What is there of this blob counts once.
-        let others = usage.held + usage.partial - old.map_or(0, |old| old.size);
+        let others = usage.all() - old.map_or(0, |old| old.size);
 
         if usage.quota > 0 && size > usage.quota {
             return Err(StoreError::Full { need: size, why: "the blob is larger than the quota" });
         }
         let over_quota = if usage.quota == 0 { 0 } else { (others + size).saturating_sub(usage.quota) };
-        let over_room = room.map_or(0, |room| {
-            let promised: u64 = books.started.values().filter(|other| other.writing).map(Started::left).sum();
-            (promised + left.load(Ordering::Relaxed)).saturating_sub(room)
-        });
+        let over_room = room.map_or(0, |room| (books.promised() + left.load(Ordering::Relaxed)).saturating_sub(room));
         let why = match over_quota >= over_room {
             true => "the quota is taken by what is in use",
             false => "the file system has no more than its reserve",
@@ -195,11 +214,11 @@ impl Ledger {
     /// Drops what is above the quota, for a quota that was lowered. What can't go stays.
     pub(super) fn shrink(&self) -> Vec<Candidate> {
         let mut books = self.books.lock();
-        let Usage { held, partial, quota, .. } = books.usage;
-        if quota == 0 || held + partial <= quota {
+        let (taken, quota) = (books.usage.all(), books.usage.quota);
+        if quota == 0 || taken <= quota {
             return Vec::new();
         }
-        let victims = evict::victims(books.candidates(), held + partial - quota).unwrap_or_default();
+        let (victims, _) = evict::as_many(books.candidates(), taken - quota);
         self.drop_all(&mut books, &victims);
         self.metrics.show(books.usage);
         victims
@@ -209,10 +228,11 @@ impl Ledger {
     pub(super) fn commit(self: &Arc<Self>, digest: &Digest, mut info: Info, now: u64) -> Opened {
         let mut books = self.books.lock();
         books.forget_started(digest);
-        books.forget_held(digest);
         let used = books.tick(now);
         info.media_type = books.intern(&info.media_type);
-        books.insert(*digest, Entry::new(info.clone(), used));
+        let claimed = books.held.get(digest).map_or(0, |before| before.claimed);
+        books.forget_held(digest);
+        books.insert(*digest, Entry { claimed, ..Entry::new(info.clone(), used, now) });
         *books.open.entry(*digest).or_default() += 1;
         self.metrics.show(books.usage);
         _ = self.changes.send(Change::Held(*digest));
@@ -226,7 +246,7 @@ impl Ledger {
         books.forget_held(digest);
         let used = books.tick(now);
         info.media_type = books.intern(&info.media_type);
-        books.insert(*digest, Entry { shared: true, ..Entry::new(info, used) });
+        books.insert(*digest, Entry { shared: true, ..Entry::new(info, used, now) });
         self.metrics.show(books.usage);
         _ = self.changes.send(Change::Held(*digest));
     }
@@ -270,7 +290,7 @@ impl Ledger {
         if !books.held.contains_key(digest) {
             return Ok(false);
         }
-        if books.in_use(digest) {
+        if books.in_use(digest) || books.held[digest].claimed != 0 {
             return Err(StoreError::InUse(*digest));
         }
         self.drop_held(&mut books, digest);
@@ -285,9 +305,11 @@ impl Ledger {
     /// Blobs were found on disk at start. A use in the future is taken for now.
     pub(super) fn found_held(&self, found: Vec<FoundHeld>, now: u64) {
         let mut books = self.books.lock();
-        for FoundHeld { digest, mut info, used, shared } in found {
+        let claimed = u64::from(books.claims);
+        for FoundHeld { digest, mut info, used, created, labels, shared } in found {
             info.media_type = books.intern(&info.media_type);
-            books.insert(digest, Entry { shared, ..Entry::new(info, used.min(now)) });
+            let labels = labels.map(Arc::new);
+            books.insert(digest, Entry { shared, claimed, labels, ..Entry::new(info, used.min(now), created) });
         }
         self.metrics.show(books.usage);
     }
@@ -334,6 +356,12 @@ impl Books {
         self.open.contains_key(digest) || self.started.get(digest).is_some_and(|started| started.writing)
     }
 
+    /// Bytes that writers were promised and have not written yet.
+    fn promised(&self) -> u64 {
+        let started: u64 = self.started.values().filter(|other| other.writing).map(Started::left).sum();
+        started + self.ingests.values().map(|room| room.taken - room.written).sum::<u64>()
+    }
+
     fn candidates(&self) -> impl Iterator<Item = Candidate> {
         let own = self.held.iter().filter(|(_, entry)| !entry.shared);
         let held = own.map(|(digest, entry)| Candidate {
@@ -341,7 +369,7 @@ impl Books {
             digest: *digest,
             size: entry.size,
             used: entry.used,
-            in_use: self.in_use(digest),
+            in_use: entry.claimed != 0 || self.in_use(digest),
         });
         let started = self.started.iter().map(|(digest, started)| Candidate {
             kind: Kind::Leftover,
@@ -361,6 +389,10 @@ impl Books {
             self.usage.held += entry.size;
         }
         self.usage.held_blobs += 1;
+        if entry.claimed != 0 {
+            self.usage.claimed += entry.size;
+            self.usage.claimed_blobs += 1;
+        }
         self.held.insert(digest, entry);
     }
 
@@ -373,6 +405,10 @@ impl Books {
             self.usage.held -= entry.size;
         }
         self.usage.held_blobs -= 1;
+        if entry.claimed != 0 {
+            self.usage.claimed -= entry.size;
+            self.usage.claimed_blobs -= 1;
+        }
         Some(entry)
     }
 
@@ -399,8 +435,10 @@ impl Books {
 }
 
 impl Entry {
-    fn new(info: Info, used: u64) -> Self {
-        Self { size: info.size, root: info.root, media_type: info.media_type, used, stamped: used, shared: false }
+    /// One that nobody claimed.
+    fn new(info: Info, used: u64, created: u64) -> Self {
+        let Info { size, root, media_type } = info;
+        Self { size, root, media_type, used, stamped: used, created, claimed: 0, labels: None, shared: false }
     }
 
     fn info(&self) -> Info {

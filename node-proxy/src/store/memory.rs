@@ -46,7 +46,7 @@ impl Memory {
     /// An empty store with room for `quota` bytes; 0 for no bound.
     pub fn new(quota: u64) -> Arc<Self> {
         let inner = Inner {
-            ledger: Arc::new(Ledger::new(quota, Metrics::new())),
+            ledger: Arc::new(Ledger::new(quota, false, Metrics::new())),
             held: Mutex::default(),
             leftovers: Mutex::default(),
             uses: AtomicU64::default(),

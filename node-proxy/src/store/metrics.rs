@@ -14,6 +14,9 @@ pub(super) struct Metrics {
     held_blobs: Gauge,
     shared_bytes: Gauge,
     partial_bytes: Gauge,
+    ingest_bytes: Gauge,
+    claimed_bytes: Gauge,
+    claimed_blobs: Gauge,
     quota_bytes: Gauge,
     pub(super) evictions: Counter,
     pub(super) evicted_bytes: Counter,
@@ -32,6 +35,9 @@ impl Metrics {
             held_blobs: Gauge::default(),
             shared_bytes: Gauge::default(),
             partial_bytes: Gauge::default(),
+            ingest_bytes: Gauge::default(),
+            claimed_bytes: Gauge::default(),
+            claimed_blobs: Gauge::default(),
             quota_bytes: Gauge::default(),
             evictions: Counter::default(),
             evicted_bytes: Counter::default(),
@@ -46,6 +52,9 @@ impl Metrics {
         self.held_blobs.set(usage.held_blobs.cast_signed());
         self.shared_bytes.set(usage.shared.cast_signed());
         self.partial_bytes.set(usage.partial.cast_signed());
+        self.ingest_bytes.set(usage.ingests.cast_signed());
+        self.claimed_bytes.set(usage.claimed.cast_signed());
+        self.claimed_blobs.set(usage.claimed_blobs.cast_signed());
         self.quota_bytes.set(usage.quota.cast_signed());
     }
 
@@ -60,8 +69,15 @@ impl Metrics {
             self.partial_bytes.clone(),
         );
         registry.register(
+            "ingest_bytes",
+            "Bytes that containerd writes into this node's content store, or left there",
+            self.ingest_bytes.clone(),
+        );
+        registry.register("claimed_bytes", "Bytes of held blobs that are containerd's", self.claimed_bytes.clone());
+        registry.register("claimed_blobs", "Held blobs that are containerd's", self.claimed_blobs.clone());
+        registry.register(
             "quota_bytes",
-            "Bound on held and partial bytes together, 0 for none",
+            "Bound on held, partial and ingested bytes together, 0 for none; what is containerd's may go beyond",
             self.quota_bytes.clone(),
         );
         registry.register("evictions", "Blobs that went to make room", self.evictions.clone());

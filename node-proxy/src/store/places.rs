@@ -15,6 +15,8 @@ const VERSION: u32 = 1;
 
 /// How far the name of a held sidecar reaches beyond its blob's.
 pub(super) const LIST: &str = "list";
+/// The labels beside a held blob.
+pub(super) const LABELS: &str = "labels";
 /// The record that was synced together with a durable mark.
 pub(super) const STATE: &str = "state";
 /// The record since then, not synced: worth something until the machine stops.
@@ -35,6 +37,7 @@ impl Places {
         places.check_version(files)?;
         make_dir(&places.partial_dir())?;
         make_dir(&places.held_dir())?;
+        make_dir(&places.ingests_dir())?;
         for fan in places.fans() {
             make_dir(&fan)?;
         }
@@ -53,6 +56,11 @@ impl Places {
 
     pub(super) fn partial_dir(&self) -> PathBuf {
         self.dir.join("partial")
+    }
+
+    /// What containerd is writing: a directory each.
+    pub(super) fn ingests_dir(&self) -> PathBuf {
+        self.dir.join("ingests")
     }
 
     /// What spares a start the reading of sidecars.
@@ -75,6 +83,11 @@ impl Places {
     /// The sidecar of a held blob.
     pub(super) fn held_list(&self, digest: &Digest) -> PathBuf {
         self.held(digest).with_extension(LIST)
+    }
+
+    /// The labels of a held blob, if it has any.
+    pub(super) fn held_labels(&self, digest: &Digest) -> PathBuf {
+        self.held(digest).with_extension(LABELS)
     }
 
     /// The bytes of a partial blob.

@@ -556,7 +556,7 @@ mod disk {
 
     async fn make(quota: u64) -> Fixture {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config { dir: dir.path().join("store"), quota, reserve: 0, boot_id: None };
+        let config = Config { dir: dir.path().join("store"), quota, reserve: 0, boot_id: None, claims: false };
         Fixture { store: Disk::open(config).await.unwrap(), _dir: Some(dir) }
     }
 

@@ -17,9 +17,10 @@ use shoal_proto::Digest;
 
 use super::files::{Files, failed};
 use super::index::{self, Known, Mark};
-use super::places::{Places, RECENT, STATE, digest_of};
+use super::ingest::{Labelled, State};
+use super::places::{LABELS, LIST, Places, RECENT, STATE, digest_of};
 use super::sidecar::{self, Head, LONGEST_HEAD, Torn};
-use super::{Info, StoreError};
+use super::{Info, StoreError, ingest};
 
 /// More threads than this only wait for the directory's lock or the disk.
 const MOST_THREADS: usize = 8;
@@ -32,6 +33,9 @@ pub(super) struct FoundHeld {
     pub(super) used: u64,
     /// The file has another name besides, or is elsewhere.
     pub(super) shared: bool,
+    /// When it became held, in nanoseconds since 1970.
+    pub(super) created: u64,
+    pub(super) labels: Option<Labelled>,
 }
 
 /// What is found in one of the directories of held blobs.
@@ -78,11 +82,18 @@ pub(super) fn held(
 fn walk_fan(fan: &Path, files: &Files, known: &Known) -> Result<Found, StoreError> {
     let mut found = Found::default();
     let Some(first) = fan.file_name().and_then(|name| name.to_str()) else { return Ok(found) };
-    let (mut lists, mut blobs) = (Vec::new(), Vec::new());
+    let (mut lists, mut blobs, mut labels) = (Vec::new(), Vec::new(), Vec::new());
     each_entry(fan, |name, entry| {
-        let (name, is_list) = name.strip_suffix(".list").map_or((name, false), |name| (name, true));
-        let Some(digest) = digest_of(first, name) else { return Ok(()) };
-        if is_list { &mut lists } else { &mut blobs }.push((digest, entry));
+        let (name, extension) = name.split_once('.').unwrap_or((name, ""));
+        let kind = match extension {
+            "" => &mut blobs,
+            LIST => &mut lists,
+            LABELS => &mut labels,
+            _ => return Ok(()),
+        };
+        if let Some(digest) = digest_of(first, name) {
+            kind.push((digest, entry));
+        }
         Ok(())
     })?;
     lists.sort_unstable_by_key(|(digest, _)| *digest);
@@ -114,7 +125,25 @@ fn walk_fan(fan: &Path, files: &Files, known: &Known) -> Result<Found, StoreErro
         }
     }
     blobs.try_for_each(without_a_sidecar)?;
+    read_labels(&mut found, labels, files)?;
     Ok(found)
+}
+
+/// Few blobs have any: containerd keeps the labels of its namespaces itself.
+fn read_labels(found: &mut Found, labels: Vec<(Digest, DirEntry)>, files: &Files) -> Result<(), StoreError> {
+    for (digest, entry) in labels {
+        let path = entry.path();
+        let Some(blob) = found.held.iter_mut().find(|blob| blob.digest == digest) else {
+            tracing::debug!(path = %path.display(), "labels without a blob go");
+            files.unlink(&path)?;
+            continue;
+        };
+        match Labelled::read(&path) {
+            Ok(labels) => blob.labels = Some(labels),
+            Err(error) => tracing::warn!(path = %path.display(), %error, "labels can't be read; the blob has none"),
+        }
+    }
+    Ok(())
 }
 
 enum Unusable {
@@ -130,7 +159,8 @@ fn read_held(
     found: &mut Found,
 ) -> Result<(), Unusable> {
     // Before the reading: a sidecar that changes in between is then not taken for the one that was read.
-    let mark = Mark::of(&list.metadata().map_err(Unusable::Disk)?);
+    let sidecar = list.metadata().map_err(Unusable::Disk)?;
+    let mark = Mark::of(&sidecar);
     let remembered = known.get(digest, mark);
     let is_new = remembered.is_none();
     let info = match remembered {
@@ -157,8 +187,9 @@ fn read_held(
         found.records.extend_from_slice(&index::encode(digest, &info, mark));
         found.read += 1;
     }
+    let (used, created) = (modified(&metadata), modified(&sidecar));
     let shared = elsewhere || metadata.nlink() > 1;
-    found.held.push(FoundHeld { digest: *digest, info, used: last_use(&metadata), shared });
+    found.held.push(FoundHeld { digest: *digest, info, used, created, labels: None, shared });
     Ok(())
 }
 
@@ -182,7 +213,8 @@ fn read_head(list: &Path) -> Result<Head, Unusable> {
     }
 }
 
-fn last_use(metadata: &std::fs::Metadata) -> u64 {
+/// Of a blob it is the last use.
+fn modified(metadata: &std::fs::Metadata) -> u64 {
     let since = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
@@ -216,7 +248,7 @@ pub(super) fn partial(
         }
         let metadata = entry.metadata().map_err(failed("stat", &entry.path(), 0))?;
         let left = metadata.len().saturating_sub(metadata.blocks() * 512);
-        found.push(FoundPartial { digest, size: metadata.len(), left, used: last_use(&metadata) });
+        found.push(FoundPartial { digest, size: metadata.len(), left, used: modified(&metadata) });
         records.remove(&digest);
     }
     for path in records.into_values().flatten() {
@@ -224,6 +256,56 @@ pub(super) fn partial(
         files.unlink(&path)?;
     }
     Ok(found)
+}
+
+/// What containerd was writing.
+pub(super) struct FoundIngest {
+    pub(super) state: State,
+    pub(super) dir: PathBuf,
+    /// Bytes that can be trusted.
+    pub(super) offset: u64,
+    /// When it was written last, in nanoseconds since 1970.
+    pub(super) updated: u64,
+}
+
+/// Finds the ingests. What a power cut may have torn is cut off: only what is durable is trusted after another boot.
+pub(super) fn ingests(places: &Places, files: &Files, boot_id: &str) -> Result<Vec<FoundIngest>, StoreError> {
+    let mut found = Vec::new();
+    each_entry(&places.ingests_dir(), |name, entry| {
+        let dir = entry.path();
+        if digest_of("", name).is_none() {
+            tracing::warn!(path = %dir.display(), "not a file of the store, left alone");
+            return Ok(());
+        }
+        match read_ingest(&dir, files, boot_id) {
+            Ok(one) => {
+                // Written, and never renamed.
+                files.unlink(&dir.join(ingest::NEW))?;
+                found.push(one);
+            }
+            Err(why) => {
+                tracing::info!(path = %dir.display(), why, "ingest that can't be resumed goes");
+                for file in [ingest::DATA, ingest::STATE, ingest::NEW] {
+                    files.unlink(&dir.join(file))?;
+                }
+                files.remove_dir(&dir)?;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+fn read_ingest(dir: &Path, files: &Files, boot_id: &str) -> Result<FoundIngest, String> {
+    let state = State::read(&dir.join(ingest::STATE)).map_err(|error| error.to_string())?;
+    let path = dir.join(ingest::DATA);
+    let file = File::options().write(true).open(&path).map_err(|error| error.to_string())?;
+    let metadata = file.metadata().map_err(|error| error.to_string())?;
+    let trusted = if state.boot_id == boot_id { metadata.len() } else { state.durable.min(metadata.len()) };
+    if trusted < metadata.len() {
+        files.truncate(&file, &path, trusted).map_err(|error| error.to_string())?;
+    }
+    Ok(FoundIngest { state, dir: dir.to_owned(), offset: trusted, updated: modified(&metadata) })
 }
 
 fn each_entry(dir: &Path, mut each: impl FnMut(&str, DirEntry) -> Result<(), StoreError>) -> Result<(), StoreError> {

@@ -6,7 +6,7 @@ use crate::store::{self, Disk};
 /// A mirror whose store is on a disk, in a directory that goes with it.
 async fn on_disk() -> (Rig, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    let config = store::Config { dir: dir.path().join("store"), quota: 0, reserve: 0, boot_id: None };
+    let config = store::Config { dir: dir.path().join("store"), quota: 0, reserve: 0, boot_id: None, claims: false };
     (Rig::on(Disk::open(config).await.unwrap(), |_| ()).await, dir)
 }
 

@@ -13,7 +13,7 @@ use shoal_proto::{BlockIndex, BlockSet, Digest, Layout};
 use super::held::{HeldFile, stamp};
 use super::{Inner, blocking, is_cached, now};
 use crate::store::files::failed;
-use crate::store::places::{LIST, RECENT, STATE};
+use crate::store::places::{RECENT, STATE};
 use crate::store::sidecar::{self, Record};
 use crate::store::{Held, Info, Notes, Partial, Resumed, StoreError};
 
@@ -283,9 +283,9 @@ impl Writing {
     }
 
     fn commit(&self, notes: &Notes) -> Result<HeldFile, StoreError> {
-        let Some(list) = sidecar::encode_held(notes).filter(|_| notes.list.layout() == self.layout) else {
+        if !notes.list.is_complete() || notes.list.layout() != self.layout {
             return Err(StoreError::refused(&self.digest, "the list is not complete"));
-        };
+        }
         let _record = self.record.lock();
         {
             let mut marks = self.marks.lock();
@@ -295,8 +295,9 @@ impl Writing {
             }
             marks.phase = Phase::Over;
         }
-        let Inner { ledger, places, files, .. } = &*self.inner;
-        // An earlier flight made it held: there is nothing to put in its place.
+        let Inner { ledger, files, .. } = &*self.inner;
+        let _turn = self.inner.turns.take(self.digest);
+        // An earlier flight, or containerd, made it held: there is nothing to put in its place.
         if let Some(opened) = ledger.open(&self.digest, now())
             && let Some(held) = HeldFile::open(Arc::clone(&self.inner), self.digest, opened)?
         {
@@ -308,11 +309,8 @@ impl Writing {
             root: notes.list.root().unwrap_or_default(),
             media_type: sidecar::kept_media_type(&notes.media_type),
         };
-        if let Err(error) = self.make_held(&list) {
-            // Whatever was moved goes back or away: the next start must not find it held.
-            let undone = files.unlink(&places.held_list(&self.digest)).and_then(|()| {
-                if self.path.exists() { Ok(()) } else { files.rename(&places.held(&self.digest), &self.path) }
-            });
+        if let Err(error) = self.make_held(notes) {
+            let undone = self.inner.take_back(&self.digest, &self.path);
             let mut marks = self.marks.lock();
             if marks.phase == Phase::Over {
                 marks.phase = if undone.is_ok() { Phase::Open } else { Phase::Broken };
@@ -329,18 +327,10 @@ impl Writing {
         Ok(HeldFile::committed(Arc::clone(&self.inner), self.digest, Arc::clone(&self.file), opened))
     }
 
-    /// The steps of a commit, in their order.
-    fn make_held(&self, list: &[u8]) -> Result<(), StoreError> {
-        let Inner { places, files, .. } = &*self.inner;
-        let (held, held_list, new_list) =
-            (places.held(&self.digest), places.held_list(&self.digest), self.beside(LIST));
+    fn make_held(&self, notes: &Notes) -> Result<(), StoreError> {
         stamp(&self.file);
         self.sync()?;
-        files.write_new(&new_list, list, true)?;
-        files.rename(&new_list, &held_list)?;
-        files.rename(&self.path, &held)?;
-        files.sync_dir(held.parent().unwrap_or(places.dir()))?;
-        files.sync_dir(&places.partial_dir())
+        self.inner.put_held(&self.digest, &self.path, notes)
     }
 
     fn discard(&self) -> Result<(), StoreError> {

@@ -50,7 +50,7 @@ impl Disk {
     ///
     /// # Errors
     /// [`StoreError`]; the blob is not held then.
-    pub async fn adopt(
+    pub async fn hold_theirs(
         &self,
         digest: &Digest,
         theirs: File,
@@ -58,7 +58,7 @@ impl Disk {
         notes: Notes,
     ) -> Result<Sharing, StoreError> {
         let (inner, digest) = (Arc::clone(&self.inner), *digest);
-        blocking(move || inner.adopt(&digest, &theirs, &path, &notes)).await
+        blocking(move || inner.hold_theirs(&digest, &theirs, &path, &notes)).await
     }
 
     /// Held blobs whose file is the store's alone.
@@ -126,7 +126,7 @@ impl Inner {
         Ok(true)
     }
 
-    fn adopt(&self, digest: &Digest, theirs: &File, path: &Path, notes: &Notes) -> Result<Sharing, StoreError> {
+    fn hold_theirs(&self, digest: &Digest, theirs: &File, path: &Path, notes: &Notes) -> Result<Sharing, StoreError> {
         let there = theirs.metadata().map_err(failed("stat", path, 0))?;
         let layout = notes.list.layout();
         let Some(list) = sidecar::encode_held(notes).filter(|_| layout.size() == there.len()) else {

@@ -4,6 +4,8 @@ mod crash;
 mod faults;
 mod files;
 mod index;
+mod ingest_crash;
+mod ingests;
 mod kills;
 mod restart;
 mod share;
@@ -16,7 +18,7 @@ use std::sync::atomic::Ordering;
 use super::{Disk, SYNC_EVERY};
 use crate::store::files::{Faults, Files};
 use crate::store::suite::eventually;
-use crate::store::{Config, Store, StoreError};
+use crate::store::{Config, Content as _, Store, StoreError};
 
 /// A directory in which stores come and go.
 struct Machine {
@@ -29,6 +31,7 @@ struct Machine {
     sync_every: u64,
     faults: Arc<Faults>,
     model_only: bool,
+    claims: bool,
 }
 
 impl Machine {
@@ -48,6 +51,7 @@ impl Machine {
             sync_every: SYNC_EVERY,
             faults: Arc::default(),
             model_only: false,
+            claims: false,
         }
     }
 
@@ -76,8 +80,15 @@ impl Machine {
             quota: self.quota,
             reserve: self.reserve,
             boot_id: Some(format!("boot-{}", self.boot)),
+            claims: self.claims,
         };
         Disk::open_with(config, Files { faults: Arc::clone(&self.faults) }, self.sync_every).await
+    }
+
+    /// Another store, in another directory.
+    async fn open_beside(&self) -> Arc<Disk> {
+        let config = Config { dir: self.dir.join("beside"), quota: 0, reserve: 0, boot_id: None, claims: true };
+        Disk::open(config).await.unwrap()
     }
 
     /// Starts a daemon, once the one before is gone altogether.
@@ -139,8 +150,12 @@ impl Machine {
         let partial: u64 = store.partials().iter().map(|(_, size)| size).sum();
         let usage = store.usage();
         assert_eq!((usage.held, usage.held_blobs as usize, usage.partial), (held, store.list().len(), partial));
-        assert!(self.quota == 0 || held + partial <= self.quota);
-        assert_eq!(self.files("held").len(), 2 * store.list().len(), "{:?}", self.files("held"));
+        assert!(self.claims || self.quota == 0 || held + partial <= self.quota);
+        let (labels, held): (Vec<PathBuf>, Vec<PathBuf>) =
+            self.files("held").into_iter().partition(|file| file.extension().is_some_and(|what| what == "labels"));
+        assert!(labels.iter().all(|file| held.contains(&file.with_extension(""))), "{labels:?}");
+        assert_eq!(held.len(), 2 * store.list().len(), "{held:?}");
+        assert_eq!(self.files("ingests").len(), 2 * store.ingests().len(), "{:?}", self.files("ingests"));
         for file in self.files("partial") {
             let name = file.file_stem().unwrap().to_str().unwrap();
             let known = store.partials().iter().any(|(digest, _)| digest.hex() == name);

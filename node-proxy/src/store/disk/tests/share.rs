@@ -139,12 +139,12 @@ async fn what_somebody_else_has_is_held_without_a_copy_and_told() {
     let path = theirs(other.path(), &sample.bytes);
     let mut changes = store.changes();
     let file = || fs::File::open(&path).unwrap();
-    let adopted = store.adopt(&sample.digest, file(), path.clone(), sample.notes.clone()).await.unwrap();
+    let adopted = store.hold_theirs(&sample.digest, file(), path.clone(), sample.notes.clone()).await.unwrap();
     assert_eq!(adopted, Sharing::One);
     sample.assert_held(&*store).await;
     assert_eq!(changes.try_recv().unwrap(), crate::store::Change::Held(sample.digest));
     assert_eq!(inode(&store.inner.places.held(&sample.digest)), inode(&path));
-    let again = store.adopt(&sample.digest, file(), path.clone(), sample.notes.clone()).await.unwrap();
+    let again = store.hold_theirs(&sample.digest, file(), path.clone(), sample.notes.clone()).await.unwrap();
     assert_eq!(again, Sharing::One, "once more");
     // Between the hashing and now another file came to the path.
     let late = Sample::new(2, BLOCK);
@@ -152,7 +152,7 @@ async fn what_somebody_else_has_is_held_without_a_copy_and_told() {
     let hashed = theirs(third.path(), &late.bytes);
     let opened = fs::File::open(&hashed).unwrap();
     fs::remove_file(&hashed).unwrap();
-    let wrong = store.adopt(&late.digest, opened, path.clone(), late.notes.clone()).await.unwrap();
+    let wrong = store.hold_theirs(&late.digest, opened, path.clone(), late.notes.clone()).await.unwrap();
     assert_eq!(wrong, Sharing::Gone);
     assert!(store.held(&late.digest).is_none());
     drop(store);
@@ -208,7 +208,7 @@ async fn i2_a_kill_while_a_blob_is_adopted_leaves_it_held_and_right_or_not_held(
         let store = machine.open().await;
         machine.faults.kill_after(steps);
         let file = fs::File::open(&path).unwrap();
-        let adopted = store.adopt(&sample.digest, file, path.clone(), sample.notes.clone()).await;
+        let adopted = store.hold_theirs(&sample.digest, file, path.clone(), sample.notes.clone()).await;
         machine.kill(Some(store)).await;
         let store = machine.open().await;
         if store.held(&sample.digest).is_some() {
