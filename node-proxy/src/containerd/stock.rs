@@ -158,6 +158,9 @@ impl Stock {
     }
 
     async fn share(&self, digest: &Digest) {
+        if !self.seen.is_new(digest, &self.path(digest)) {
+            return;
+        }
         match self.store.share(digest, self.path(digest)).await {
             Ok(Sharing::Gone) => {}
             Ok(sharing @ (Sharing::One | Sharing::Theirs)) => {

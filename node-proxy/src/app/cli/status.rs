@@ -59,6 +59,9 @@ struct Store {
     held_bytes: u64,
     shared_blobs: u64,
     shared_bytes: u64,
+    claimed_blobs: u64,
+    claimed_bytes: u64,
+    ingest_bytes: u64,
     partial_bytes: u64,
     quota_bytes: u64,
 }
@@ -108,7 +111,6 @@ impl Status {
 fn table(said: &Said) -> String {
     let mut out = String::new();
     let store = &said.store;
-    let own_blobs = store.held_blobs - store.shared_blobs.min(store.held_blobs);
     let cluster = match (&said.cluster, said.control.connected) {
         (Some(cluster), true) => cluster.id.clone(),
         (Some(cluster), false) => format!("{} (control is away)", cluster.id),
@@ -119,17 +121,23 @@ fn table(said: &Said) -> String {
         0 => "no quota".to_owned(),
         quota => format!("of {}", HumanBytes(quota)),
     };
-    let shared = match said.mode.as_str() {
-        "plugin" => "other files'",
-        _ => "containerd's too",
+    let blobs = |count: u64, bytes: u64| format!("{count} blobs, {}", HumanBytes(bytes));
+    // Whoever keeps it alive: containerd's images, or nobody, as cache.
+    let (kept, kept_blobs, kept_bytes) = match said.mode.as_str() {
+        "plugin" => ("containerd's", store.claimed_blobs, store.claimed_bytes),
+        _ => ("containerd's too", store.shared_blobs, store.shared_bytes),
     };
+    let all = store.held_bytes + store.shared_bytes;
+    let (cache_blobs, cache_bytes) = (store.held_blobs.saturating_sub(kept_blobs), all.saturating_sub(kept_bytes));
     for (name, value) in [
         ("node", format!("{} ({})", said.node, said.version)),
         ("containerd", mode(&said.mode).to_owned()),
         ("cluster", cluster),
-        ("own", format!("{own_blobs} blobs, {} {quota}", HumanBytes(store.held_bytes))),
-        (shared, format!("{} blobs, {}, outside the quota", store.shared_blobs, HumanBytes(store.shared_bytes))),
+        (kept, blobs(kept_blobs, kept_bytes)),
+        ("cache", blobs(cache_blobs, cache_bytes)),
         ("in part", HumanBytes(store.partial_bytes).to_string()),
+        ("being written", HumanBytes(store.ingest_bytes).to_string()),
+        ("counted", format!("{} {quota}", HumanBytes(store.held_bytes + store.partial_bytes + store.ingest_bytes))),
         ("uploads", format!("{} of {}", said.uploads.now, said.uploads.slots)),
         ("flights", said.flying.len().to_string()),
     ] {
@@ -255,6 +263,9 @@ mod tests {
                 held_bytes: 1 << 20,
                 shared_blobs: 3,
                 shared_bytes: 3 << 20,
+                claimed_blobs: 0,
+                claimed_bytes: 0,
+                ingest_bytes: 0,
                 partial_bytes: 0,
                 quota_bytes: 1 << 30,
             },
@@ -263,8 +274,9 @@ mod tests {
         };
         let table = table(&said);
         for line in [
-            "own               2 blobs, 1.00 MiB of 1.00 GiB",
-            "containerd's too  3 blobs, 3.00 MiB, outside the quota",
+            "cache             2 blobs, 1.00 MiB",
+            "containerd's too  3 blobs, 3.00 MiB",
+            "counted           1.00 MiB of 1.00 GiB",
             "cluster           c1 (control is away)",
         ] {
             assert!(table.contains(line), "{line:?} is not in\n{table}");

@@ -89,10 +89,11 @@ impl Disk {
 
 impl Inner {
     fn share(&self, digest: &Digest, with: &Path) -> Result<Sharing, StoreError> {
+        // First: nearly all that is asked about is not there, and is not used by being asked about.
+        let Some((theirs, there)) = open(with)? else { return Ok(Sharing::Gone) };
         // Keeps it from eviction.
         let Some(opened) = self.ledger.open(digest, now()) else { return Ok(Sharing::Gone) };
         let held = self.places.held(digest);
-        let Some((theirs, there)) = open(with)? else { return Ok(Sharing::Gone) };
         let here = std::fs::metadata(&held).map_err(failed("stat", &held, 0))?;
         if is_same(&here, &there) {
             self.ledger.share(digest, true);

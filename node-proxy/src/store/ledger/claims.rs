@@ -177,7 +177,7 @@ impl Entry {
             size: self.size,
             created: self.created,
             updated: self.labels.as_ref().map_or(self.created, |labelled| labelled.updated),
-            labels: self.labels.as_ref().map(|labelled| Arc::clone(labelled)),
+            labels: self.labels.as_ref().map(Arc::clone),
         }
     }
 }

@@ -222,3 +222,16 @@ async fn i2_a_kill_while_a_blob_is_adopted_leaves_it_held_and_right_or_not_held(
         }
     }
 }
+
+#[tokio::test]
+async fn to_be_asked_about_what_nobody_else_has_is_no_use() {
+    let (machine, other) = (Machine::new(4 * BLOCK), tempfile::tempdir().unwrap());
+    let store = machine.open().await;
+    let (old, young, new) = (Sample::new(1, BLOCK), Sample::new(2, BLOCK), Sample::new(3, 3 * BLOCK));
+    old.put(&*store).await.unwrap();
+    young.put(&*store).await.unwrap();
+    assert_eq!(store.share(&old.digest, other.path().join("none")).await.unwrap(), Sharing::Gone);
+    new.put(&*store).await.unwrap();
+    assert!(store.held(&old.digest).is_none(), "it was used least recently");
+    young.assert_held(&*store).await;
+}
