@@ -20,7 +20,7 @@ use crate::origin::Origin;
 use crate::peer::{self, Peer};
 use crate::store::{Disk, Store};
 use crate::swarm::{self, Swarm};
-use crate::{admin, origin};
+use crate::{admin, containerd, origin};
 
 use limits::Limits;
 
@@ -47,6 +47,7 @@ pub struct App {
     stock: Option<Arc<Stock>>,
     peer: (Arc<Peer>, TcpListener),
     admin: (listen::Http, TcpListener),
+    plugin: Option<containerd::content::Plugin>,
     control: Arc<control::Client>,
     node: Arc<facts::Node>,
     limits: Limits,
@@ -77,6 +78,7 @@ impl App {
         limits.register(registry.sub("limits"));
         let store = Disk::open(config.store.clone()).await.context("open the store")?;
         store.register(registry.sub("store"));
+        let plugin = content_store(&config, &store, &me, &mut registry).await?;
         let control = control::Client::open(config.control.clone(), control::Metrics::new(registry.sub("control")))?;
         if control.secured().is_none() {
             tracing::warn!(
@@ -153,7 +155,22 @@ impl App {
             held = store.usage().held_blobs,
             "ready"
         );
-        Ok(Self { config, telemetry, store, mirror, forward, stock, peer, admin, control, node, limits, end, leave })
+        Ok(Self {
+            config,
+            telemetry,
+            store,
+            mirror,
+            forward,
+            stock,
+            peer,
+            admin,
+            plugin,
+            control,
+            node,
+            limits,
+            end,
+            leave,
+        })
     }
 
     /// Serves until SIGTERM or SIGINT, and at SIGHUP takes the limits that `reread` gives; then ends in order. containerd first: no new request, running ones within the
@@ -168,6 +185,9 @@ impl App {
         let ((end, drain), (leave, leaving)) = (self.end, self.leave);
         let (differences, heard) = mpsc::channel(DIFFERENCES);
         tokio::spawn(tell_differences(Arc::clone(&self.store), differences, leaving.clone()));
+        if let Some(plugin) = self.plugin {
+            tokio::spawn(plugin.run(drain.clone()));
+        }
         let (mirror, listener) = self.mirror;
         tokio::spawn(mirror.run(listener, drain.clone()));
         if let Some((forward, socket)) = self.forward {
@@ -215,6 +235,21 @@ impl App {
         self.telemetry.shutdown().await;
         Ok(())
     }
+}
+
+/// The content store of containerd, when this node is to be that.
+async fn content_store(
+    config: &Config,
+    store: &Arc<Disk>,
+    me: &shoal_proto::NodeId,
+    registry: &mut metrics::Registry,
+) -> anyhow::Result<Option<containerd::content::Plugin>> {
+    let Some(path) = &config.containerd.content_listen else { return Ok(None) };
+    let metrics = containerd::content::Metrics::register(registry.sub("content"));
+    let store = Arc::clone(store) as Arc<dyn crate::store::Content>;
+    let plugin = containerd::content::Plugin::bind(config.containerd.clone(), path, store, me.clone(), metrics).await?;
+    tracing::info!(socket = %path.display(), "containerd's content is kept here");
+    Ok(Some(plugin))
 }
 
 /// Turns the store's changes into what the session announces; at the end that everything is to be listed anew, which is

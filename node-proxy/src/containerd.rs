@@ -11,6 +11,7 @@
 use std::path::PathBuf;
 
 pub mod client;
+pub mod content;
 pub mod forward;
 pub mod socket;
 pub mod stock;
