@@ -11,8 +11,11 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::Signal;
 
+mod ctr;
 pub mod edition;
 pub mod requests;
+
+pub use ctr::Ctr;
 
 use edition::Edition;
 
@@ -30,6 +33,8 @@ use crate::{
 pub struct Programs {
     /// `containerd`
     pub containerd: PathBuf,
+    /// `ctr`, of the same version.
+    pub ctr: PathBuf,
     /// `crictl`
     pub crictl: PathBuf,
     /// Directory of `runc` and the shims.
@@ -45,6 +50,7 @@ pub struct Containerd {
     root_ca: PathBuf,
     socket: PathBuf,
     content: PathBuf,
+    certs: PathBuf,
 }
 
 /// Pulls into one containerd; many may pull at once.
@@ -91,6 +97,7 @@ impl Containerd {
             config,
             root_ca: root_ca.to_owned(),
             socket,
+            certs,
             content: dir.join("root/io.containerd.content.v1.content/blobs/sha256"),
         };
         containerd.wait_ready().await?;
@@ -185,6 +192,11 @@ impl Containerd {
         self.daemon.log()
     }
 
+    /// The directory that tells it of registries.
+    pub fn certs(&self) -> &Path {
+        &self.certs
+    }
+
     /// The directory with the blobs of its content store.
     pub fn content(&self) -> &Path {
         &self.content
@@ -206,6 +218,21 @@ impl Containerd {
     /// Who pulls into it.
     pub fn puller(&self) -> Puller {
         Puller { crictl: self.programs.crictl.clone(), socket: self.socket.clone() }
+    }
+
+    /// `ctr` at another socket than containerd's own, which speaks for the namespace that kubelet's images are in.
+    pub fn ctr(&self, socket: &Path) -> Ctr {
+        Ctr {
+            program: self.programs.ctr.clone(),
+            ns: self.ns.clone(),
+            socket: socket.to_owned(),
+            root_ca: self.root_ca.clone(),
+        }
+    }
+
+    /// Who pulls by another socket than containerd's own.
+    pub fn puller_at(&self, socket: &Path) -> Puller {
+        Puller { socket: socket.to_owned(), ..self.puller() }
     }
 
     /// The socket.

@@ -26,6 +26,8 @@ use crate::{
     wait::eventually,
 };
 
+/// Beside containerd's own.
+const SOCKET: &str = "shoal.sock";
 const ADMIN_PORT: u16 = 5082;
 
 /// How a node is set up.
@@ -111,7 +113,7 @@ impl Node {
         let mut shoal = None;
         if let Some(program) = &around.shoal_node {
             hosts_toml = Some(run(Command::new(program).args(["hosts-toml", "--registry", registry::HOST]))?);
-            shoal = Some(ShoalNode::start_alone(plan, &ns, dir, around).await?);
+            shoal = Some(ShoalNode::start_beside(plan, &ns, (dir, Some(runtime)), around).await?);
         }
         let (programs, places) = (&around.programs, (dir, runtime));
         let hosts_toml = hosts_toml.as_deref();
@@ -125,6 +127,19 @@ impl Node {
     /// When the lab was started without.
     pub fn shoal(&mut self) -> Result<&mut ShoalNode> {
         self.shoal.as_mut().context("this lab runs without shoal-node")
+    }
+
+    /// The same, to be asked alone.
+    ///
+    /// # Errors
+    /// When the lab was started without.
+    pub fn shoal_ref(&self) -> Result<&ShoalNode> {
+        self.shoal.as_ref().context("this lab runs without shoal-node")
+    }
+
+    /// The socket that its `shoal-node` answers in containerd's place.
+    pub fn socket(&self) -> PathBuf {
+        self.containerd.socket().with_file_name(SOCKET)
     }
 
     /// Pulls `repository:tag` with `crictl`, checks that containerd has every blob, and tells how long it took.
@@ -164,10 +179,20 @@ impl ShoalNode {
     /// # Errors
     /// When the surroundings have no `shoal-node`, or it can't be started.
     pub async fn start_alone(plan: &NodePlan, ns: &Netns, dir: &Path, around: &Surroundings) -> Result<Self> {
+        Self::start_beside(plan, ns, (dir, None), around).await
+    }
+
+    /// The same beside a containerd whose sockets are in `runtime`.
+    async fn start_beside(
+        plan: &NodePlan,
+        ns: &Netns,
+        (dir, runtime): (&Path, Option<&Path>),
+        around: &Surroundings,
+    ) -> Result<Self> {
         let program = around.shoal_node.as_ref().context("these surroundings have no shoal-node")?;
         fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         let (config, state) = (dir.join("shoal-node.toml"), dir.join("shoal"));
-        fs::write(&config, config_text(plan, &state, around)?)?;
+        fs::write(&config, config_text(plan, &state, (dir, runtime), around)?)?;
         Self::start(program, &config, &state, ns, dir).await
     }
 
@@ -210,6 +235,18 @@ impl ShoalNode {
             self.daemon.check_running()?;
         }
         up.with_context(|| format!("the end of {}:\n{}", self.daemon.log().display(), self.daemon.log_tail(10)))
+    }
+
+    /// Its program, for another command than `run`, where the daemon is.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.ns.command(&self.program);
+        command.args(args);
+        command
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> &Path {
+        &self.config
     }
 
     /// Kills it at once.
@@ -386,6 +423,19 @@ impl ShoalNode {
         &self.admin
     }
 
+    /// A value out of its metrics, by name and labels as they stand there.
+    ///
+    /// # Errors
+    /// When the metrics can't be read, or it is none of them.
+    pub async fn metric(&self, name: &str) -> Result<f64> {
+        let text = self.admin.get_text("/metrics").await?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value
+            .with_context(|| format!("{name} is not in /metrics"))?
+            .parse()
+            .with_context(|| format!("{name} is a number"))
+    }
+
     /// Bytes fetched so far, by source (`origin`, `peer`). Not what was given to containerd: a blob that look-ahead brought
     /// from a peer before it was asked for is given out of the store.
     ///
@@ -420,7 +470,12 @@ pub fn labelled(text: &str, metric: &str, label: &str) -> BTreeMap<String, u64> 
 }
 
 /// The daemon's settings: all of them, so that a default that changes shows.
-fn config_text(plan: &NodePlan, state: &Path, around: &Surroundings) -> Result<String> {
+fn config_text(
+    plan: &NodePlan,
+    state: &Path,
+    (dir, runtime): (&Path, Option<&Path>),
+    around: &Surroundings,
+) -> Result<String> {
     let mut table = toml::toml! {
         [mirror]
         listen = "127.0.0.1:5080"
@@ -446,6 +501,17 @@ fn config_text(plan: &NodePlan, state: &Path, around: &Surroundings) -> Result<S
             set("tls", "off".into())?;
             set("control.endpoint", format!("http://{control}:6080").into())?;
         }
+    }
+    match runtime {
+        Some(runtime) => {
+            let text = |path: PathBuf| toml::Value::from(path.display().to_string());
+            fs::create_dir_all(runtime).with_context(|| format!("create {}", runtime.display()))?;
+            set("containerd.address", text(runtime.join("containerd.sock")))?;
+            set("containerd.listen", text(runtime.join(SOCKET)))?;
+            set("containerd.content_listen", text(runtime.join("content.sock")))?;
+            set("containerd.root", text(dir.join("root")))?;
+        }
+        None => set("containerd.listen", "".into())?,
     }
     set("admin.listen", format!("127.0.0.1:{ADMIN_PORT}").into())?;
     set(&format!("{origin}.ca"), vec![around.root_ca.display().to_string()].into())?;

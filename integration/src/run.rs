@@ -19,7 +19,7 @@ pub const RUNTIME_ROOT: &str = "/run/shoal-lab";
 
 /// Where the lab keeps tools, images and the state of runs.
 pub fn lab_dir() -> PathBuf {
-    if let Some(dir) = std::env::var_os("SHOAL_LAB_DIR") {
+    if let Some(dir) = std::env::var_os("SHOAL_LAB_DIR").filter(|dir| !dir.is_empty()) {
         return PathBuf::from(dir);
     }
     checkout().join(".lab")

@@ -116,7 +116,7 @@ impl Tools {
         let containerd = find("usr/bin/containerd")?;
         let bin = containerd.parent().context("containerd has no directory")?.to_owned();
         Ok(Self {
-            own: Programs { containerd, crictl: crictl(), bin },
+            own: Programs { ctr: containerd.with_file_name("ctr"), containerd, crictl: crictl(), bin },
             registry: find("usr/bin/docker-registry")?,
             faketime: faketime().context("libfaketime is gone: run `make tools`")?,
         })
@@ -132,7 +132,7 @@ impl Tools {
         }
         let containerd = versions::containerd(version);
         let containerd = containerd.with_context(|| format!("the lab lacks containerd {version}: run `make tools`"))?;
-        Ok(Programs { containerd, ..self.own.clone() })
+        Ok(Programs { ctr: containerd.with_file_name("ctr"), containerd, ..self.own.clone() })
     }
 
     /// Every containerd with the version that it says itself: `2.1: 2.1.6~ds1`.

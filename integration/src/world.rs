@@ -250,6 +250,14 @@ impl World {
         self.nodes.get_mut(name).with_context(|| format!("no node {name}"))
     }
 
+    /// A node, to be asked alone.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn node_ref(&self, name: &str) -> Result<&Node> {
+        self.nodes.get(name).with_context(|| format!("no node {name}"))
+    }
+
     /// A reader of a node's mirror.
     ///
     /// # Errors

@@ -14,6 +14,8 @@ mod answers;
 mod bad_input;
 #[path = "lab/chaos.rs"]
 mod chaos;
+#[path = "lab/commands.rs"]
+mod commands;
 #[path = "lab/drain.rs"]
 mod drain;
 #[path = "lab/editions.rs"]
@@ -30,6 +32,8 @@ mod liars;
 mod limits;
 #[path = "lab/many_held.rs"]
 mod many_held;
+#[path = "lab/one_copy.rs"]
+mod one_copy;
 #[path = "lab/origin_faults.rs"]
 mod origin_faults;
 #[path = "lab/own_faults.rs"]
@@ -42,6 +46,8 @@ mod rogues;
 mod scope;
 #[path = "lab/secrets.rs"]
 mod secrets;
+#[path = "lab/socket.rs"]
+mod socket;
 #[path = "lab/walk.rs"]
 mod walk;
 

@@ -11,6 +11,9 @@ use tokio::sync::mpsc;
 
 use crate::blob::{self, Engine};
 use crate::config::Config;
+use crate::containerd::forward::{self, Forward};
+use crate::containerd::socket::Socket;
+use crate::containerd::stock::{self, Stock};
 use crate::control::{self, Difference};
 use crate::mirror::{self, Mirror};
 use crate::origin::Origin;
@@ -24,6 +27,7 @@ use limits::Limits;
 pub mod cli;
 mod content;
 mod facts;
+mod hosts;
 mod limits;
 
 pub use limits::Reread;
@@ -40,6 +44,8 @@ pub struct App {
     telemetry: telemetry::Guard,
     store: Arc<Disk>,
     mirror: (Arc<Mirror>, TcpListener),
+    forward: Option<(Arc<Forward>, Socket)>,
+    stock: Option<Arc<Stock>>,
     peer: (Arc<Peer>, TcpListener),
     admin: (listen::Http, TcpListener),
     plugin: Option<containerd::content::Plugin>,
@@ -107,6 +113,20 @@ impl App {
         let peer = Peer::new(peer_config, control.membership(), offers, peer);
         let mirror = mirror::Metrics::new(registry.sub("mirror"));
         let mirror = Mirror::new(config.mirror.clone(), origin, engine.clone(), mirror);
+        let counted_calls = forward::Metrics::new(registry.sub("containerd"));
+        let forward = match &config.containerd.listen {
+            None => None,
+            Some(path) => {
+                hosts::write(&config).context("write the hosts of transfers")?;
+                let socket = Socket::bind(path).await;
+                let socket = socket.with_context(|| format!("containerd.listen: listen at {}", path.display()))?;
+                Some((Forward::new(config.containerd.clone(), engine.clone(), counted_calls), socket))
+            }
+        };
+        // As a plugin, this node is containerd's store.
+        let counted_stock = stock::Metrics::new(registry.sub("stock"));
+        let stock = (config.containerd.content_listen.is_none())
+            .then(|| Stock::new(me.clone(), config.containerd.clone(), Arc::clone(&store), counted_stock));
         let (end, leave) = (drain::channel(), drain::channel());
         let node = Arc::new(facts::Node {
             store: Arc::clone(&store),
@@ -115,6 +135,7 @@ impl App {
             control: Arc::clone(&control),
             metrics: counted,
             limits: limits.clone(),
+            mode: if config.containerd.content_listen.is_some() { "plugin" } else { "stock" },
             leaving: leave.1.clone(),
         });
         let (ready, debug) = (facts::ready(Arc::clone(&node)), facts::debug(Arc::clone(&node)));
@@ -131,10 +152,26 @@ impl App {
             mirror = %config.mirror_listen,
             peers = %config.peer_listen,
             admin = %config.admin_listen,
+            containerd = forward.as_ref().map(|(_, socket)| tracing::field::display(socket.path().display())),
             held = store.usage().held_blobs,
             "ready"
         );
-        Ok(Self { config, telemetry, store, mirror, peer, admin, plugin, control, node, limits, end, leave })
+        Ok(Self {
+            config,
+            telemetry,
+            store,
+            mirror,
+            forward,
+            stock,
+            peer,
+            admin,
+            plugin,
+            control,
+            node,
+            limits,
+            end,
+            leave,
+        })
     }
 
     /// Serves until SIGTERM or SIGINT, and at SIGHUP takes the limits that `reread` gives; then ends in order. containerd first: no new request, running ones within the
@@ -154,6 +191,12 @@ impl App {
         }
         let (mirror, listener) = self.mirror;
         tokio::spawn(mirror.run(listener, drain.clone()));
+        if let Some((forward, socket)) = self.forward {
+            tokio::spawn(forward.run(socket, drain.clone()));
+        }
+        if let Some(stock) = self.stock {
+            tokio::spawn(stock.run(drain.clone()));
+        }
         let (peer, listener) = self.peer;
         tokio::spawn(peer.run(listener, leaving));
         let (admin, listener) = self.admin;

@@ -22,6 +22,7 @@ use crate::store::{Store, StoreError};
 use crate::swarm::ParentSource;
 
 mod close;
+mod cluster;
 mod flight;
 #[doc(hidden)]
 pub mod fuzz;
@@ -31,6 +32,7 @@ mod look_ahead;
 mod metrics;
 mod offer;
 mod outside;
+mod progress;
 mod read;
 mod run;
 mod upstream;
@@ -42,6 +44,7 @@ pub use look_ahead::Named;
 pub use metrics::Metrics;
 pub use offer::Offer;
 pub use outside::{Incoming, Peers, Upstream};
+pub use progress::Progress;
 pub use read::{MOST_AT_ONCE, Opened, Part, Reading};
 
 use flight::Flight;
@@ -246,11 +249,8 @@ impl Engine {
             flight.may_be_read_by(want);
             return Arc::clone(flight);
         }
-        let flight = Arc::new(Flight::new(want.clone()));
+        let flight = self.0.start(&mut flights, Flight::new(want.clone()));
         told(&flight);
-        flights.insert(want.digest, Arc::clone(&flight));
-        self.0.metrics.flights.inc();
-        run::spawn(Arc::clone(&self.0), Arc::clone(&flight));
         flight
     }
 
@@ -288,6 +288,15 @@ impl Engine {
 }
 
 impl Inner {
+    /// Lets a flight go, where others find it.
+    fn start(self: &Arc<Self>, flights: &mut HashMap<Digest, Arc<Flight>>, flight: Flight) -> Arc<Flight> {
+        let flight = Arc::new(flight);
+        flights.insert(flight.digest(), Arc::clone(&flight));
+        self.metrics.flights.inc();
+        run::spawn(Arc::clone(self), Arc::clone(&flight));
+        flight
+    }
+
     /// The flight ended: readers keep their clone, nobody joins it any more.
     fn forget(&self, flight: &Arc<Flight>) {
         if matches!(flight.end(), Some(flight::End::Held(_))) && flight.is_first_hand() {
@@ -299,8 +308,8 @@ impl Inner {
             first_hand.push_back(flight.digest());
         }
         let mut flights = self.flights.lock();
-        if flights.get(&flight.want.digest).is_some_and(|known| Arc::ptr_eq(known, flight)) {
-            flights.remove(&flight.want.digest);
+        if flights.get(&flight.digest()).is_some_and(|known| Arc::ptr_eq(known, flight)) {
+            flights.remove(&flight.digest());
         }
     }
 

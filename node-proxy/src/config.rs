@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::Uri;
@@ -16,6 +16,7 @@ use shoal_base::telemetry::TelemetryConfig;
 use shoal_base::units::{ByteSize, Span};
 use shoal_base::{listen, tls};
 
+use crate::containerd::Removed;
 use crate::origin::Registry;
 use crate::{blob, containerd, control, mirror, origin, peer, store, swarm};
 
@@ -185,6 +186,14 @@ pub struct RawContainerd {
     pub listen: PathBuf,
     /// Who keeps containerd's content: `stock`, containerd itself, or `plugin`, this node, as a proxy plugin of the type `content`.
     pub content: RawContent,
+    /// What becomes of a blob that containerd removes from a stock store: `keep`, it stays here as cache within `store.quota`, or
+    /// `withdraw`, it goes at once.
+    pub removed: RawRemoved,
+    /// Links what becomes held into containerd's stock store, so that containerd takes it without a fetch. It is used if the
+    /// running containerd keeps its own content in `containerd.root`, on the file system of `state_dir`.
+    pub content_link: bool,
+    /// How much of what containerd had before this node came is hashed in a second, so that the cluster can have it. 0: no limit.
+    pub hash_rate: ByteSize,
     /// The socket of that plugin, `address` in containerd's `proxy_plugins`.
     pub content_listen: PathBuf,
 }
@@ -200,6 +209,17 @@ pub enum RawContent {
     Plugin,
 }
 
+/// What becomes of a blob that containerd removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawRemoved {
+    /// It stays as cache.
+    #[default]
+    Keep,
+    /// It goes.
+    Withdraw,
+}
+
 impl Default for RawContainerd {
     fn default() -> Self {
         Self {
@@ -207,6 +227,9 @@ impl Default for RawContainerd {
             root: "/var/lib/containerd".into(),
             listen: "/run/shoal/containerd.sock".into(),
             content: RawContent::Stock,
+            removed: RawRemoved::Keep,
+            content_link: false,
+            hash_rate: ByteSize::mib(50),
             content_listen: "/run/shoal/content.sock".into(),
         }
     }
@@ -439,16 +462,7 @@ impl TryFrom<Raw> for Config {
                 first_byte_budget: raw.mirror.first_byte_budget.into(),
                 origin_byte_budget: raw.mirror.origin_byte_budget.into(),
             },
-            containerd: containerd::Config {
-                address: raw.containerd.address.clone(),
-                root: raw.containerd.root.clone(),
-                listen: path(&raw.containerd.listen),
-                content_listen: match raw.containerd.content {
-                    RawContent::Stock => None,
-                    RawContent::Plugin => path(&raw.containerd.content_listen),
-                },
-                hosts_dir: raw.state_dir.join("hosts"),
-            },
+            containerd: containerd_config(&raw),
             blob: blob::Config {
                 first_byte_budget: raw.mirror.first_byte_budget.into(),
                 origin_byte_budget: raw.mirror.origin_byte_budget.into(),
@@ -501,8 +515,28 @@ impl TryFrom<Raw> for Config {
 }
 
 /// A path that was given.
-fn path(path: &PathBuf) -> Option<PathBuf> {
-    (!path.as_os_str().is_empty()).then(|| path.clone())
+fn path(path: &Path) -> Option<PathBuf> {
+    (!path.as_os_str().is_empty()).then(|| path.to_owned())
+}
+
+fn containerd_config(raw: &Raw) -> containerd::Config {
+    containerd::Config {
+        address: raw.containerd.address.clone(),
+        root: raw.containerd.root.clone(),
+        listen: path(&raw.containerd.listen),
+        content_listen: match raw.containerd.content {
+            RawContent::Stock => None,
+            RawContent::Plugin => path(&raw.containerd.content_listen),
+        },
+        hosts_dir: raw.state_dir.join("hosts"),
+        state_dir: raw.state_dir.clone(),
+        hash_rate: raw.containerd.hash_rate.as_u64(),
+        removed: match raw.containerd.removed {
+            RawRemoved::Keep => Removed::Keep,
+            RawRemoved::Withdraw => Removed::Withdraw,
+        },
+        content_link: raw.containerd.content_link,
+    }
 }
 
 fn host_name() -> String {

@@ -10,18 +10,29 @@
 
 use std::path::PathBuf;
 
+pub mod client;
 pub mod content;
 pub mod forward;
-mod socket;
+pub mod socket;
+pub mod stock;
 
 /// The server's side of `containerd.services.content.v1`, over the messages of `containerd-client`.
-#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
+#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::too_many_lines)]
 pub mod api {
     include!(concat!(env!("OUT_DIR"), "/containerd.services.content.v1.Content.rs"));
 }
 
 /// `google.protobuf.Empty`.
 pub type Empty = ();
+
+/// What becomes of a blob that containerd removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removed {
+    /// It stays as cache, within the quota.
+    Keep,
+    /// It goes.
+    Withdraw,
+}
 
 /// Where containerd is, and how it uses this node.
 #[derive(Debug, Clone)]
@@ -34,6 +45,14 @@ pub struct Config {
     pub listen: Option<PathBuf>,
     /// The socket of the content store; `None`: containerd keeps its own.
     pub content_listen: Option<PathBuf>,
+    /// Where what was found out of containerd's files is kept.
+    pub state_dir: PathBuf,
+    /// Bytes of containerd's that are hashed in a second, at most; 0 for no bound.
+    pub hash_rate: u64,
+    /// What becomes of a blob that containerd removed.
+    pub removed: Removed,
+    /// Whether held blobs are linked into containerd's store before it asks for them.
+    pub content_link: bool,
     /// The directory that transfers of registry images are told to find their hosts in.
     pub hosts_dir: PathBuf,
 }

@@ -36,7 +36,7 @@ use shoal_proto::{BlockIndex, BlockSet, Digest, Hash, Layout, NodeId, PieceList}
 use tokio::sync::broadcast;
 
 pub use content::{Claimed, Commit, Content, IngestError, IngestStatus, LabelUpdate, Labels};
-pub use disk::{Adopted, Disk, Ingest};
+pub use disk::{Adopted, Disk, Ingest, Sharing};
 pub use memory::Memory;
 
 /// Where the store is and how much it may take.
@@ -98,8 +98,12 @@ pub struct Resumed {
 /// Bytes on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
-    /// Held blobs.
+    /// Held blobs whose bytes are this store's alone.
     pub held: u64,
+    /// Held blobs whose bytes are somebody else's file too, or only: they count against nothing.
+    pub shared: u64,
+    /// How many blobs are shared.
+    pub shared_blobs: u64,
     /// How many blobs are held.
     pub held_blobs: u64,
     /// Sizes of the partial blobs, counted whole from their start on.

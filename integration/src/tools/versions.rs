@@ -31,9 +31,10 @@ fn root(version: Version) -> PathBuf {
     tools_dir().join(format!("containerd-{version}"))
 }
 
-/// The programs of a version; `None` unless they are there.
+/// The daemon of a version, with its `ctr` beside it; `None` unless both are there.
 pub(super) fn containerd(version: Version) -> Option<PathBuf> {
-    [root(version).join("usr/bin/containerd"), root(version).join("containerd")].into_iter().find(|path| path.is_file())
+    let there = |path: &PathBuf| path.is_file() && path.with_file_name("ctr").is_file();
+    [root(version).join("usr/bin/containerd"), root(version).join("containerd")].into_iter().find(there)
 }
 
 /// Gets a version that is not there.
@@ -62,9 +63,12 @@ pub(super) fn obtain(version: Version) -> Result<()> {
 fn build_from_module(dir: &Path) -> Result<()> {
     const PACKAGE: &str = "github.com/containerd/containerd/v2";
     fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-    let unfinished = dir.join("containerd.new");
     let version = build::pinned("containerd", PACKAGE)?;
     let flags = format!("-X {PACKAGE}/version.Version={version}");
-    build::go("containerd", &format!("{PACKAGE}/cmd/containerd"), &flags, &unfinished)?;
-    fs::rename(&unfinished, dir.join("containerd")).context("put containerd in place")
+    for program in ["ctr", "containerd"] {
+        let unfinished = dir.join(format!("{program}.new"));
+        build::go("containerd", &format!("{PACKAGE}/cmd/{program}"), &flags, &unfinished)?;
+        fs::rename(&unfinished, dir.join(program)).with_context(|| format!("put {program} in place"))?;
+    }
+    Ok(())
 }

@@ -93,22 +93,16 @@ async fn poses(world: &mut World, what: &str, keeper: &Arc<Keeper>, node: &str, 
     impostor.leave().await;
     ensure!(heard.bytes.is_empty(), "{what}: {} bytes were told to it in {heard:?}", heard.bytes.len());
     let counted = counted(world, node).await?;
-    ensure!(counted >= known + 2, "{what}: shoal_control_impostors_total went from {known} to {counted}");
-    let connected = metric(world, node, "shoal_control_connected").await?;
-    ensure!(connected == 0, "{what}: shoal_control_connected is {connected}");
+    ensure!(counted >= known + 2.0, "{what}: shoal_control_impostors_total went from {known} to {counted}");
+    let connected = world.node(node)?.shoal()?.metric("shoal_control_connected").await?;
+    ensure!(connected == 0.0, "{what}: shoal_control_connected is {connected}");
     println!("{what:52} {node} came {} times and said nothing", heard.connections);
     Ok(())
 }
 
 /// How many impostors the node has counted since its start.
-async fn counted(world: &mut World, node: &str) -> Result<u64> {
-    metric(world, node, "shoal_control_impostors_total").await
-}
-
-async fn metric(world: &mut World, node: &str, name: &str) -> Result<u64> {
-    let metrics = world.node(node)?.shoal()?.admin().get_text("/metrics").await?;
-    let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.with_context(|| format!("no {name}"))?.parse().with_context(|| format!("{name} is no number"))
+async fn counted(world: &mut World, node: &str) -> Result<f64> {
+    world.node(node)?.shoal()?.metric("shoal_control_impostors_total").await
 }
 
 /// Lines that say that it is not control, and why.

@@ -13,6 +13,10 @@ use super::{App, Reread};
 use crate::config::{Config, Raw};
 use crate::install;
 
+mod local;
+mod pull;
+mod status;
+
 /// Serves containerd's image pulls from peers of the same cluster.
 #[derive(Debug, Parser)]
 #[command(name = "shoal-node", version)]
@@ -30,6 +34,10 @@ enum Command {
     /// Move containerd's content between its own store and this node's, while the daemon is down.
     #[command(subcommand)]
     Content(ContentCommand),
+    /// What the daemon on this machine holds and does.
+    Status(status::Status),
+    /// Fetch an image into the reach of the cluster, through the daemon on this machine.
+    Pull(pull::Pull),
     /// Check or describe settings.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -142,6 +150,8 @@ pub fn main(cli: Cli) -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::HostsToml(args) => hosts_toml(&args),
+        Command::Status(args) => ask(args.run()),
+        Command::Pull(args) => ask(args.run()),
     }
 }
 
@@ -168,6 +178,18 @@ fn move_content(args: &Content, direction: Direction) -> ExitCode {
 fn refused(faults: &Faults) -> ExitCode {
     eprintln!("shoal-node: the settings have faults:\n{faults}");
     ExitCode::from(2)
+}
+
+/// Runs something short-lived that asks a daemon.
+fn ask(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(work)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("shoal-node: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn hosts_toml(args: &HostsToml) -> ExitCode {

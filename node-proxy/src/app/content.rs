@@ -10,8 +10,8 @@ use shoal_proto::Digest;
 
 use crate::config::Config;
 use crate::containerd::content::media_type;
-use crate::store::{self, Adopted, Disk, Store as _};
 use crate::control;
+use crate::store::{self, Adopted, Disk, Store as _};
 
 /// Blobs between two lines of progress.
 const LINES: usize = 100;
@@ -58,7 +58,9 @@ pub(super) async fn moved(config: &Config, root: &Path, direction: Direction) ->
     if direction == Direction::Adopt && !blobs.is_dir() {
         bail!("{} is not there: name containerd's root with --root", blobs.display());
     }
-    tokio::fs::create_dir_all(&config.state_dir).await.with_context(|| format!("make {}", config.state_dir.display()))?;
+    tokio::fs::create_dir_all(&config.state_dir)
+        .await
+        .with_context(|| format!("make {}", config.state_dir.display()))?;
     // Whatever is there is containerd's, and the quota is no reason to let it go now.
     let store = store::Config { claims: true, quota: 0, ..config.store.clone() };
     let store = Disk::open(store).await.context("open the store; end the daemon first")?;

@@ -24,6 +24,8 @@ pub(super) struct Node {
     pub(super) control: Arc<control::Client>,
     pub(super) metrics: blob::Metrics,
     pub(super) limits: Limits,
+    /// Who keeps containerd's content: `stock` or `plugin`.
+    pub(super) mode: &'static str,
     /// Signalled when peers are to take their blocks elsewhere.
     pub(super) leaving: Drain,
 }
@@ -101,16 +103,23 @@ impl Node {
         let membership = node.control.membership().borrow().clone();
         json!({
             "node": node.control.node().as_str(),
+            "mode": node.mode,
             "version": env!("CARGO_PKG_VERSION"),
             "control": {"connected": node.control.is_connected()},
             "cluster": membership.as_ref().map(|hello| json!({"id": hello.cluster.as_str(), "epoch": hello.epoch})),
             "store": {
                 "held_blobs": usage.held_blobs,
                 "held_bytes": usage.held,
+                "shared_blobs": usage.shared_blobs,
+                "shared_bytes": usage.shared,
+                "claimed_blobs": usage.claimed_blobs,
+                "claimed_bytes": usage.claimed,
+                "ingest_bytes": usage.ingests,
                 "partial_bytes": usage.partial,
                 "quota_bytes": usage.quota,
             },
             "flights": node.engine.flights(),
+            "flying": node.engine.progress(),
             "uploads": {"now": uploads.uploads, "slots": uploads.slots},
             "limits": node.limits.describe(),
         })

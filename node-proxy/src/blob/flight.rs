@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use shoal_proto::{BlockIndex, BlockSet, Digest, Hash, Layout, NodeId, PieceList};
 use tokio::sync::watch;
 
-use super::{ReadError, Sources, Want, store_failed};
+use super::{Kind, ReadError, Sources, Want, store_failed};
 use crate::store::{Held, Notes, Partial, StoreError};
 use crate::swarm::{Ground, Halt, Survey};
 
@@ -65,7 +65,7 @@ impl Body {
     }
 
     /// Where a block came from in this flight; `None` if an earlier one left it on disk.
-    fn from(&self, block: BlockIndex) -> Option<From> {
+    pub(super) fn from(&self, block: BlockIndex) -> Option<From> {
         match block {
             _ if self.first_hand.contains(block) => Some(From::Origin),
             _ if self.from_peers.contains(block) => Some(From::Peer),
@@ -113,8 +113,8 @@ struct State {
 const MOST_WAYS: usize = 8;
 
 pub(super) struct Flight {
-    /// What its first reader wanted.
-    pub(super) want: Want,
+    digest: Digest,
+    pub(super) kind: Kind,
     /// Where and on whose behalf the origin may be read: the way of each reader, without those that the origin refused.
     ways: Mutex<Vec<Want>>,
     /// What a manifest says that its size is.
@@ -124,10 +124,21 @@ pub(super) struct Flight {
 }
 
 impl Flight {
+    /// For a first reader who may read the origin.
     pub(super) fn new(want: Want) -> Self {
-        let state = State { idle_since: Some(Instant::now()), ..State::default() };
-        let ways = Mutex::new(vec![want.clone()]);
-        Self { want, ways, size_hint: OnceLock::new(), state: Mutex::new(state), changed: watch::Sender::new(0) }
+        Self { ways: Mutex::new(vec![want.clone()]), ..Self::in_cluster(want.digest, want.kind) }
+    }
+
+    /// For somebody who wants what the cluster has: the origin is not read until somebody comes who may.
+    pub(super) fn in_cluster(digest: Digest, kind: Kind) -> Self {
+        Self {
+            digest,
+            kind,
+            ways: Mutex::default(),
+            size_hint: OnceLock::new(),
+            state: Mutex::new(State { idle_since: Some(Instant::now()), ..State::default() }),
+            changed: watch::Sender::new(0),
+        }
     }
 
     /// Another reader came: the origin may be read in its way too, should it refuse the others.
@@ -146,7 +157,7 @@ impl Flight {
         self.bump();
     }
 
-    /// How the origin is to be read; `None`: it refused every reader.
+    /// How the origin is to be read; `None`: it refused every reader, or none may read it.
     pub(super) fn way(&self) -> Option<Want> {
         self.ways.lock().first().cloned()
     }
@@ -162,7 +173,7 @@ impl Flight {
     }
 
     pub(super) fn digest(&self) -> Digest {
-        self.want.digest
+        self.digest
     }
 
     /// Wakes readers, swarm and peers.
@@ -445,6 +456,11 @@ impl Flight {
     /// Whether somebody on this node waits for it.
     pub(super) fn is_awaited(&self) -> bool {
         !self.state.lock().readers.is_empty()
+    }
+
+    /// How many on this node wait for it.
+    pub(super) fn readers(&self) -> usize {
+        self.state.lock().readers.len()
     }
 
     /// How long nobody has wanted it.

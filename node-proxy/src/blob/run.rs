@@ -35,6 +35,8 @@ const KNOWN_PATIENCE: Duration = Duration::from_secs(2);
 /// As long as one of them has it in part it is waited for: it may soon vouch for all of it. With what the origin takes then, the
 /// first byte still comes within I8's 5 s.
 const PART_PATIENCE: Duration = Duration::from_secs(3);
+/// A flight that may not read the origin ends when it has had neither parents nor a block for so long.
+const NOBODY: Duration = Duration::from_secs(10);
 /// Control is asked again this long after it went away.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Failed reads of the origin, in this flight, after which it is given up.
@@ -44,7 +46,7 @@ const ORIGIN_TRIES: u32 = 3;
 const CHECKPOINT: u64 = 1 << 20;
 
 pub(super) fn spawn(inner: Arc<Inner>, flight: Arc<Flight>) {
-    let span = tracing::info_span!("flight", digest = %flight.digest(), kind = ?flight.want.kind);
+    let span = tracing::info_span!("flight", digest = %flight.digest(), kind = ?flight.kind);
     inner.remember_trace(flight.digest(), &span);
     tokio::spawn(
         async move {
@@ -178,18 +180,18 @@ impl Runner {
     async fn ask(&mut self) {
         self.ask_at = None;
         let permit = self.keep_one_permit();
-        let want = self.flight.way().unwrap_or_else(|| self.flight.want.clone());
+        let way = self.flight.way().map(|way| way.target);
         let may_read_origin = self.may_read_origin();
         let ask = Ask {
-            digest: want.digest,
+            digest: self.flight.digest(),
             size: self.flight.layout().map(|layout| layout.size()).or(self.flight.size_hint.get().copied()),
-            registry: want.target.registry.to_string(),
-            repository: want.target.repository.to_string(),
-            kind: want.kind,
+            registry: way.as_ref().map(|at| at.registry.to_string()).unwrap_or_default(),
+            repository: way.as_ref().map(|at| at.repository.to_string()).unwrap_or_default(),
+            kind: self.flight.kind,
             may_read_origin,
             blocks_held: self.flight.body(|body| body.have.len()).unwrap_or(0),
             permit,
-            takes_runs: !self.inner.ignores_ranges.is(&want.target.registry),
+            takes_runs: !way.is_some_and(|at| self.inner.ignores_ranges.is(&at.registry)),
         };
         self.asked_for_permit = may_read_origin;
         match self.inner.source.find(ask).await {
@@ -288,12 +290,23 @@ impl Runner {
             self.without_control(Leave::NoControl);
         }
         self.go_on_without_a_list();
+        self.end_without_anybody();
         if self.flight.idle() >= self.inner.config.linger {
             self.outcome = Outcome::Abandoned;
             self.give_back_all().await;
             self.fail(ReadError::Failed(self.flight.digest(), "nobody waits for it any more".into()));
         }
         self.start_checkpoint(blocks);
+    }
+
+    /// Who may not read the origin has nothing to wait for once no peer gives anything.
+    fn end_without_anybody(&mut self) {
+        let nobody = self.flight.way().is_none() && self.parents.borrow().is_empty() && self.locating.is_none();
+        if nobody && self.closing.is_none() && self.grown.1.elapsed() >= NOBODY {
+            let digest = self.flight.digest();
+            let denied = self.denied.take().map(|error| ReadError::Origin(digest, Arc::new(error)));
+            self.fail(denied.unwrap_or(ReadError::NotFound(digest)));
+        }
     }
 
     fn start_checkpoint(&mut self, blocks: u32) {

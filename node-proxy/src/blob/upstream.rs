@@ -9,7 +9,7 @@ use shoal_proto::{BlockIndex, Layout, PieceList};
 use tokio::sync::{mpsc, watch};
 
 use super::flight::{Flight, From};
-use super::{Incoming, Inner, ReadError};
+use super::{Incoming, Inner, ReadError, Want};
 use crate::origin::OriginError;
 use crate::swarm::Tell;
 
@@ -81,9 +81,9 @@ impl Read {
             let size = flight.layout().map(|layout| layout.size()).or(flight.size_hint.get().copied());
             let whole = run.as_ref().is_none_or(|run| size.is_some_and(|size| *run == (0..size)));
             let asked = run.clone().filter(|_| !whole);
-            let incoming = self.ask(asked).await.map_err(Trouble::Origin)?;
+            let (way, incoming) = self.ask(asked).await.map_err(Trouble::Origin)?;
             if incoming.ignores_ranges {
-                inner.ignores_ranges.note(&flight.want.target.registry);
+                inner.ignores_ranges.note(&way.target.registry);
                 let begins = run.as_ref().is_none_or(|run| run.start == 0);
                 if self.permit != 0 && extent.end != WHOLE.end && !begins {
                     return Err(Trouble::NoRanges);
@@ -103,9 +103,8 @@ impl Read {
     }
 
     /// Asks the origin in one reader's way after the other, until it refuses none.
-    async fn ask(&self, range: Option<Range<u64>>) -> Result<Incoming, OriginError> {
-        let registry = self.flight.want.target.registry.to_string();
-        let mut refused = OriginError::Unauthorized { registry, challenges: Vec::new() };
+    async fn ask(&self, range: Option<Range<u64>>) -> Result<(Want, Incoming), OriginError> {
+        let mut refused = OriginError::Unauthorized { registry: self.registry(), challenges: Vec::new() };
         while let Some(way) = self.flight.way() {
             match self.inner.upstream.read(&way, range.clone()).await {
                 Err(error @ (OriginError::Unauthorized { .. } | OriginError::Denied { .. })) => {
@@ -116,7 +115,7 @@ impl Read {
                     self.flight.is_refused(&way);
                     refused = error;
                 }
-                answer => return answer,
+                answer => return answer.map(|incoming| (way, incoming)),
             }
         }
         Err(refused)
@@ -153,6 +152,11 @@ fn missing_run(flight: &Flight, layout: Layout, at: u64, extent: &Extent) -> Opt
 }
 
 impl Read {
+    /// The registry, for people.
+    fn registry(&self) -> String {
+        self.flight.way().map(|way| way.target.registry.to_string()).unwrap_or_default()
+    }
+
     /// Tells the runner of the headers, and waits until the flight has a body.
     async fn begin(&self, size: Option<u64>, media_type: String) -> Result<Layout, Trouble> {
         let Self { flight, heard, .. } = self;
@@ -162,7 +166,7 @@ impl Read {
         };
         // Before any of its bytes is taken: they can't become what the manifest names, and a reader would get some of them.
         if let Some(told) = flight.size_hint.get().copied().filter(|told| *told != size) {
-            let registry = flight.want.target.registry.to_string();
+            let registry = self.registry();
             let why = format!("it gives {size} bytes of {digest}, which has {told} by its manifest");
             return Err(Trouble::Origin(OriginError::Nonsense { registry, why }));
         }
@@ -209,7 +213,7 @@ impl Read {
                     Some(Err(error)) => return Err(Trouble::Origin(error)),
                     None => {
                         return Err(Trouble::Origin(OriginError::Unreachable {
-                            registry: flight.want.target.registry.to_string(),
+                            registry: self.registry(),
                             why: format!("the body ended at byte {} of {}", at + buffer.len() as u64, run.end),
                         }));
                     }

@@ -83,8 +83,7 @@ impl Content {
                 None => return Err(Status::invalid_argument(format!("{path:?} of a blob can't be changed"))),
             }
         }
-        let update =
-            if all { LabelUpdate::All(asked.labels.into_iter().collect()) } else { LabelUpdate::Some(some) };
+        let update = if all { LabelUpdate::All(asked.labels.into_iter().collect()) } else { LabelUpdate::Some(some) };
         let labelled = self.store.label(&digest, update).await.map_err(|error| failed(&error))?;
         let labelled = labelled.ok_or_else(|| not_found(&asked.digest))?;
         Ok(wire::UpdateResponse { info: Some(info(&labelled)) })
@@ -176,9 +175,11 @@ impl content_server::Content for Content {
         let filter = Filter::parse(&request.get_ref().filters);
         let answer = filter.map_err(|error| Status::invalid_argument(error.to_string())).map(|filter| {
             let is_ref = |path: &[String]| matches!(path, [name] if name == "ref");
-            let matching = self.store.ingests().into_iter().filter(|ingest| {
-                filter.matches(|path| is_ref(path).then(|| ingest.reference.as_str().into()))
-            });
+            let matching = self
+                .store
+                .ingests()
+                .into_iter()
+                .filter(|ingest| filter.matches(|path| is_ref(path).then(|| ingest.reference.as_str().into())));
             Response::new(wire::ListStatusesResponse { statuses: matching.map(status_of).collect() })
         });
         self.metrics.counted(Method::ListStatuses, answer)
@@ -202,11 +203,7 @@ impl content_server::Content for Content {
     }
 }
 
-async fn message(
-    held: &Arc<dyn store::Held>,
-    offset: u64,
-    len: u64,
-) -> Result<wire::ReadContentResponse, Status> {
+async fn message(held: &Arc<dyn store::Held>, offset: u64, len: u64) -> Result<wire::ReadContentResponse, Status> {
     let data = opened::read(held, offset, usize::try_from(len).unwrap_or_default()).await;
     let data = data.map_err(|error| failed(&error))?;
     Ok(wire::ReadContentResponse { offset: offset.cast_signed(), data })

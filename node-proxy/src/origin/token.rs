@@ -90,6 +90,23 @@ impl Origin {
         sent
     }
 
+    /// What is to be shown to a registry that answered with these challenges, as a client of its own has to: a token for the
+    /// login of the docker config, or the login itself; `None`: nothing is known that could help.
+    ///
+    /// # Errors
+    /// The docker config, or the token service.
+    pub async fn answer(
+        &self,
+        target: &Target,
+        challenges: Vec<HeaderValue>,
+    ) -> Result<Option<HeaderValue>, OriginError> {
+        let (site, login) = (self.site(&target.registry), self.own.login(&target.registry).await?);
+        let Some(bearer) = challenge::bearer(&challenges) else { return Ok(login) };
+        let slot = Slot { challenges: Mutex::new(challenges), ..Slot::default() };
+        let renewing = Renewing { site: &site, target, slot: &slot, bearer: &bearer, login: login.as_ref() };
+        self.renew(renewing, None).await.map(Some)
+    }
+
     async fn send_with_token(
         &self,
         site: &Site,

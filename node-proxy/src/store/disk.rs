@@ -4,7 +4,8 @@
 //! <dir>/version                        shoal-store 1
 //! <dir>/lock                           flock of the daemon that uses the store; its process id, for people
 //! <dir>/index                          what the sidecars of held blobs say, so that a start need not read them
-//! <dir>/held/ab/<62 hex>               bytes of a held blob; mtime is its last use, to the minute
+//! <dir>/held/ab/<62 hex>               bytes of a held blob; mtime is its last use, to the minute. Shared: a hard link to
+//!                                      somebody else's file or, where there can be none, a symbolic one; mtime is theirs
 //! <dir>/held/ab/<62 hex>.list          its sidecar: size, root, author, media type, hashes
 //! <dir>/held/ab/<62 hex>.labels        labels that containerd gave it, if any
 //! <dir>/ingests/<64 hex>/              what containerd writes (`ingest.rs`)
@@ -47,6 +48,7 @@ mod content;
 mod held;
 mod ingest;
 mod partial;
+mod share;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -75,6 +77,8 @@ use super::index::{self, Index, Known, Mark};
 use super::ledger::Ledger;
 use super::metrics::Metrics;
 use super::places::{Places, RECENT, STATE};
+pub use share::Sharing;
+
 use super::{Change, Config, Held, Info, Partial, Store, StoreError, Usage, walk};
 
 pub use adopt::Adopted;
@@ -242,9 +246,9 @@ impl Inner {
             _lock: lock,
         };
         inner.evict(inner.ledger.shrink());
-        let Usage { held, held_blobs, partial, ingests, quota, .. } = inner.ledger.usage();
+        let Usage { held, held_blobs, shared, partial, ingests, quota, .. } = inner.ledger.usage();
         let (dir, seconds) = (inner.places.dir().display(), started.elapsed().as_secs_f64());
-        tracing::info!(%dir, held_blobs, held, partial, ingests, quota, sidecars_read = read, seconds, "store is open");
+        tracing::info!(%dir, held_blobs, held, shared, partial, ingests, quota, sidecars_read = read, seconds, "store is open");
         Ok(inner)
     }
 

@@ -96,6 +96,18 @@ impl Files {
         Ok(())
     }
 
+    /// Gives a file another name, which nothing has yet.
+    pub(super) fn link(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        self.step(to, "link")?;
+        std::fs::hard_link(from, to).map_err(failed("link", to, 0))
+    }
+
+    /// Makes a name lead to a file elsewhere.
+    pub(super) fn symlink(&self, target: &Path, at: &Path) -> Result<(), StoreError> {
+        self.step(at, "link")?;
+        std::os::unix::fs::symlink(target, at).map_err(failed("link", at, 0))
+    }
+
     /// Removes a file; one that is not there is fine.
     pub(super) fn unlink(&self, path: &Path) -> Result<(), StoreError> {
         self.step(path, "remove")?;

@@ -38,6 +38,8 @@ struct Entry {
     used: u64,
     /// What is on disk as its last use.
     stamped: u64,
+    /// Its file is somebody else's too: it takes no room of ours, and its going would free none.
+    shared: bool,
     /// When it became held, in nanoseconds since 1970.
     created: u64,
     /// When containerd claimed it last; 0: it is not containerd's.
@@ -162,7 +164,7 @@ impl Ledger {
         let used = books.tick(now);
         let entry = books.held.get_mut(digest)?;
         entry.used = used;
-        let stamp = used.saturating_sub(entry.stamped) >= STAMP_EVERY;
+        let stamp = used.saturating_sub(entry.stamped) >= STAMP_EVERY && !entry.shared;
         if stamp {
             entry.stamped = used;
         }
@@ -191,9 +193,7 @@ impl Ledger {
             return Err(StoreError::Full { need: size, why: "the blob is larger than the quota" });
         }
         let over_quota = if usage.quota == 0 { 0 } else { (others + size).saturating_sub(usage.quota) };
-        let over_room = room.map_or(0, |room| {
-            (books.promised() + left.load(Ordering::Relaxed)).saturating_sub(room)
-        });
+        let over_room = room.map_or(0, |room| (books.promised() + left.load(Ordering::Relaxed)).saturating_sub(room));
         let why = match over_quota >= over_room {
             true => "the quota is taken by what is in use",
             false => "the file system has no more than its reserve",
@@ -240,6 +240,32 @@ impl Ledger {
         Opened { ledger: Arc::clone(self), digest: *digest, info, stamp: false }
     }
 
+    /// A blob is held whose file is somebody else's.
+    pub(super) fn found(&self, digest: &Digest, mut info: Info, now: u64) {
+        let mut books = self.books.lock();
+        books.forget_held(digest);
+        let used = books.tick(now);
+        info.media_type = books.intern(&info.media_type);
+        books.insert(*digest, Entry { shared: true, ..Entry::new(info, used, now) });
+        self.metrics.show(books.usage);
+        _ = self.changes.send(Change::Held(*digest));
+    }
+
+    /// Whether a held blob's file is somebody else's too from now on.
+    pub(super) fn share(&self, digest: &Digest, shared: bool) {
+        let mut books = self.books.lock();
+        if let Some(entry) = books.take(digest) {
+            books.insert(*digest, Entry { shared, ..entry });
+            self.metrics.show(books.usage);
+        }
+    }
+
+    /// The held blobs whose file is somebody else's too, or those of which it is not.
+    pub(super) fn by_sharing(&self, shared: bool) -> Vec<Digest> {
+        let books = self.books.lock();
+        books.held.iter().filter(|(_, entry)| entry.shared == shared).map(|(digest, _)| *digest).collect()
+    }
+
     /// The writer of a partial blob left.
     pub(super) fn release(&self, digest: &Digest, recorded: bool, now: u64) {
         let mut books = self.books.lock();
@@ -280,10 +306,10 @@ impl Ledger {
     pub(super) fn found_held(&self, found: Vec<FoundHeld>, now: u64) {
         let mut books = self.books.lock();
         let claimed = u64::from(books.claims);
-        for FoundHeld { digest, mut info, used, created, labels } in found {
+        for FoundHeld { digest, mut info, used, created, labels, shared } in found {
             info.media_type = books.intern(&info.media_type);
             let labels = labels.map(Arc::new);
-            books.insert(digest, Entry { claimed, labels, ..Entry::new(info, used.min(now), created) });
+            books.insert(digest, Entry { shared, claimed, labels, ..Entry::new(info, used.min(now), created) });
         }
         self.metrics.show(books.usage);
     }
@@ -337,7 +363,8 @@ impl Books {
     }
 
     fn candidates(&self) -> impl Iterator<Item = Candidate> {
-        let held = self.held.iter().map(|(digest, entry)| Candidate {
+        let own = self.held.iter().filter(|(_, entry)| !entry.shared);
+        let held = own.map(|(digest, entry)| Candidate {
             kind: Kind::Held,
             digest: *digest,
             size: entry.size,
@@ -355,7 +382,12 @@ impl Books {
     }
 
     fn insert(&mut self, digest: Digest, entry: Entry) {
-        self.usage.held += entry.size;
+        if entry.shared {
+            self.usage.shared += entry.size;
+            self.usage.shared_blobs += 1;
+        } else {
+            self.usage.held += entry.size;
+        }
         self.usage.held_blobs += 1;
         if entry.claimed != 0 {
             self.usage.claimed += entry.size;
@@ -364,15 +396,24 @@ impl Books {
         self.held.insert(digest, entry);
     }
 
-    fn forget_held(&mut self, digest: &Digest) -> bool {
-        let Some(entry) = self.held.remove(digest) else { return false };
-        self.usage.held -= entry.size;
+    fn take(&mut self, digest: &Digest) -> Option<Entry> {
+        let entry = self.held.remove(digest)?;
+        if entry.shared {
+            self.usage.shared -= entry.size;
+            self.usage.shared_blobs -= 1;
+        } else {
+            self.usage.held -= entry.size;
+        }
         self.usage.held_blobs -= 1;
         if entry.claimed != 0 {
             self.usage.claimed -= entry.size;
             self.usage.claimed_blobs -= 1;
         }
-        true
+        Some(entry)
+    }
+
+    fn forget_held(&mut self, digest: &Digest) -> bool {
+        self.take(digest).is_some()
     }
 
     fn forget_started(&mut self, digest: &Digest) {
@@ -397,7 +438,7 @@ impl Entry {
     /// One that nobody claimed.
     fn new(info: Info, used: u64, created: u64) -> Self {
         let Info { size, root, media_type } = info;
-        Self { size, root, media_type, used, stamped: used, created, claimed: 0, labels: None }
+        Self { size, root, media_type, used, stamped: used, created, claimed: 0, labels: None, shared: false }
     }
 
     fn info(&self) -> Info {

@@ -12,6 +12,7 @@ use super::Usage;
 pub(super) struct Metrics {
     held_bytes: Gauge,
     held_blobs: Gauge,
+    shared_bytes: Gauge,
     partial_bytes: Gauge,
     ingest_bytes: Gauge,
     claimed_bytes: Gauge,
@@ -32,6 +33,7 @@ impl Metrics {
         Self {
             held_bytes: Gauge::default(),
             held_blobs: Gauge::default(),
+            shared_bytes: Gauge::default(),
             partial_bytes: Gauge::default(),
             ingest_bytes: Gauge::default(),
             claimed_bytes: Gauge::default(),
@@ -48,6 +50,7 @@ impl Metrics {
     pub(super) fn show(&self, usage: Usage) {
         self.held_bytes.set(usage.held.cast_signed());
         self.held_blobs.set(usage.held_blobs.cast_signed());
+        self.shared_bytes.set(usage.shared.cast_signed());
         self.partial_bytes.set(usage.partial.cast_signed());
         self.ingest_bytes.set(usage.ingests.cast_signed());
         self.claimed_bytes.set(usage.claimed.cast_signed());
@@ -56,8 +59,10 @@ impl Metrics {
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
-        registry.register("held_bytes", "Bytes of held blobs", self.held_bytes.clone());
+        registry.register("held_bytes", "Bytes of held blobs that are the store's alone", self.held_bytes.clone());
         registry.register("held_blobs", "Held blobs", self.held_blobs.clone());
+        let shared = "Bytes of held blobs that are files of containerd's too";
+        registry.register("shared_bytes", shared, self.shared_bytes.clone());
         registry.register(
             "partial_bytes",
             "Bytes of partial blobs, counted whole from their start on",

@@ -31,6 +31,8 @@ pub(super) struct FoundHeld {
     pub(super) info: Info,
     /// Last use, in nanoseconds since 1970.
     pub(super) used: u64,
+    /// The file has another name besides, or is elsewhere.
+    pub(super) shared: bool,
     /// When it became held, in nanoseconds since 1970.
     pub(super) created: u64,
     pub(super) labels: Option<Labelled>,
@@ -168,7 +170,16 @@ fn read_held(
             Info { size: head.layout.size(), root: head.root, media_type: head.media_type }
         }
     };
-    let metadata = entry.metadata().map_err(Unusable::Disk)?;
+    let mut metadata = entry.metadata().map_err(Unusable::Disk)?;
+    let elsewhere = metadata.is_symlink();
+    if elsewhere {
+        metadata = match std::fs::metadata(entry.path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Unusable::Damaged("the file that it was elsewhere is gone".into()));
+            }
+            there => there.map_err(Unusable::Disk)?,
+        };
+    }
     if metadata.len() != info.size {
         return Err(Unusable::Damaged(format!("it has {} bytes instead of {}", metadata.len(), info.size)));
     }
@@ -177,7 +188,8 @@ fn read_held(
         found.read += 1;
     }
     let (used, created) = (modified(&metadata), modified(&sidecar));
-    found.held.push(FoundHeld { digest: *digest, info, used, created, labels: None });
+    let shared = elsewhere || metadata.nlink() > 1;
+    found.held.push(FoundHeld { digest: *digest, info, used, created, labels: None, shared });
     Ok(())
 }
 

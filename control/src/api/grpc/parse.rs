@@ -147,8 +147,8 @@ pub(super) fn start(start: wire::FindStart) -> Result<(Vec<u8>, Ask), Status> {
     let digest = Digest::try_from(digest.as_slice()).map_err(|_| faults.add("digest", "a digest has 32 bytes"));
     faults.text("registry", &registry);
     faults.text("repository", &repository);
-    if registry.is_empty() {
-        faults.add("registry", "is empty");
+    if registry.is_empty() && may_read_origin {
+        faults.add("registry", "is empty, and the origin is to be read");
     }
     if matches!(wire::Kind::try_from(kind), Ok(wire::Kind::Unspecified) | Err(_)) {
         faults.add("kind", "blob or manifest");

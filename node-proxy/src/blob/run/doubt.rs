@@ -45,8 +45,8 @@ impl Runner {
         if self.doubt.is_none() {
             tracing::warn!(digest = %self.flight.digest(), %author, said, manifest = hint, "author says another size than the manifest");
             self.inner.metrics.origin_read(Leave::Doubt);
-            let (inner, want) = (Arc::clone(&self.inner), self.flight.want.clone());
-            let asking = start(async move { inner.upstream.read(&want, Some(0..1)).await.ok()?.size });
+            let (inner, way) = (Arc::clone(&self.inner), self.flight.way());
+            let asking = start(async move { inner.upstream.read(&way?, Some(0..1)).await.ok()?.size });
             self.doubt = Some(Doubt { author: author.clone(), said, asking });
         }
         false

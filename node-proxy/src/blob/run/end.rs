@@ -33,7 +33,7 @@ impl Runner {
             Ok(held) => {
                 if self.flight.origin_bytes() > 0 {
                     // The last block may close the blob before its read is heard to have ended.
-                    self.inner.failing.clear(&self.flight.want.target.registry);
+                    self.is_well();
                 }
                 let info = held.info().clone();
                 self.flight.finish(End::Held(held));

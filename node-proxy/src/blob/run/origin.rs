@@ -14,7 +14,7 @@ use super::super::metrics::{Failure, Leave};
 use super::super::outside::Peers;
 use super::super::upstream::{self, Extent, Heard, Trouble};
 use super::{Aborting, KNOWN_PATIENCE, ORIGIN_TRIES, PART_PATIENCE, Runner, STALL, TICK, start};
-use crate::origin::OriginError;
+use crate::origin::{OriginError, Registry};
 use crate::swarm::{Grant, Located, OriginTrouble, Parent, Sighting, Tell};
 
 /// One read of the origin that is under way.
@@ -205,7 +205,7 @@ impl Runner {
                     self.tell_given(run).await;
                     self.permits.remove(&permit);
                 }
-                self.inner.failing.clear(&self.flight.want.target.registry);
+                self.is_well();
             }
             Heard::Ended(Err(trouble)) => {
                 self.reads.remove(&permit);
@@ -218,6 +218,18 @@ impl Runner {
                     }
                 }
             }
+        }
+    }
+
+    /// The registry that the origin is read at.
+    fn registry(&self) -> Option<Registry> {
+        self.flight.way().map(|way| way.target.registry)
+    }
+
+    /// The origin gave what it was asked for.
+    pub(super) fn is_well(&self) {
+        if let Some(registry) = self.registry() {
+            self.inner.failing.clear(&registry);
         }
     }
 
@@ -239,7 +251,7 @@ impl Runner {
                 self.contradiction().await;
             }
             Trouble::NoRanges => {
-                tracing::info!(%digest, registry = %self.flight.want.target.registry, "the registry ignores ranges");
+                tracing::info!(%digest, registry = self.registry().map(tracing::field::display), "the registry ignores ranges");
                 if let Some(permit) = permit {
                     self.tell(Tell::Trouble { permit, why: OriginTrouble::Abandoned }).await;
                 }
@@ -269,12 +281,13 @@ impl Runner {
                 }
                 let final_word = !matches!(why, OriginTrouble::Unreachable | OriginTrouble::Busy(_));
                 // Whoever waits is better served elsewhere than by a registry that does not speak to us, or gives us nothing.
-                let registry = &self.flight.want.target.registry;
-                let hopeless = matches!(error, OriginError::Silent { .. }) || self.inner.failing.is(registry);
+                let registry = self.registry();
+                let fails = registry.as_ref().is_some_and(|registry| self.inner.failing.is(registry));
+                let hopeless = matches!(error, OriginError::Silent { .. }) || fails;
                 let hopeless = hopeless && self.parents.borrow().is_empty();
                 if hopeless || self.origin_failures >= ORIGIN_TRIES || (final_word && permit.is_none()) {
-                    if !final_word {
-                        self.inner.failing.note(registry);
+                    if let Some(registry) = registry.filter(|_| !final_word) {
+                        self.inner.failing.note(&registry);
                     }
                     self.fail(match why {
                         OriginTrouble::NotFound => ReadError::NotFound(digest),

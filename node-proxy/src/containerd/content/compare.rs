@@ -114,7 +114,8 @@ async fn list(channel: Channel) -> Result<HashSet<Digest>, Unknown> {
     let mut known = HashSet::new();
     for namespace in namespaces.into_inner().namespaces {
         let mut request = Request::new(wire::ListContentRequest::default());
-        let name = MetadataValue::try_from(&namespace.name).map_err(|error| tonic::Status::internal(error.to_string()))?;
+        let name =
+            MetadataValue::try_from(&namespace.name).map_err(|error| tonic::Status::internal(error.to_string()))?;
         request.metadata_mut().insert("containerd-namespace", name);
         let mut infos = ContentClient::new(channel.clone()).list(request).await?.into_inner();
         while let Some(part) = infos.message().await? {

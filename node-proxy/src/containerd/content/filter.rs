@@ -272,7 +272,9 @@ mod tests {
 
     #[test]
     fn what_is_no_filter_is_refused() {
-        for bad in ["a==", "a=1", "a===1", ",", "a,", "a b", "a.", "\"a", "a==\"x", "a==/x/", "a==\"\\q\"", "a==\"\\x1\"", "é"] {
+        for bad in
+            ["a==", "a=1", "a===1", ",", "a,", "a b", "a.", "\"a", "a==\"x", "a==/x/", "a==\"\\q\"", "a==\"\\x1\"", "é"]
+        {
             assert!(Filter::parse(&[bad.to_owned()]).is_err(), "{bad}");
         }
     }

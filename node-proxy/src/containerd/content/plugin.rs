@@ -73,7 +73,8 @@ impl Plugin {
         me: NodeId,
         metrics: Metrics,
     ) -> Result<Self, PluginError> {
-        let socket = Socket::bind(path).await.map_err(|error| PluginError::Listen(path.display().to_string(), error))?;
+        let socket =
+            Socket::bind(path).await.map_err(|error| PluginError::Listen(path.display().to_string(), error))?;
         let content = Content::new(Arc::clone(&store), me, metrics.clone());
         tracing::info!(socket = %socket.path().display(), "containerd's content is kept here");
         Ok(Self { socket, config, content, store, metrics })
@@ -89,7 +90,10 @@ impl Plugin {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(1 << 20)
             .add_service(service);
-        let signalled = { let drain = drain.clone(); async move { drain.signalled().await } };
+        let signalled = {
+            let drain = drain.clone();
+            async move { drain.signalled().await }
+        };
         let socket = Arc::new(self.socket);
         let serve = server.serve_with_incoming_shutdown(connections(Arc::clone(&socket)), signalled);
         let beside = async {

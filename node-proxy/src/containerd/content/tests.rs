@@ -203,7 +203,10 @@ async fn what_is_wrong_has_the_code_that_containerd_goes_by() {
     assert_eq!(stat.offset, 2);
     // At 0 it begins anew; what it becomes is there already.
     writer.write(0, b"one").await.unwrap();
-    assert_eq!(code(writer.say(Commit, wire::WriteContentRequest { offset: 3, ..Default::default() }).await), Code::AlreadyExists);
+    assert_eq!(
+        code(writer.say(Commit, wire::WriteContentRequest { offset: 3, ..Default::default() }).await),
+        Code::AlreadyExists
+    );
     assert!(served.statuses().await.is_empty());
     let mut writer = served.writer().await;
     let held = wire::WriteContentRequest { r#ref: "again".into(), expected: one, ..Default::default() };
@@ -217,7 +220,12 @@ async fn a_reference_is_locked_while_its_stream_is_open_and_no_longer() {
     writer.write(0, &[1; 100_000]).await.unwrap();
     assert_eq!(code(served.begin("ref", 0).await.map(|_| ())), Code::Unavailable);
     // The client vanishes in the middle of a write.
-    let request = wire::WriteContentRequest { action: Write as i32, offset: 100_000, data: vec![2; 4 << 20], ..Default::default() };
+    let request = wire::WriteContentRequest {
+        action: Write as i32,
+        offset: 100_000,
+        data: vec![2; 4 << 20],
+        ..Default::default()
+    };
     writer.requests.send(request).unwrap();
     drop(writer);
     let (mut writer, stat) = served.begin("ref", 0).await.unwrap();

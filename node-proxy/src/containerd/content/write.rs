@@ -72,7 +72,9 @@ impl Stream {
     async fn answer(&mut self, mut request: wire::WriteContentRequest) -> Result<wire::WriteContentResponse, Status> {
         let expected = match request.expected.as_str() {
             "" => None,
-            text => Some(text.parse::<Digest>().map_err(|error| Status::invalid_argument(format!("{text:?}: {error}")))?),
+            text => {
+                Some(text.parse::<Digest>().map_err(|error| Status::invalid_argument(format!("{text:?}: {error}")))?)
+            }
         };
         let total = u64::try_from(request.total).unwrap_or(0);
         if let Some(digest) = expected

@@ -90,7 +90,8 @@ impl Inner {
 
     /// Makes a file with checked and synced bytes held, but for the ledger: the steps of a commit, in their order.
     pub(super) fn put_held(&self, digest: &Digest, bytes: &Path, notes: &Notes) -> Result<(), StoreError> {
-        let list = sidecar::encode_held(notes).ok_or_else(|| StoreError::refused(digest, "the list is not complete"))?;
+        let list =
+            sidecar::encode_held(notes).ok_or_else(|| StoreError::refused(digest, "the list is not complete"))?;
         let (held, held_list) = (self.places.held(digest), self.places.held_list(digest));
         let new_list = self.places.beside_partial(digest, crate::store::places::LIST);
         self.files.write_new(&new_list, &list, true)?;

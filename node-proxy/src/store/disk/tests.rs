@@ -3,11 +3,12 @@
 mod crash;
 mod faults;
 mod files;
+mod index;
 mod ingest_crash;
 mod ingests;
-mod index;
 mod kills;
 mod restart;
+mod share;
 mod upgrade;
 
 use std::path::{Path, PathBuf};

@@ -48,8 +48,12 @@ impl Ledger {
     pub(in crate::store) fn let_others_go(&self, known: &HashSet<Digest>, until: u64) -> usize {
         let mut books = self.books.lock();
         let old = |entry: &Entry| entry.claimed != 0 && entry.claimed <= until;
-        let others: Vec<Digest> =
-            books.held.iter().filter(|(digest, entry)| old(entry) && !known.contains(digest)).map(|(d, _)| *d).collect();
+        let others: Vec<Digest> = books
+            .held
+            .iter()
+            .filter(|(digest, entry)| old(entry) && !known.contains(digest))
+            .map(|(d, _)| *d)
+            .collect();
         for digest in &others {
             books.unclaim(digest);
         }
@@ -173,7 +177,7 @@ impl Entry {
             size: self.size,
             created: self.created,
             updated: self.labels.as_ref().map_or(self.created, |labelled| labelled.updated),
-            labels: self.labels.as_ref().map(|labelled| Arc::clone(labelled)),
+            labels: self.labels.as_ref().map(Arc::clone),
         }
     }
 }
