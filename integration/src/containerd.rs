@@ -51,6 +51,16 @@ pub struct Containerd {
     socket: PathBuf,
     content: PathBuf,
     certs: PathBuf,
+    kept: Kept,
+}
+
+/// Who keeps its content.
+#[derive(Debug, Clone)]
+pub enum Kept {
+    /// Its own store.
+    Stock,
+    /// A `shoal-node`: the socket of its content store, and the directory of what that holds.
+    Plugin(PathBuf, PathBuf),
 }
 
 /// Pulls into one containerd; many may pull at once.
@@ -76,6 +86,7 @@ impl Containerd {
         (dir, runtime): (&Path, &Path),
         root_ca: &Path,
         hosts_toml: Option<&str>,
+        kept: &Kept,
     ) -> Result<Self> {
         let certs = dir.join("certs.d");
         fs::create_dir_all(certs.join(registry::HOST)).with_context(|| format!("create {}", certs.display()))?;
@@ -89,7 +100,7 @@ impl Containerd {
         let version = version(&programs.containerd)?;
         let socket = runtime.join("containerd.sock");
         let config = dir.join("config.toml");
-        fs::write(&config, config_text(version, edition, dir, runtime, &certs))?;
+        fs::write(&config, config_text(version, edition, (dir, runtime), &certs, kept))?;
         let mut containerd = Self {
             daemon: spawn(programs, ns, &config, root_ca, &dir.join("containerd.log"))?,
             programs: programs.clone(),
@@ -99,6 +110,7 @@ impl Containerd {
             socket,
             certs,
             content: dir.join("root/io.containerd.content.v1.content/blobs/sha256"),
+            kept: kept.clone(),
         };
         containerd.wait_ready().await?;
         Ok(containerd)
@@ -271,14 +283,23 @@ impl Containerd {
     pub fn last_commit<'a>(&self, digests: impl IntoIterator<Item = &'a str>) -> Result<f64> {
         let mut last = 0.0_f64;
         for digest in digests {
-            let file = self.content.join(digest.trim_start_matches("sha256:"));
+            let file = self.blob(digest);
             let meta = fs::metadata(&file).with_context(|| format!("containerd's store lacks {digest}"))?;
             last = last.max(meta.ctime() as f64 + meta.ctime_nsec() as f64 / 1e9);
         }
         Ok(last)
     }
 
-    /// Digests that the content store holds.
+    /// The file of a blob that it has.
+    pub fn blob(&self, digest: &str) -> PathBuf {
+        let hex = digest.trim_start_matches("sha256:");
+        match &self.kept {
+            Kept::Stock => self.content.join(hex),
+            Kept::Plugin(_, held) => held.join(&hex[..2]).join(&hex[2..]),
+        }
+    }
+
+    /// Digests that its own content store holds.
     pub fn held(&self) -> BTreeSet<String> {
         let Ok(entries) = fs::read_dir(&self.content) else { return BTreeSet::new() };
         entries
@@ -444,7 +465,13 @@ const CHUNK: u32 = 1 << 20;
 
 /// Only what pulls need: no sandboxes are run. Versions before 2.0 read format 2, later ones format 3. Those would all make one
 /// NRI socket in `/var/run`, and whoever finds it taken ends.
-fn config_text(version: (u32, u32), edition: Edition, dir: &Path, runtime: &Path, certs: &Path) -> String {
+fn config_text(
+    version: (u32, u32),
+    edition: Edition,
+    (dir, runtime): (&Path, &Path),
+    certs: &Path,
+    kept: &Kept,
+) -> String {
     let (root, state) = (dir.join("root"), runtime.join("state"));
     let (socket, cni) = (runtime.join("containerd.sock"), dir.join("cni"));
     let certs = certs.display();
@@ -467,10 +494,18 @@ fn config_text(version: (u32, u32), edition: Edition, dir: &Path, runtime: &Path
             cni.display()
         )
     };
+    // A plugin beside its own store would leave it to chance which is used (CONTAINERD 23).
+    let (disabled, proxy) = match kept {
+        Kept::Stock => ("", String::new()),
+        Kept::Plugin(socket, _) => (
+            ", \"io.containerd.content.v1.content\"",
+            format!("[proxy_plugins.shoal]\ntype = \"content\"\naddress = \"{}\"\n", socket.display()),
+        ),
+    };
     format!(
         "version = {}\nroot = \"{}\"\nstate = \"{}\"\n\
-         disabled_plugins = [\"io.containerd.internal.v1.opt\", \"io.containerd.tracing.processor.v1.otlp\"]\n\
-         [grpc]\naddress = \"{}\"\n[debug]\nlevel = \"debug\"\nformat = \"json\"\n{cri}",
+         disabled_plugins = [\"io.containerd.internal.v1.opt\", \"io.containerd.tracing.processor.v1.otlp\"{disabled}]\n\
+         [grpc]\naddress = \"{}\"\n[debug]\nlevel = \"debug\"\nformat = \"json\"\n{cri}{proxy}",
         if version.0 >= 2 { 3 } else { 2 },
         root.display(),
         state.display(),

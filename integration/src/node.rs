@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use crate::{
     aftermath::held_files,
     conditions::Conditions,
-    containerd::{Containerd, Programs, edition::Edition, parse_time},
+    containerd::{Containerd, Kept, Programs, edition::Edition, parse_time},
     disk::Disk,
     http::Client,
     image::Image,
@@ -28,6 +28,8 @@ use crate::{
 
 /// Beside containerd's own.
 const SOCKET: &str = "shoal.sock";
+/// The socket of its content store.
+const CONTENT: &str = "content.sock";
 const ADMIN_PORT: u16 = 5082;
 
 /// How a node is set up.
@@ -117,7 +119,12 @@ impl Node {
         }
         let (programs, places) = (&around.programs, (dir, runtime));
         let hosts_toml = hosts_toml.as_deref();
-        let containerd = Containerd::start(programs, around.edition, &ns, places, &around.root_ca, hosts_toml).await?;
+        let kept = match plan.settings.get("containerd.content").map(String::as_str) {
+            Some("\"plugin\"") => Kept::Plugin(runtime.join(CONTENT), dir.join("shoal/store/held")),
+            _ => Kept::Stock,
+        };
+        let containerd =
+            Containerd::start(programs, around.edition, &ns, places, &around.root_ca, hosts_toml, &kept).await?;
         Ok(Self { ns, containerd, shoal })
     }
 
@@ -135,6 +142,11 @@ impl Node {
     /// When the lab was started without.
     pub fn shoal_ref(&self) -> Result<&ShoalNode> {
         self.shoal.as_ref().context("this lab runs without shoal-node")
+    }
+
+    /// The socket of its `shoal-node`'s content store.
+    pub fn content_socket(&self) -> PathBuf {
+        self.containerd.socket().with_file_name(CONTENT)
     }
 
     /// The socket that its `shoal-node` answers in containerd's place.
@@ -508,7 +520,7 @@ fn config_text(
             fs::create_dir_all(runtime).with_context(|| format!("create {}", runtime.display()))?;
             set("containerd.address", text(runtime.join("containerd.sock")))?;
             set("containerd.listen", text(runtime.join(SOCKET)))?;
-            set("containerd.content_listen", text(runtime.join("content.sock")))?;
+            set("containerd.content_listen", text(runtime.join(CONTENT)))?;
             set("containerd.root", text(dir.join("root")))?;
         }
         None => set("containerd.listen", "".into())?,

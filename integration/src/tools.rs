@@ -91,6 +91,16 @@ pub fn nginx() -> Result<PathBuf> {
     unpacked(NGINX.1).context("the lab lacks nginx: run `make tools`")
 }
 
+/// containerd's suite for content stores, built from `integration/contentsuite`; Go's own cache spares the second time.
+///
+/// # Errors
+/// What Go said.
+pub fn content_suite() -> Result<PathBuf> {
+    let program = tools_dir().join("bin/contentsuite");
+    build::tests("contentsuite", &program)?;
+    Ok(program)
+}
+
 impl Tools {
     /// Finds every program.
     ///

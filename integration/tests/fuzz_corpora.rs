@@ -12,6 +12,7 @@ type Target = (&'static str, fn(&[u8]));
 /// The same functions that the programs in `integration/fuzz/fuzz_targets` call.
 const TARGETS: &[Target] = &[
     ("challenge", node_proxy::mirror::fuzz::challenge),
+    ("content_filter", node_proxy::containerd::content::fuzz),
     ("control_config", control::config::fuzz::config),
     ("frame", shoal_proto::frame::fuzz::frame),
     ("hosts", node_proxy::install::fuzz::hosts),

@@ -16,6 +16,8 @@ mod bad_input;
 mod chaos;
 #[path = "lab/commands.rs"]
 mod commands;
+#[path = "lab/content_plugin.rs"]
+mod content_plugin;
 #[path = "lab/drain.rs"]
 mod drain;
 #[path = "lab/editions.rs"]

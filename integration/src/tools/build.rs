@@ -23,6 +23,21 @@ pub(super) fn pinned(module: &str, package: &str) -> Result<String> {
     required.map(str::to_owned).with_context(|| format!("{} does not require {package}", file.display()))
 }
 
+/// Builds the tests of the module in `integration/<module>` as one program.
+///
+/// # Errors
+/// What Go said.
+pub(super) fn tests(module: &str, into: &Path) -> Result<()> {
+    let go = go::obtain(&tools_dir())?;
+    let mut build = command(&go, ["test", "-c", "-trimpath", "-o"]);
+    build.arg(into).arg(".").current_dir(checkout().join("integration").join(module));
+    build.env("CGO_ENABLED", "0").env("GOFLAGS", "-mod=readonly").env("GOTOOLCHAIN", "auto");
+    if std::env::var_os("HOME").is_none() {
+        build.env("HOME", tools_dir());
+    }
+    run(&mut build).with_context(|| format!("build the tests of {module}")).map(drop)
+}
+
 /// Builds a program of the module; its modules are those of `go.sum`, or the build fails.
 ///
 /// # Errors
