@@ -33,7 +33,7 @@ use crate::store::{self, Claimed, IngestError, IngestStatus, LabelUpdate, StoreE
 
 pub use filter::fuzz;
 pub use metrics::Metrics;
-pub use plugin::Plugin;
+pub use plugin::{Plugin, PluginError};
 
 use filter::Filter;
 use metrics::Method;
