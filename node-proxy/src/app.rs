@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use shoal_base::drain::{self, Drain, Hangups, Signals, Trigger};
 use shoal_base::{listen, metrics, telemetry};
+use shoal_proto::NodeId;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -113,20 +114,7 @@ impl App {
         let peer = Peer::new(peer_config, control.membership(), offers, peer);
         let mirror = mirror::Metrics::new(registry.sub("mirror"));
         let mirror = Mirror::new(config.mirror.clone(), origin, engine.clone(), mirror);
-        let counted_calls = forward::Metrics::new(registry.sub("containerd"));
-        let forward = match &config.containerd.listen {
-            None => None,
-            Some(path) => {
-                hosts::write(&config).context("write the hosts of transfers")?;
-                let socket = Socket::bind(path).await;
-                let socket = socket.with_context(|| format!("containerd.listen: listen at {}", path.display()))?;
-                Some((Forward::new(config.containerd.clone(), engine.clone(), counted_calls), socket))
-            }
-        };
-        // As a plugin, this node is containerd's store.
-        let counted_stock = stock::Metrics::new(registry.sub("stock"));
-        let stock = (config.containerd.content_listen.is_none())
-            .then(|| Stock::new(me.clone(), config.containerd.clone(), Arc::clone(&store), counted_stock));
+        let (forward, stock) = beside_containerd(&config, &me, &store, &engine, &mut registry).await?;
         let (end, leave) = (drain::channel(), drain::channel());
         let node = Arc::new(facts::Node {
             store: Arc::clone(&store),
@@ -250,6 +238,31 @@ async fn content_store(
     let store = Arc::clone(store) as Arc<dyn crate::store::Content>;
     let plugin = containerd::content::Plugin::bind(config.containerd.clone(), path, store, me.clone(), metrics);
     Ok(Some(plugin.await?))
+}
+
+/// What stands before containerd and beside its store.
+async fn beside_containerd(
+    config: &Config,
+    me: &NodeId,
+    store: &Arc<Disk>,
+    engine: &Engine,
+    registry: &mut metrics::Registry,
+) -> anyhow::Result<(Option<(Arc<Forward>, Socket)>, Option<Arc<Stock>>)> {
+    let (calls, counted) =
+        (forward::Metrics::new(registry.sub("containerd")), stock::Metrics::new(registry.sub("stock")));
+    let forward = match &config.containerd.listen {
+        None => None,
+        Some(path) => {
+            hosts::write(config).context("write the hosts of transfers")?;
+            let socket = Socket::bind(path).await;
+            let socket = socket.with_context(|| format!("containerd.listen: listen at {}", path.display()))?;
+            Some((Forward::new(config.containerd.clone(), engine.clone(), calls), socket))
+        }
+    };
+    // As a plugin, this node is containerd's store.
+    let stock = (config.containerd.content_listen.is_none())
+        .then(|| Stock::new(me.clone(), config.containerd.clone(), Arc::clone(store), counted));
+    Ok((forward, stock))
 }
 
 /// Turns the store's changes into what the session announces; at the end that everything is to be listed anew, which is

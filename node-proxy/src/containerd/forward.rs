@@ -2,8 +2,8 @@
 //!
 //! Requests and answers are HTTP/2 bodies that nobody looks into, so that every service passes, those of plugins and of later
 //! versions too. A client's connection has one of its own to containerd, made when it is first needed and made anew when
-//! containerd was restarted. A transfer from a registry is told to find its hosts in our directory ([`transfer`]); content that
-//! containerd lacks is looked for in the cluster ([`content`]).
+//! containerd was restarted. A transfer from a registry is told to find its hosts in our directory (`transfer.rs`); content that
+//! containerd lacks is looked for in the cluster (`content.rs`).
 //!
 //! What always holds: containerd's own answer comes first; with containerd away a client hears `UNAVAILABLE`, never a broken
 //! stream.

@@ -9,7 +9,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 /// A socket that goes with its listener.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub struct Socket {
     pub(super) listener: UnixListener,
     path: PathBuf,
     inode: (u64, u64),
@@ -20,7 +20,7 @@ impl Socket {
     ///
     /// # Errors
     /// `AddrInUse` when somebody answers there, or what is there is no socket; what the system says.
-    pub(super) async fn bind(path: &Path) -> io::Result<Self> {
+    pub async fn bind(path: &Path) -> io::Result<Self> {
         if let Some(parent) = path.parent() {
             tokio::fs::create_dir_all(parent).await?;
         }
@@ -47,7 +47,7 @@ impl Socket {
     }
 
     /// Where it is.
-    pub(super) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 }

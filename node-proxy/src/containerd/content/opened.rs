@@ -19,7 +19,10 @@ const IDLE: Duration = Duration::from_secs(10);
 
 /// Open blobs, the one used last at the end. An open blob stays on disk, so none is kept that nobody reads.
 #[derive(Default)]
-pub(super) struct Opened(Mutex<VecDeque<(Digest, Arc<dyn Held>, Instant)>>);
+pub(super) struct Opened(Mutex<VecDeque<Kept>>);
+
+/// A blob, and when it was read last.
+type Kept = (Digest, Arc<dyn Held>, Instant);
 
 impl Opened {
     /// `None`: it is not held.

@@ -17,7 +17,7 @@ use wire::WriteAction::{Commit, Stat, Write};
 use wire::content_client::ContentClient;
 
 use super::{Metrics, Plugin};
-use crate::containerd::Config;
+use crate::containerd::{Config, Removed};
 use crate::store::{self, Disk, Store as _};
 
 struct Served {
@@ -37,6 +37,10 @@ async fn served() -> Served {
         root: dir.path().to_owned(),
         listen: None,
         content_listen: Some(path.clone()),
+        state_dir: dir.path().to_owned(),
+        hash_rate: 0,
+        removed: Removed::Keep,
+        content_link: false,
         hosts_dir: dir.path().to_owned(),
     };
     let (store, me) = (Arc::clone(&disk) as Arc<dyn store::Content>, "me".parse().unwrap());
