@@ -156,15 +156,16 @@ pub fn main(cli: Cli) -> ExitCode {
 }
 
 fn move_content(args: &Content, direction: Direction) -> ExitCode {
-    let config = match args.settings.load() {
-        Ok((_, config)) => config,
+    let (raw, config) = match args.settings.load() {
+        Ok(loaded) => loaded,
         Err(faults) => return refused(&faults),
     };
+    let socket = &raw.containerd.content_listen;
     let root = args.root.clone().unwrap_or_else(|| config.containerd.root.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let moved = runtime
         .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(content::moved(&config, &root, direction)));
+        .and_then(|runtime| runtime.block_on(content::moved(&config, (&root, socket), direction)));
     match moved {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

@@ -52,8 +52,13 @@ impl Tally {
     }
 }
 
-/// Moves everything. False: some of it was wrong, and was named.
-pub(super) async fn moved(config: &Config, root: &Path, direction: Direction) -> anyhow::Result<bool> {
+/// Moves everything between containerd's directory and the store, and says what containerd needs to know of the socket then. False: some of it was
+/// wrong, and was named.
+pub(super) async fn moved(
+    config: &Config,
+    (root, socket): (&Path, &Path),
+    direction: Direction,
+) -> anyhow::Result<bool> {
     let blobs = root.join("io.containerd.content.v1.content/blobs/sha256");
     if direction == Direction::Adopt && !blobs.is_dir() {
         bail!("{} is not there: name containerd's root with --root", blobs.display());
@@ -68,7 +73,7 @@ pub(super) async fn moved(config: &Config, root: &Path, direction: Direction) ->
         Direction::Adopt => adopt(&store, &blobs, config).await?,
         Direction::Release => release(&store, &blobs).await?,
     };
-    println!("{}", next(direction, config));
+    println!("{}", next(direction, socket));
     Ok(tally.wrong == 0)
 }
 
@@ -122,8 +127,7 @@ fn files(blobs: &Path) -> anyhow::Result<Vec<(Digest, PathBuf)>> {
 }
 
 /// What containerd's configuration must say now. It is the same in version 2 (containerd 1.6 and later) and 3 (2.0 and later).
-fn next(direction: Direction, config: &Config) -> String {
-    let socket = config.containerd.content_listen.clone().unwrap_or_else(|| "/run/shoal/content.sock".into());
+fn next(direction: Direction, socket: &Path) -> String {
     let socket = socket.display();
     match direction {
         Direction::Adopt => format!(
@@ -157,22 +161,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let raw = Raw { state_dir: dir.path().join("state"), ..Raw::default() };
         let config = Config::try_from(raw).unwrap();
-        let root = dir.path().join("containerd");
-        assert!(moved(&config, &root, Direction::Adopt).await.is_err(), "there is no such store");
+        let (root, socket) = (dir.path().join("containerd"), Path::new("/run/content.sock"));
+        assert!(moved(&config, (&root, socket), Direction::Adopt).await.is_err(), "there is no such store");
         let blobs = root.join("io.containerd.content.v1.content/blobs/sha256");
         std::fs::create_dir_all(&blobs).unwrap();
         let paths = [put(&blobs, b"one"), put(&blobs, &[7; 400_000])];
         std::fs::write(blobs.join("README"), "mine").unwrap();
         for _ in 0..2 {
-            assert!(moved(&config, &root, Direction::Adopt).await.unwrap());
+            assert!(moved(&config, (&root, socket), Direction::Adopt).await.unwrap());
         }
         // Something between the two is not what its name says.
         let wrong = blobs.join("ab".repeat(32));
         std::fs::write(&wrong, "other").unwrap();
-        assert!(!moved(&config, &root, Direction::Adopt).await.unwrap());
+        assert!(!moved(&config, (&root, socket), Direction::Adopt).await.unwrap());
         std::fs::remove_dir_all(&blobs).unwrap();
         for _ in 0..2 {
-            assert!(moved(&config, &root, Direction::Release).await.unwrap());
+            assert!(moved(&config, (&root, socket), Direction::Release).await.unwrap());
         }
         assert_eq!(std::fs::read(&paths[0]).unwrap(), b"one");
         assert_eq!(std::fs::read(&paths[1]).unwrap(), [7; 400_000]);
@@ -185,7 +189,7 @@ mod tests {
         let raw = Raw { state_dir: dir.path().join("state"), ..Raw::default() };
         let config = Config::try_from(raw).unwrap();
         let _daemon = Disk::open(config.store.clone()).await.unwrap();
-        let refused = moved(&config, dir.path(), Direction::Release).await.unwrap_err();
+        let refused = moved(&config, (dir.path(), dir.path()), Direction::Release).await.unwrap_err();
         assert!(format!("{refused:#}").contains("another shoal-node uses this store"), "{refused:#}");
     }
 }
