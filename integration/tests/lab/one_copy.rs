@@ -112,6 +112,27 @@ fn after_a_pull_an_image_lies_on_disk_once() {
     });
 }
 
+#[test]
+fn after_a_pull_into_our_content_store_an_image_lies_on_disk_once() {
+    alone(async {
+        for edition in Edition::from_env(&Edition::RELEASES)? {
+            let image = Image::obtain(&Plan::random(62_000, vec![120 * MIB, 60 * MIB, 20 * MIB]))?;
+            let plan = WorldPlan { edition, ..WorldPlan::one_cluster(1) };
+            let mut world = set(plan.with_setting("containerd.content", "\"plugin\""), &image).await?;
+            let node = world.node("a1")?;
+            node.pull(REPOSITORY, "1", &image).await?;
+            let whole = image.size() + image.manifest.len() as u64;
+            let (store, root) = (node.shoal()?.state.join("store"), node.containerd.certs().with_file_name("root"));
+            let stock = root.join("io.containerd.content.v1.content");
+            let dirs: Vec<&Path> = [store.as_path(), &stock].into_iter().filter(|dir| dir.is_dir()).collect();
+            let ratio = on_disk(&dirs)? as f64 / whole as f64;
+            println!("{edition}: {ratio:.4} of the image on the disk");
+            ensure!(ratio <= 1.02, "{ratio:.4} of the image lie on the disk");
+        }
+        Ok(())
+    });
+}
+
 /// What containerd removes stays as cache, and comes back from there.
 async fn removed_and_pulled_again(world: &mut World, image: &Image) -> Result<()> {
     let whole = (image.size() + image.manifest.len() as u64) as f64;

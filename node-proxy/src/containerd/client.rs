@@ -1,9 +1,14 @@
 //! A channel to containerd's socket.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
+use containerd_client::services::v1::content_client::ContentClient;
+use containerd_client::services::v1::namespaces_client::NamespacesClient;
+use containerd_client::services::v1::{ListContentRequest, ListNamespacesRequest};
 use hyper_util::rt::TokioIo;
+use shoal_proto::Digest;
 use tokio::net::UnixStream;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -25,11 +30,25 @@ pub async fn connect(path: &Path) -> Result<Channel, tonic::transport::Error> {
     Endpoint::from_static("http://containerd").connect_timeout(CONNECT).connect_with_connector(connector).await
 }
 
-/// A request in one of containerd's namespaces.
+/// Every blob that containerd knows, in any namespace. Digests of another kind than ours are left out.
 ///
 /// # Errors
-/// The namespace has no form as a header.
-pub fn in_namespace<T>(message: T, namespace: &str) -> Result<Request<T>, Status> {
+/// What containerd says.
+pub async fn known_blobs(channel: &Channel) -> Result<HashSet<Digest>, Status> {
+    let namespaces = NamespacesClient::new(channel.clone()).list(ListNamespacesRequest::default()).await?;
+    let mut known = HashSet::new();
+    for namespace in namespaces.into_inner().namespaces {
+        let request = in_namespace(ListContentRequest::default(), &namespace.name)?;
+        let mut parts = ContentClient::new(channel.clone()).list(request).await?.into_inner();
+        while let Some(part) = parts.message().await? {
+            known.extend(part.info.iter().filter_map(|info| info.digest.parse::<Digest>().ok()));
+        }
+    }
+    Ok(known)
+}
+
+/// A request in one of containerd's namespaces.
+fn in_namespace<T>(message: T, namespace: &str) -> Result<Request<T>, Status> {
     let mut request = Request::new(message);
     let value = MetadataValue::try_from(namespace).map_err(|_| Status::invalid_argument("no name of a namespace"))?;
     request.metadata_mut().insert("containerd-namespace", value);

@@ -12,11 +12,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::services::v1::introspection_client::IntrospectionClient;
-use containerd_client::services::v1::namespaces_client::NamespacesClient;
-use containerd_client::services::v1::{ListContentRequest, ListNamespacesRequest, PluginsRequest, SubscribeRequest};
+use containerd_client::services::v1::{PluginsRequest, SubscribeRequest};
 use shoal_base::backoff::Backoff;
 use shoal_base::drain::Drain;
 use shoal_base::limit::Limiter;
@@ -25,7 +23,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 
-use super::client::{connect, in_namespace};
+use super::client::{connect, known_blobs};
 use super::{Config, Removed};
 use crate::store::{Change, Disk, Sharing, Store};
 
@@ -143,7 +141,7 @@ impl Stock {
             self.share(&digest).await;
         }
         let mut wanted = Vec::new();
-        for digest in list(channel).await? {
+        for digest in known_blobs(channel).await? {
             if self.store.held(&digest).is_none() && self.seen.is_new(&digest, &self.path(&digest)) {
                 wanted.push(digest);
             }
@@ -309,22 +307,4 @@ async fn next_event(
         Some(events) => events.message().await,
         None => std::future::pending().await,
     }
-}
-
-/// Every blob that containerd knows, in any namespace.
-///
-/// # Errors
-/// What containerd says.
-pub async fn list(channel: &Channel) -> Result<BTreeSet<Digest>, tonic::Status> {
-    let namespaces = NamespacesClient::new(channel.clone()).list(ListNamespacesRequest::default()).await?;
-    let mut all = BTreeSet::new();
-    for namespace in namespaces.into_inner().namespaces {
-        let request = in_namespace(ListContentRequest::default(), &namespace.name)?;
-        let mut parts = ContentClient::new(channel.clone()).list(request).await?.into_inner();
-        while let Some(part) = parts.message().await? {
-            // Digests of another kind are not held here.
-            all.extend(part.info.iter().filter_map(|info| info.digest.parse::<Digest>().ok()));
-        }
-    }
-    Ok(all)
 }

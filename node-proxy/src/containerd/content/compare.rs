@@ -4,25 +4,19 @@
 //! writes a blob's name into its database a moment after we were asked for it, and what it was told before our restart would
 //! else be missing. What neither list has is cache from then on. What was claimed since stays in any case.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use containerd_client::services::v1 as wire;
-use hyper_util::rt::TokioIo;
 use rand::RngExt as _;
 use shoal_base::backoff::Backoff;
-use shoal_proto::Digest;
-use tonic::Request;
-use tonic::metadata::MetadataValue;
-use tonic::transport::{Channel, Endpoint};
-use wire::content_client::ContentClient;
+use tonic::transport::Channel;
 use wire::introspection_client::IntrospectionClient;
-use wire::namespaces_client::NamespacesClient;
 
 use super::Metrics;
 use crate::containerd::Config;
+use crate::containerd::client::{connect, known_blobs};
 use crate::store::Content;
 
 /// Between the two lists: longer than containerd takes from asking for a blob to knowing it.
@@ -71,9 +65,9 @@ pub(super) async fn compare(
     let began = store.moment();
     let channel = connect(&config.address).await?;
     uses_us(channel.clone(), config).await?;
-    let mut known = list(channel.clone()).await?;
+    let mut known = known_blobs(&channel).await?;
     tokio::time::sleep(apart).await;
-    known.extend(list(channel).await?);
+    known.extend(known_blobs(&channel).await?);
     let mut missing = known.iter().filter(|digest| store.held(digest).is_none());
     let example = missing.next();
     let lacking = missing.count() + usize::from(example.is_some());
@@ -87,16 +81,6 @@ pub(super) async fn compare(
     Ok(())
 }
 
-async fn connect(address: &Path) -> Result<Channel, tonic::transport::Error> {
-    let path = address.to_owned();
-    let connector = tower::service_fn(move |_| {
-        let path = path.clone();
-        async move { Ok::<_, std::io::Error>(TokioIo::new(tokio::net::UnixStream::connect(path).await?)) }
-    });
-    // The address is not used.
-    Endpoint::from_static("http://containerd").connect_with_connector(connector).await
-}
-
 /// Whether containerd has us as a plugin: another containerd's list would be taken for leave to throw away what ours needs.
 async fn uses_us(channel: Channel, config: &Config) -> Result<(), Unknown> {
     let request = wire::PluginsRequest { filters: vec!["type==io.containerd.content.v1".into()] };
@@ -107,21 +91,4 @@ async fn uses_us(channel: Channel, config: &Config) -> Result<(), Unknown> {
         address.map(Path::new) == ours
     });
     if uses { Ok(()) } else { Err(Unknown::Another(config.address.display().to_string())) }
-}
-
-async fn list(channel: Channel) -> Result<HashSet<Digest>, Unknown> {
-    let namespaces = NamespacesClient::new(channel.clone()).list(wire::ListNamespacesRequest::default()).await?;
-    let mut known = HashSet::new();
-    for namespace in namespaces.into_inner().namespaces {
-        let mut request = Request::new(wire::ListContentRequest::default());
-        let name =
-            MetadataValue::try_from(&namespace.name).map_err(|error| tonic::Status::internal(error.to_string()))?;
-        request.metadata_mut().insert("containerd-namespace", name);
-        let mut infos = ContentClient::new(channel.clone()).list(request).await?.into_inner();
-        while let Some(part) = infos.message().await? {
-            // Digests of other algorithms are not ours.
-            known.extend(part.info.iter().filter_map(|info| info.digest.parse::<Digest>().ok()));
-        }
-    }
-    Ok(known)
 }
