@@ -76,7 +76,8 @@ async fn pulls_collects_and_pulls_again(edition: Edition) -> Result<()> {
     let node = world.node("a1")?;
     node.pull(REPOSITORY, "1", &image).await?;
     every_blob_is_there(node, &image)?;
-    let blobs = image.blobs().count() as f64;
+    // The manifest too.
+    let blobs = (image.blobs().count() + 1) as f64;
     becomes(node, "shoal_content_compared", 1.0).await?;
     becomes(node, "shoal_store_claimed_blobs", blobs).await?;
     becomes(node, "shoal_content_missing_blobs", 0.0).await?;

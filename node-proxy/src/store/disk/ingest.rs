@@ -340,8 +340,12 @@ impl Ingest {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         runtime.spawn_blocking(move || {
             slot.asked.store(false, Ordering::Release);
-            if let Err(error) = slot.sync(&inner) {
-                tracing::error!(path = %slot.dir.display(), %error, "bytes of an ingest are lost; it begins anew");
+            match slot.sync(&inner) {
+                // A commit or an abort came first.
+                Ok(()) | Err(IngestError::Gone) => {}
+                Err(error) => {
+                    tracing::error!(path = %slot.dir.display(), %error, "bytes of an ingest are lost; it begins anew");
+                }
             }
         });
     }
