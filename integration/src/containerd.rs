@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::Signal;
 
+pub mod content;
 mod ctr;
 pub mod edition;
 pub mod requests;
@@ -52,6 +53,16 @@ pub struct Containerd {
     content: PathBuf,
     certs: PathBuf,
     kept: Kept,
+    place: Place,
+}
+
+/// What its configuration is made of.
+#[derive(Debug)]
+struct Place {
+    version: (u32, u32),
+    edition: Edition,
+    dir: PathBuf,
+    runtime: PathBuf,
 }
 
 /// Who keeps its content.
@@ -97,10 +108,15 @@ impl Containerd {
             // An empty directory would mask nothing here, but say nothing either.
             fs::remove_dir(certs.join(registry::HOST))?;
         }
-        let version = version(&programs.containerd)?;
+        let place = Place {
+            version: version(&programs.containerd)?,
+            edition,
+            dir: dir.to_owned(),
+            runtime: runtime.to_owned(),
+        };
         let socket = runtime.join("containerd.sock");
         let config = dir.join("config.toml");
-        fs::write(&config, config_text(version, edition, (dir, runtime), &certs, kept))?;
+        fs::write(&config, config_text(&place, &certs, kept))?;
         let mut containerd = Self {
             daemon: spawn(programs, ns, &config, root_ca, &dir.join("containerd.log"))?,
             programs: programs.clone(),
@@ -111,6 +127,7 @@ impl Containerd {
             certs,
             content: dir.join("root/io.containerd.content.v1.content/blobs/sha256"),
             kept: kept.clone(),
+            place,
         };
         containerd.wait_ready().await?;
         Ok(containerd)
@@ -164,6 +181,22 @@ impl Containerd {
         let text = fs::read_to_string(&self.config).with_context(|| format!("read {}", self.config.display()))?;
         fs::write(&self.config, format!("{text}\n{more}\n"))?;
         self.restart().await
+    }
+
+    /// Has it keep its content elsewhere from the next start on.
+    ///
+    /// # Errors
+    /// When its configuration can't be written.
+    pub fn keep_in(&mut self, kept: Kept) -> Result<()> {
+        fs::write(&self.config, config_text(&self.place, &self.certs, &kept))
+            .with_context(|| format!("write {}", self.config.display()))?;
+        self.kept = kept;
+        Ok(())
+    }
+
+    /// Its root directory, as `--root` of containerd.
+    pub fn root(&self) -> PathBuf {
+        self.place.dir.join("root")
     }
 
     /// What each of its goroutines does, as it writes into its log when it is sent SIGUSR1.
@@ -465,13 +498,8 @@ const CHUNK: u32 = 1 << 20;
 
 /// Only what pulls need: no sandboxes are run. Versions before 2.0 read format 2, later ones format 3. Those would all make one
 /// NRI socket in `/var/run`, and whoever finds it taken ends.
-fn config_text(
-    version: (u32, u32),
-    edition: Edition,
-    (dir, runtime): (&Path, &Path),
-    certs: &Path,
-    kept: &Kept,
-) -> String {
+fn config_text(place: &Place, certs: &Path, kept: &Kept) -> String {
+    let Place { version, edition, dir, runtime } = place;
     let (root, state) = (dir.join("root"), runtime.join("state"));
     let (socket, cni) = (runtime.join("containerd.sock"), dir.join("cni"));
     let certs = certs.display();

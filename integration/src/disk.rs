@@ -70,6 +70,14 @@ impl Disk {
         Ok(wrote)
     }
 
+    /// Takes what [`Disk::fill`] wrote away again.
+    ///
+    /// # Errors
+    /// When it was not filled.
+    pub fn relieve(&self) -> Result<()> {
+        fs::remove_file(self.at.join("ballast")).context("remove the ballast")
+    }
+
     /// Cuts the power: from now on the directory has what the disk had. Whoever used it must be dead.
     ///
     /// # Errors

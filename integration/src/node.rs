@@ -120,7 +120,7 @@ impl Node {
         let (programs, places) = (&around.programs, (dir, runtime));
         let hosts_toml = hosts_toml.as_deref();
         let kept = match plan.settings.get("containerd.content").map(String::as_str) {
-            Some("\"plugin\"") => Kept::Plugin(runtime.join(CONTENT), dir.join("shoal/store/held")),
+            Some("\"plugin\"") => by_plugin(dir, runtime),
             _ => Kept::Stock,
         };
         let containerd =
@@ -142,6 +142,16 @@ impl Node {
     /// When the lab was started without.
     pub fn shoal_ref(&self) -> Result<&ShoalNode> {
         self.shoal.as_ref().context("this lab runs without shoal-node")
+    }
+
+    /// That its containerd keeps its content in its `shoal-node`.
+    ///
+    /// # Errors
+    /// When the lab was started without.
+    pub fn by_plugin(&self) -> Result<Kept> {
+        let dir = self.shoal_ref()?.state.parent().context("the state is in a directory")?;
+        let runtime = self.containerd.socket().parent().context("the socket is in a directory")?;
+        Ok(by_plugin(dir, runtime))
     }
 
     /// The socket of its `shoal-node`'s content store.
@@ -183,6 +193,10 @@ impl Node {
             last_commit: self.containerd.last_commit(image.blobs().map(|blob| blob.digest.as_str()))?,
         })
     }
+}
+
+fn by_plugin(dir: &Path, runtime: &Path) -> Kept {
+    Kept::Plugin(runtime.join(CONTENT), dir.join("shoal/store/held"))
 }
 
 impl ShoalNode {

@@ -16,6 +16,10 @@ mod bad_input;
 mod chaos;
 #[path = "lab/commands.rs"]
 mod commands;
+#[path = "lab/content_faults.rs"]
+mod content_faults;
+#[path = "lab/content_moves.rs"]
+mod content_moves;
 #[path = "lab/content_plugin.rs"]
 mod content_plugin;
 #[path = "lab/drain.rs"]

@@ -9,10 +9,10 @@ use containerd_client::{
     },
     with_namespace,
 };
-use hyper_util::rt::TokioIo;
 use lab::{
     containerd::{
         Ctr,
+        content::connect,
         edition::{Edition, Version},
     },
     image::{Image, Plan},
@@ -21,11 +21,7 @@ use lab::{
     wait::eventually,
     world::{World, WorldPlan},
 };
-use tokio::net::UnixStream;
-use tonic::{
-    Code, Request,
-    transport::{Channel, Endpoint, Uri},
-};
+use tonic::{Code, Request};
 
 use crate::alone;
 
@@ -54,15 +50,6 @@ fn clients_of_containerd_2_3_work_through_the_socket() {
 
 fn reference(tag: &str) -> String {
     format!("{}/{REPOSITORY}:{tag}", registry::HOST)
-}
-
-async fn channel(socket: &Path) -> Result<Channel> {
-    let socket = socket.to_owned();
-    let connector = tower::service_fn(move |_: Uri| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-    });
-    Endpoint::from_static("http://shoal").connect_with_connector(connector).await.context("connect to the socket")
 }
 
 /// A lab of two nodes whose containerds know nothing of the mirror: what comes through it was sent there by the socket.
@@ -112,7 +99,7 @@ async fn work_through_the_socket(name: &str) -> Result<()> {
 
 /// Events come to who asked before: a client of ours sees that one is served.
 async fn subscribed(node: &Node) -> Result<()> {
-    let mut events = EventsClient::new(channel(&node.socket()).await?);
+    let mut events = EventsClient::new(connect(&node.socket()).await?);
     let request = containerd_client::services::v1::SubscribeRequest { filters: Vec::new() };
     // containerd answers with headers at once, or with its first event.
     let _ = tokio::time::timeout(Duration::from_millis(300), events.subscribe(request)).await;
@@ -197,7 +184,7 @@ async fn what_a_peer_has(world: &mut World, image: &Image) -> Result<()> {
     let node = world.node("a2")?;
     let ctr = node.containerd.ctr(&node.socket());
     ensure!(!node.containerd.held().contains(&blob.digest), "containerd has it already");
-    let mut content = ContentClient::new(channel(&node.socket()).await?);
+    let mut content = ContentClient::new(connect(&node.socket()).await?);
     let mut info = async |digest: &str| {
         let request = InfoRequest { digest: digest.to_owned() };
         content.info(with_namespace!(request, "k8s.io")).await
@@ -228,7 +215,7 @@ async fn what_a_peer_has(world: &mut World, image: &Image) -> Result<()> {
 /// A client stays connected while containerd goes and comes.
 async fn containerd_comes_and_goes(world: &mut World) -> Result<()> {
     let node = world.node("a1")?;
-    let mut version = VersionClient::new(channel(&node.socket()).await?);
+    let mut version = VersionClient::new(connect(&node.socket()).await?);
     version.version(Request::new(())).await?;
     node.containerd.kill();
     for _ in 0..3 {
