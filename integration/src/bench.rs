@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::crowd::cli::CrowdArgs;
 
+mod content;
 mod cpu;
 mod drain;
 mod floors;
@@ -66,6 +67,18 @@ pub enum Bench {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// shoal-node as containerd's content store, beside containerd's own: a layer unpacked, and blobs listed and read.
+    Content {
+        /// Size of the layer in MiB, compressed.
+        #[arg(long, default_value_t = 96)]
+        mebibytes: u64,
+        /// How often each is measured.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+        repetitions: u32,
+        /// Write what was measured here.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// What TLS costs: a stream of blocks, and a blob from node to node, with certificates and without.
     Tls {
         /// Size of the blob in MiB.
@@ -102,6 +115,11 @@ pub async fn run(bench: Bench) -> Result<()> {
             let memory = memory::measure(mebibytes << 20, repetitions, !without_tls).await?;
             print!("{}", memory.table());
             write(json.as_deref(), &memory)
+        }
+        Bench::Content { mebibytes, repetitions, json } => {
+            let content = content::measure(mebibytes << 20, repetitions).await?;
+            print!("{}", content.table());
+            write(json.as_deref(), &content)
         }
         Bench::Tls { mebibytes, repetitions, json } => {
             let price = tls::measure(mebibytes << 20, repetitions).await?;

@@ -175,7 +175,7 @@ impl App {
         let (differences, heard) = mpsc::channel(DIFFERENCES);
         tokio::spawn(tell_differences(Arc::clone(&self.store), differences, leaving.clone()));
         if let Some(plugin) = self.plugin {
-            tokio::spawn(plugin.run(drain.clone()));
+            plugin.start(drain.clone()).context("start the thread of containerd's content")?;
         }
         let (mirror, listener) = self.mirror;
         tokio::spawn(mirror.run(listener, drain.clone()));

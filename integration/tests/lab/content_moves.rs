@@ -1,5 +1,9 @@
 //! Blobs on their way between containerd's own store and shoal-node's: no image is lost, whichever way, however often.
-use std::{collections::BTreeSet, process::{Command, Stdio}, time::Duration};
+use std::{
+    collections::BTreeSet,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use lab::{

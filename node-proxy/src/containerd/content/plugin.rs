@@ -80,8 +80,19 @@ impl Plugin {
         Ok(Self { socket, config, content, store, metrics })
     }
 
+    /// Serves on a thread of its own until the signal: a client that unpacks asks for the next 32 KiB when it has the last, and each
+    /// hand-over between threads would be a part of its wait (CONTAINERD 30).
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(self, drain: Drain) -> std::io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name("content".into()).spawn(move || runtime.block_on(self.run(drain)))?;
+        Ok(())
+    }
+
     /// Serves until the signal; then takes no new stream, and those that run go on as long as they are let.
-    pub async fn run(self, drain: Drain) {
+    pub(super) async fn run(self, drain: Drain) {
         let working = drain.guard();
         let opened = Arc::clone(&self.content.opened);
         let service = ContentServer::new(self.content).max_decoding_message_size(LARGEST_MESSAGE);
