@@ -20,6 +20,8 @@ use registry::RegistryHost;
 /// How containerd is to use the mirror.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
+    /// Where the registry is, as `scheme://host[:port]`. `None`: by HTTPS where its name says. Needs a registry and `fallback`.
+    pub server: Option<String>,
     /// A PEM file of the CA that containerd is to trust on its own way to the registry. A relative path counts from the
     /// directory of `hosts.toml`. Needs `fallback`.
     pub ca: Option<PathBuf>,
@@ -33,7 +35,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { ca: None, fallback: true, dial_timeout: None }
+        Self { server: None, ca: None, fallback: true, dial_timeout: None }
     }
 }
 
@@ -73,7 +75,8 @@ pub fn hosts_toml(registry: Option<&str>, mirror: SocketAddr, options: &Options)
         match &registry {
             Some(registry) => {
                 text.push_str("\n# The registry itself, asked when the mirror can't serve.\n");
-                line(&mut text, "server", &format!("https://{}", registry.endpoint()));
+                let server = options.server.clone().unwrap_or_else(|| format!("https://{}", registry.endpoint()));
+                line(&mut text, "server", &server);
             }
             None => text.push_str(
                 "\n# No `server`: when the mirror can't serve, containerd asks the registry that the image names.\n",

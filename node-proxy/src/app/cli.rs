@@ -195,6 +195,7 @@ fn ask(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
 
 fn hosts_toml(args: &HostsToml) -> ExitCode {
     let options = install::Options {
+        server: None,
         ca: args.ca.clone(),
         fallback: !args.no_fallback,
         dial_timeout: args.dial_timeout.map(Into::into),

@@ -16,7 +16,8 @@ pub fn hosts(data: &[u8]) {
     let mirror = "127.0.0.1:5080".parse().expect("an address");
     for fallback in [true, false] {
         let ca = Some(ca).filter(|ca| fallback && !ca.is_empty());
-        let options = Options { ca: ca.map(Into::into), fallback, dial_timeout: Some(Duration::from_millis(1500)) };
+        let dial_timeout = Some(Duration::from_millis(1500));
+        let options = Options { ca: ca.map(Into::into), fallback, dial_timeout, ..Options::default() };
         let written = match hosts_toml(registry, mirror, &options) {
             Ok(written) => written,
             Err(InstallError::Registry { .. }) => return,

@@ -152,6 +152,11 @@ impl RegistryConfig {
         endpoint.into_iter().chain(ca.map(|error| ("ca", error))).chain(proxy).collect()
     }
 
+    /// Where the registry is reached: `scheme://host[:port]`.
+    pub(crate) fn server(&self, registry: &Registry) -> String {
+        self.endpoint.clone().unwrap_or_else(|| home(registry, self.plain_http)).to_string()
+    }
+
     fn base(&self, registry: &Registry) -> Result<Endpoint, ConfigError> {
         let base = self.endpoint.clone().unwrap_or_else(|| home(registry, self.plain_http));
         let address = literal_address(&base);
