@@ -15,7 +15,8 @@ use crate::clusters::{self, Clusters};
 use crate::config::{Config, RestTls};
 use crate::identity::{self, Access, Authority, FirstToken, Identity};
 use crate::nodes::{self, Nodes};
-use crate::store::{Identities, SqliteStore, Store};
+use crate::preheat::{self, Preheats};
+use crate::store::{self, Identities, SqliteStore, Store};
 use crate::swarm::{self, Swarm};
 
 pub mod cli;
@@ -30,6 +31,7 @@ pub struct App {
     clusters: Arc<Clusters>,
     nodes: Arc<Nodes>,
     swarm: Arc<Swarm>,
+    preheats: Arc<Preheats>,
     registry: Arc<metrics::Registry>,
     grpc: TcpListener,
     rest: TcpListener,
@@ -65,6 +67,11 @@ impl App {
         let watcher = Arc::clone(&swarm) as Arc<dyn nodes::Watcher>;
         let nodes = Arc::new(Nodes::new(nodes::Config::default(), clusters.watch(), watcher, counted));
 
+        let counted = preheat::Metrics::register(registry.sub("preheats"));
+        let preheats =
+            Preheats::open(Arc::clone(&store) as Arc<dyn store::Preheats>, Arc::clone(&nodes), counted).await;
+        let preheats = preheats.context("read the preheats")?;
+
         let bind = |key: &'static str, addr| listen::bind(addr).with_context(|| format!("{key}: listen on {addr}"));
         let grpc = bind("grpc.listen", config.grpc_listen)?;
         let rest = bind("rest.listen", config.rest_listen)?;
@@ -81,6 +88,7 @@ impl App {
             clusters,
             nodes,
             swarm,
+            preheats,
             registry,
             grpc,
             rest,
@@ -108,6 +116,7 @@ impl App {
         );
         tokio::spawn(Arc::clone(&self.nodes).run(drain.clone()));
         tokio::spawn(Arc::clone(&self.swarm).run(drain.clone()));
+        tokio::spawn(Arc::clone(&self.preheats).run(drain.clone()));
         // Health and metrics outlive the drain: a probe may look on while streams end.
         let (rest_end, rest_drain) = drain::channel();
         let gate = match &self.identity {
@@ -135,7 +144,13 @@ impl App {
             tokio::spawn(certificate.run(drain.clone()));
         }
         let working = drain.guard();
-        let parts = grpc::Parts { nodes: self.nodes, swarm: self.swarm, gate, metrics: self.connections };
+        let parts = grpc::Parts {
+            nodes: self.nodes,
+            swarm: self.swarm,
+            preheats: self.preheats,
+            gate,
+            metrics: self.connections,
+        };
         let mut serving = tokio::spawn(grpc::run(self.grpc, self.config.grpc, parts, drain.clone()));
 
         let failed = tokio::select! {

@@ -15,8 +15,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use shoal_base::drain::Drain;
+use shoal_proto::control::v1::FetchOrder;
 use shoal_proto::{ClusterId, NodeId};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +37,9 @@ pub type SessionId = [u8; 16];
 
 /// How often leases are looked at: an eighth of a second is nothing beside a lease of seconds.
 const SWEEP: Duration = Duration::from_millis(125);
+
+/// Orders that a session has not taken yet; who gives one says it again later.
+const ORDERS: usize = 64;
 
 /// How long a node counts as alive.
 #[derive(Debug, Clone)]
@@ -136,6 +140,8 @@ pub struct Joined {
     pub session: SessionId,
     /// Where the node belongs, now and from now on.
     pub assignment: watch::Receiver<Assignment>,
+    /// What the node is to be told to fetch.
+    pub orders: mpsc::Receiver<FetchOrder>,
     /// Fires when the session ended from this side: another took its place, or its lease ended.
     pub over: CancellationToken,
 }
@@ -213,6 +219,7 @@ struct Record {
     load: Load,
     held: usize,
     assignment: watch::Sender<Assignment>,
+    orders: mpsc::Sender<FetchOrder>,
     over: CancellationToken,
 }
 
@@ -277,6 +284,7 @@ impl Nodes {
         });
         let (assignment, receiver) = watch::channel(assignment);
         let over = CancellationToken::new();
+        let (orders, to_come) = mpsc::channel(ORDERS);
         let record = Record {
             who,
             session,
@@ -287,12 +295,13 @@ impl Nodes {
             load: Load::default(),
             held: 0,
             assignment,
+            orders,
             over: over.clone(),
         };
         inner.sessions.insert(session, id.clone());
         inner.nodes.insert(id, record);
         self.count(&inner);
-        Joined { session, assignment: receiver, over }
+        Joined { session, assignment: receiver, orders: to_come, over }
     }
 
     /// Renews the lease. False: the session is over.
@@ -334,6 +343,18 @@ impl Nodes {
     pub fn node_of(&self, session: &[u8]) -> Option<NodeId> {
         let session: SessionId = session.try_into().ok()?;
         self.inner.lock().sessions.get(&session).cloned()
+    }
+
+    /// The session of a live node that is connected.
+    pub fn session_of(&self, node: &NodeId) -> Option<SessionId> {
+        let inner = self.inner.lock();
+        inner.nodes.get(node).filter(|record| record.connected).map(|record| record.session)
+    }
+
+    /// Tells a live node to fetch something. False: it is not there, or has not taken earlier orders yet.
+    pub fn order(&self, node: &NodeId, order: FetchOrder) -> bool {
+        let inner = self.inner.lock();
+        inner.nodes.get(node).is_some_and(|record| record.connected && record.orders.try_send(order).is_ok())
     }
 
     /// The cluster that a live node belongs to.

@@ -1,6 +1,6 @@
-//! What outlives the process: clusters and their scopes, who may join and who has joined, API tokens, and the audit log.
+//! What outlives the process: clusters and their scopes, who may join and who has joined, API tokens, preheat jobs, and the audit log.
 //!
-//! Owns the [`Store`] and [`Identities`] traits, their SQLite implementation ([`SqliteStore`], the default) and one in memory
+//! Owns the [`Store`], [`Identities`] and [`Preheats`] traits, their SQLite implementation ([`SqliteStore`], the default) and one in memory
 //! ([`MemoryStore`], for tests and for programs that embed control). Owns no rules: what may be written is decided by
 //! [`crate::clusters`] before it comes here. Who holds which blob is soft state and never comes here.
 //!
@@ -11,6 +11,7 @@
 
 mod identities;
 mod memory;
+mod preheats;
 mod sqlite;
 #[cfg(test)]
 mod suite;
@@ -25,6 +26,7 @@ pub use identities::{
     Void,
 };
 pub use memory::MemoryStore;
+pub use preheats::{PreheatRow, Preheats};
 pub use sqlite::SqliteStore;
 
 /// The durable part of control.

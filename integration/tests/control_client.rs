@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use control::api::grpc::Gate;
 use control::clusters::{Cluster, ClusterSet};
 use control::nodes::{self, Nodes};
+use control::preheat::Preheats;
 use control::swarm::Swarm;
-use node_proxy::control::{Client, Config, Difference, Holding, Load, Metrics, Node};
+use futures::FutureExt as _;
+use node_proxy::control::{Client, Config, Difference, Holding, Load, Metrics, Node, Order, Outcome, Progress};
 use node_proxy::swarm::{Ask, FindError, Finding, Grant, News, OriginTrouble, ParentSource as _, Tell};
 use shoal_base::drain::{self, Trigger};
 use shoal_base::tls::Mode;
@@ -56,6 +58,7 @@ struct Control {
     clusters: watch::Sender<Arc<ClusterSet>>,
     swarm: Arc<Swarm>,
     nodes: Arc<Nodes>,
+    preheats: Arc<Preheats>,
     connections: control::api::grpc::Metrics,
     trigger: Trigger,
     server: JoinHandle<std::io::Result<()>>,
@@ -81,14 +84,19 @@ impl Control {
         tokio::spawn(nodes.clone().run(drain.clone()));
         tokio::spawn(swarm.clone().run(drain.clone()));
         let (config, connections) = (control::api::grpc::Config::default(), control::api::grpc::Metrics::default());
+        let store = Arc::new(control::store::MemoryStore::default());
+        let preheats = Preheats::open(store, nodes.clone(), control::preheat::Metrics::default());
+        let preheats = preheats.now_or_never().expect("a store in memory answers at once").unwrap();
+        tokio::spawn(preheats.clone().run(drain.clone()));
         let parts = control::api::grpc::Parts {
             nodes: nodes.clone(),
             swarm: swarm.clone(),
+            preheats: preheats.clone(),
             gate,
             metrics: connections.clone(),
         };
         let server = tokio::spawn(control::api::grpc::run(listener, config, parts, drain));
-        Self { addr, clusters, swarm, nodes, connections, trigger, server }
+        Self { addr, clusters, swarm, nodes, preheats, connections, trigger, server }
     }
 
     async fn stop(self) {
@@ -283,4 +291,41 @@ async fn i4_a_node_outlives_control_and_says_again_what_it_holds_and_reads() {
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     let after = node.client.membership().borrow().clone().unwrap();
     assert!(after.epoch >= hello.unwrap().epoch);
+}
+
+#[tokio::test]
+async fn an_order_comes_to_the_node_again_after_a_break_and_its_end_to_control() {
+    let (control, state) = (Control::start("127.0.0.1:0").await, tempfile::tempdir().unwrap());
+    let (addr, preheats) = (control.addr, control.preheats.clone());
+    let node = daemon(addr, state.path(), "", &[]);
+    node.connected().await;
+    let mut orders = node.client.orders().unwrap();
+    let new = control::preheat::New {
+        image: "registry.test/app:1".into(),
+        platforms: vec!["linux/amd64".into()],
+        cluster: "a".parse().unwrap(),
+        target: control::preheat::Target::Percent(100),
+        login: Some(("user".into(), "password".into())),
+    };
+    let job = preheats.create(new, "admin").await.unwrap();
+    let Some(Order::Image(order)) = within(orders.recv()).await else { panic!("no image is ordered") };
+    assert_eq!((order.repository.as_str(), order.reference.as_str()), ("app", "1"));
+    assert_eq!(order.login, Some(("user".into(), "password".into())));
+    let says = |outcome| {
+        let (id, blobs) = (order.id.clone(), vec![(digest(2), 9, 9)]);
+        node.client.tell_order(Progress { id, outcome, manifest: Some(digest(1)), blobs });
+    };
+    says(Outcome::Running);
+    let ended = async || preheats.get(&job.id).await.unwrap().ended.is_some();
+    // The session breaks; in the next one the order is said again, and what the node says meanwhile is not lost.
+    assert!(control.nodes.expel(node.client.node(), "a test"));
+    says(Outcome::Done);
+    within(async {
+        while !ended().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert_eq!(preheats.get(&job.id).await.unwrap().state(), control::preheat::State::Done);
+    control.stop().await;
 }

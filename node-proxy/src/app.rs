@@ -24,12 +24,16 @@ use crate::swarm::{self, Swarm};
 use crate::{admin, containerd, origin};
 
 use limits::Limits;
+use orders::Orders;
 
 pub mod cli;
 mod content;
 mod facts;
 mod hosts;
+mod image;
 mod limits;
+mod local;
+mod orders;
 
 pub use limits::Reread;
 
@@ -176,6 +180,11 @@ impl App {
         tokio::spawn(tell_differences(Arc::clone(&self.store), differences, leaving.clone()));
         if let Some(plugin) = self.plugin {
             plugin.start(drain.clone()).context("start the thread of containerd's content")?;
+        }
+        if let Some(orders) = self.control.orders() {
+            let (control, origin) = (Arc::clone(&self.control), self.config.origin.clone());
+            let carrying = Orders { control, mirror: self.config.mirror_listen, origin };
+            tokio::spawn(carrying.run(orders, drain.clone()));
         }
         let (mirror, listener) = self.mirror;
         tokio::spawn(mirror.run(listener, drain.clone()));

@@ -7,8 +7,9 @@
 //! What always holds: the node starts and serves without control, with its last assignment for 24 h (I4); a find fails
 //! at once while there is no session, so that a flight can read the origin; after a reconnect control is told again
 //! everything that the node holds; peers are told who this node is only with a certificate that says so, where there are
-//! certificates; what is said of piece lists is signed then, and no other node's word is believed unsigned. No credential of a registry ever passes here, and the node's own key and join token are told to nobody but control
-//! (I9).
+//! certificates; what is said of piece lists is signed then, and no other node's word is believed unsigned. No credential of a registry
+//! goes to control, and none that control sends with an order is written anywhere; the node's own key and join token are told to nobody
+//! but control (I9).
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -33,6 +34,7 @@ mod join;
 mod lists;
 mod metrics;
 mod neighbours;
+mod orders;
 mod public;
 mod session;
 mod speak;
@@ -40,6 +42,7 @@ mod speak;
 pub use assignment::node_id;
 use identity::Identity;
 pub use metrics::Metrics;
+pub use orders::{ImageOrder, Order, Outcome, Progress};
 pub use public::Name as PublicName;
 
 /// A call to control that takes longer than this has failed: a flight must not wait for a control that is away.
@@ -165,6 +168,7 @@ pub struct Client {
     /// Ties finds to the session; none while there is no session.
     session: ArcSwapOption<Assigned>,
     public: public::Public,
+    orders: orders::Orders,
     neighbours: Arc<neighbours::Neighbours>,
     metrics: Metrics,
 }
@@ -237,7 +241,7 @@ impl Client {
         let neighbours = neighbours::Neighbours::open(&config.state_dir, cluster);
         let membership = watch::Sender::new(remembered);
         let authors = identity.clone().map(|identity| Arc::new(lists::Authors::new(identity, metrics.clone())));
-        let (session, public) = (ArcSwapOption::empty(), public::Public::default());
+        let (session, public, orders) = (ArcSwapOption::empty(), public::Public::default(), orders::Orders::default());
         Ok(Arc::new(Self {
             config,
             node,
@@ -248,6 +252,7 @@ impl Client {
             membership,
             session,
             public,
+            orders,
             neighbours,
             metrics,
         }))

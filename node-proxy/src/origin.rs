@@ -120,6 +120,23 @@ pub struct Config {
     pub private_when_down: WhenDown,
     /// `config.json` of docker with credentials of this node's own. `None`: it has none.
     pub docker_config: Option<PathBuf>,
+    /// What all registries are shown in place of the docker config's.
+    pub login: Option<Login>,
+}
+
+/// A user's name and password. It is shown to nobody but a registry and its token service.
+#[derive(Clone)]
+pub struct Login {
+    /// The name.
+    pub user: String,
+    /// The password.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Login")
+    }
 }
 
 impl Default for Config {
@@ -133,6 +150,7 @@ impl Default for Config {
             limit: Limiter::none(),
             private_when_down: WhenDown::Refuse,
             docker_config: None,
+            login: None,
         }
     }
 }
@@ -256,7 +274,7 @@ impl Origin {
             sites.insert(registry.clone(), Arc::new(Site::new(registry, settings, &config, &roots)?));
         }
         let plain = site::Unconfigured::new(&config, &roots)?;
-        let own = own::Own::new(config.docker_config.clone())?;
+        let own = own::Own::new(config.docker_config.clone(), config.login.clone())?;
         Ok(Arc::new(Self {
             config,
             sites,

@@ -20,6 +20,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::nodes::Nodes;
+use crate::preheat::Preheats;
 use crate::swarm::Swarm;
 
 mod bounds;
@@ -72,6 +73,8 @@ pub struct Parts {
     pub nodes: Arc<Nodes>,
     /// Who gives a blob to whom.
     pub swarm: Arc<Swarm>,
+    /// What nodes are told to fetch.
+    pub preheats: Arc<Preheats>,
     /// Who may call what.
     pub gate: Gate,
     /// What is counted of connections.

@@ -1,15 +1,18 @@
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use super::{AuditEntry, Cluster, ClusterChange, ClusterSpec, ClusterTable, Error, Store};
+use super::{AuditEntry, Cluster, ClusterChange, ClusterSpec, ClusterTable, Error, PreheatRow, Store};
 
 mod identities;
+mod preheats;
 
 /// A store that ends with the process. Passes the same suite as the durable ones.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     state: Mutex<State>,
     identities: Mutex<identities::State>,
+    /// Oldest first.
+    preheats: Mutex<Vec<PreheatRow>>,
 }
 
 #[derive(Debug, Clone, Default)]

@@ -12,6 +12,7 @@ use sqlx::{Sqlite, SqliteConnection, Transaction};
 use super::{AuditEntry, Cluster, ClusterChange, ClusterSpec, ClusterTable, Error, Store};
 
 mod identities;
+mod preheats;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 

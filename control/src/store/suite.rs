@@ -3,11 +3,12 @@
 use super::*;
 
 mod identities;
+mod preheats;
 
 /// Whatever a store of control must be.
-trait Both: Store + Identities {}
+trait Both: Store + Identities + Preheats {}
 
-impl<T: Store + Identities> Both for T {}
+impl<T: Store + Identities + Preheats> Both for T {}
 
 /// A store and what must outlive it.
 struct Subject {

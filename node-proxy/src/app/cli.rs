@@ -13,7 +13,6 @@ use super::{App, Reread};
 use crate::config::{Config, Raw};
 use crate::install;
 
-mod local;
 mod pull;
 mod status;
 

@@ -117,10 +117,9 @@ impl Client {
                             }
                             // Another cluster knows nothing of it.
                             self.tell_public(&out, true).await?;
+                            self.tell_orders(&out, true).await?;
                         }
-                        Some(Hear::Fetch(order)) => {
-                            tracing::debug!(order = order.order_id, "fetch orders are not carried out by this version");
-                        }
+                        Some(Hear::Fetch(order)) => self.orders.heard(order),
                         Some(Hear::Voided(voided)) => {
                             if let Some(identity) = &self.identity {
                                 identity.void(voided);
@@ -134,6 +133,7 @@ impl Client {
                     None => return Ok(()),
                 },
                 () = self.public.news(), if assigned => self.tell_public(&out, false).await?,
+                () = self.orders.news(), if assigned => self.tell_orders(&out, false).await?,
                 () = &mut renewal, if assigned => {
                     let next = self.renew(&session).await.min(FAR);
                     renewal.as_mut().reset(tokio::time::Instant::now() + next);

@@ -19,7 +19,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 use super::token::Tokens;
-use super::{ConfigError, OriginError, Registry};
+use super::{ConfigError, Login, OriginError, Registry};
 
 /// How long a password is used before the file, or the helper, is asked again.
 const LIFE: Duration = Duration::from_secs(5 * 60);
@@ -35,6 +35,8 @@ const IDENTITY_TOKEN: &str = "<token>";
 /// What this node can log in with.
 pub(super) struct Own {
     config: Option<PathBuf>,
+    /// What was given in its place.
+    given: Option<Login>,
     known: Mutex<HashMap<Registry, (HeaderValue, Instant)>>,
     /// What token services gave for it.
     pub(super) tokens: Tokens,
@@ -76,17 +78,17 @@ enum Found {
 impl Own {
     /// # Errors
     /// Why the file is of no use. It is read again when it is needed, since passwords change.
-    pub(super) fn new(config: Option<PathBuf>) -> Result<Self, ConfigError> {
+    pub(super) fn new(config: Option<PathBuf>, given: Option<Login>) -> Result<Self, ConfigError> {
         if let Some(path) = &config {
             let read = std::fs::read(path).map_err(|error| error.to_string());
             read.and_then(|bytes| parse(&bytes))
                 .map_err(|why| ConfigError::DockerConfig { path: path.clone(), why })?;
         }
-        Ok(Self { config, known: Mutex::default(), tokens: Tokens::default() })
+        Ok(Self { config, given, known: Mutex::default(), tokens: Tokens::default() })
     }
 
     pub(super) fn is_there(&self) -> bool {
-        self.config.is_some()
+        self.config.is_some() || self.given.is_some()
     }
 
     /// An `Authorization: Basic` header for a registry; `None` when there is nothing for it.
@@ -94,13 +96,16 @@ impl Own {
     /// # Errors
     /// [`OriginError::Refused`]: the file can't be read, or the helper failed. It names the file or the helper, and no secret.
     pub(super) async fn login(&self, registry: &Registry) -> Result<Option<HeaderValue>, OriginError> {
+        let refused = |why: String| OriginError::Refused { registry: registry.to_string(), why };
+        if let Some(login) = &self.given {
+            return basic(&login.user, &login.password).map(Some).map_err(refused);
+        }
         let Some(path) = &self.config else { return Ok(None) };
         if let Some((header, since)) = self.known.lock().get(registry)
             && since.elapsed() < LIFE
         {
             return Ok(Some(header.clone()));
         }
-        let refused = |why: String| OriginError::Refused { registry: registry.to_string(), why };
         let config = read(path).await.map_err(|why| refused(format!("docker config {}: {why}", path.display())))?;
         let found = find(&config, &registry.to_string())
             .map_err(|why| refused(format!("docker config {}: {why}", path.display())))?;
@@ -112,10 +117,7 @@ impl Own {
                 asked.map_err(|why| refused(format!("docker-credential-{name}: {why}")))?
             }
         };
-        let mut header =
-            HeaderValue::try_from(format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}"))))
-                .map_err(|_| refused("a user name or password that fits no header".into()))?;
-        header.set_sensitive(true);
+        let header = basic(&user, &password).map_err(refused)?;
         self.known.lock().insert(registry.clone(), (header.clone(), Instant::now()));
         Ok(Some(header))
     }
@@ -124,6 +126,13 @@ impl Own {
     pub(super) fn forget(&self, registry: &Registry) {
         self.known.lock().remove(registry);
     }
+}
+
+fn basic(user: &str, password: &str) -> Result<HeaderValue, String> {
+    let mut header = HeaderValue::try_from(format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}"))))
+        .map_err(|_| "a user name or password that fits no header".to_owned())?;
+    header.set_sensitive(true);
+    Ok(header)
 }
 
 async fn read(path: &Path) -> Result<DockerConfig, String> {
@@ -272,11 +281,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.json");
         std::fs::write(&path, "{}").unwrap();
-        let own = Own::new(Some(path.clone())).unwrap();
+        let own = Own::new(Some(path.clone()), None).unwrap();
         std::fs::write(&path, r#"{"auths": secret"#).unwrap();
-        let at_start = Own::new(Some(path.clone())).err().unwrap().to_string();
+        let at_start = Own::new(Some(path.clone()), None).err().unwrap().to_string();
         assert!(at_start.starts_with("origin.docker_config: ") && !at_start.contains("secret"), "{at_start}");
-        assert!(Own::new(Some(folder.path().join("gone"))).is_err());
+        assert!(Own::new(Some(folder.path().join("gone")), None).is_err());
         let said = own.login(&"r.example".parse().unwrap()).await.unwrap_err().to_string();
         assert!(said.contains(&path.display().to_string()) && !said.contains("secret"), "{said}");
     }

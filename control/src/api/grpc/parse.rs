@@ -10,12 +10,16 @@ use tonic::Status;
 
 use crate::clusters::Facts;
 use crate::nodes::{Load, Registration, Role};
+use crate::preheat::{Blob, Said, State};
 use crate::swarm::{Announced, Ask, Grant, Meta, Repository, Signature, Tell, Trouble};
 
 /// Names, versions, repositories: longer ones are mistakes.
 const LONGEST_TEXT: usize = 1024;
 /// Layout's bound.
 const MOST_BLOCKS: u32 = 8192;
+
+/// Blobs of an image: an index of some dozens of platforms has fewer.
+const MOST_BLOBS: usize = 16_384;
 
 /// Gathers what is wrong, so that one answer names all of it.
 #[derive(Default)]
@@ -222,4 +226,40 @@ pub(super) fn tell(message: wire::find_request::Message, asked: Digest) -> Resul
             Tell::Unproven { author: author.parse().map_err(|error| invalid("unproven.author", error))? }
         }
     })
+}
+
+/// How far an order is, and its id.
+pub(super) fn order(progress: wire::OrderProgress) -> Result<(String, Said), Status> {
+    use wire::order_progress::State as Wire;
+    let wire::OrderProgress { order_id, state, detail, manifest, blobs } = progress;
+    let mut faults = Faults::default();
+    faults.text("order_id", &order_id);
+    let state = match Wire::try_from(state) {
+        Ok(Wire::Running) => Some(State::Running),
+        Ok(Wire::Done) => Some(State::Done),
+        // For people: the beginning says enough.
+        Ok(Wire::Failed) => Some(State::Failed(detail.chars().take(LONGEST_TEXT).collect())),
+        Ok(Wire::Cancelled) => Some(State::Cancelled),
+        Ok(Wire::Unspecified) | Err(_) => {
+            faults.add("state", "running, done, failed or cancelled");
+            None
+        }
+    };
+    let digest = |bytes: &[u8]| <[u8; 32]>::try_from(bytes).ok().map(Digest::from_bytes);
+    let known = digest(&manifest);
+    if known.is_none() && !manifest.is_empty() {
+        faults.add("manifest", "32 bytes, or none");
+    }
+    if blobs.len() > MOST_BLOBS {
+        faults.add("blobs", format_args!("more than {MOST_BLOBS}"));
+    }
+    let blob = |blob: &wire::BlobProgress| {
+        let digest = digest(&blob.digest)?;
+        Some((Blob { digest, size: blob.size }, blob.bytes.min(blob.size)))
+    };
+    let blobs: Option<Vec<_>> = blobs.iter().map(blob).collect();
+    if blobs.is_none() {
+        faults.add("blobs.digest", "32 bytes");
+    }
+    faults.or(state.zip(blobs).map(|(state, blobs)| (order_id, Said { state, manifest: known, blobs })))
 }

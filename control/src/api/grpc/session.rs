@@ -131,7 +131,7 @@ async fn talk(
     answers: &mpsc::Sender<Answer>,
 ) -> End {
     let Parts { nodes, .. } = parts;
-    let Joined { session, mut assignment, over } = joined;
+    let Joined { session, mut assignment, mut orders, over } = joined;
     let heartbeat = u32::try_from(nodes.heartbeat().as_millis()).unwrap_or(u32::MAX);
     let mut unsaid = true;
     // Before the assignment: a node must not meet peers of its cluster without knowing whom to refuse.
@@ -154,6 +154,9 @@ async fn talk(
                     return End::Broken;
                 }
             },
+            Some(order) = orders.recv() => words.push_back(wire::SessionResponse {
+                message: Some(wire::session_response::Message::Fetch(order)),
+            }),
             changed = voided(&mut certified) => match &mut certified {
                 Some(certified) if changed => words.extend(certified.news()),
                 _ => certified = None,
@@ -188,7 +191,7 @@ fn take(
     shown: Option<&Shown>,
     message: wire::SessionRequest,
 ) -> Result<(), Status> {
-    let Parts { nodes, swarm, gate, .. } = parts;
+    let Parts { nodes, swarm, preheats, gate, .. } = parts;
     use wire::session_request::Message;
     let over = || Status::aborted("the session is over");
     match message.message {
@@ -213,6 +216,12 @@ fn take(
             if let Some(certificate) = gate.certificate(shown, certificate)? {
                 swarm.certified(&node, certificate);
             }
+            Ok(())
+        }
+        Some(Message::Order(order)) => {
+            let node = nodes.node_of(session).ok_or_else(over)?;
+            let (order, said) = parse::order(order)?;
+            preheats.heard(&node, &order, said);
             Ok(())
         }
         Some(Message::Register(_)) => Err(Status::invalid_argument("register: comes once")),

@@ -18,6 +18,7 @@ use super::*;
 use crate::clusters::Cluster;
 use crate::clusters::ClusterSet;
 use crate::nodes;
+use crate::preheat;
 use crate::swarm;
 
 const BOUND: Duration = Duration::from_secs(10);
@@ -46,6 +47,7 @@ struct Running {
     clusters: watch::Sender<Arc<ClusterSet>>,
     nodes: Arc<Nodes>,
     swarm: Arc<Swarm>,
+    preheats: Arc<Preheats>,
     metrics: Metrics,
     trigger: Trigger,
 }
@@ -65,9 +67,14 @@ async fn start_with(config: Config) -> Running {
     tokio::spawn(nodes.clone().run(drain.clone()));
     tokio::spawn(swarm.clone().run(drain.clone()));
     let metrics = Metrics::default();
-    let parts = Parts { nodes: nodes.clone(), swarm: swarm.clone(), gate: Gate::open(), metrics: metrics.clone() };
+    let store = Arc::new(crate::store::MemoryStore::default());
+    let preheats = Preheats::open(store, nodes.clone(), preheat::Metrics::default()).await.unwrap();
+    tokio::spawn(preheats.clone().run(drain.clone()));
+    let (gate, counted) = (Gate::open(), metrics.clone());
+    let parts =
+        Parts { nodes: nodes.clone(), swarm: swarm.clone(), preheats: preheats.clone(), gate, metrics: counted };
     tokio::spawn(run(listener, config, parts, drain));
-    Running { addr, clusters, nodes, swarm, metrics, trigger }
+    Running { addr, clusters, nodes, swarm, preheats, metrics, trigger }
 }
 
 /// A node that says what the test wants.
@@ -400,4 +407,54 @@ async fn who_is_in_no_listed_network_or_speaks_something_else_is_counted() {
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     let _ = within(stream.read_to_end(&mut Vec::new())).await;
     assert_eq!(running.metrics.refusals(Reason::Handshake), 1);
+}
+
+#[tokio::test]
+async fn a_node_is_told_what_to_fetch_and_says_how_far_it_is() {
+    let running = start(Vec::new()).await;
+    let mut one = Fake::join(&running, "one", "").await;
+    let new = preheat::New {
+        image: "registry.test/app:1".into(),
+        platforms: Vec::new(),
+        cluster: one.cluster.parse().unwrap(),
+        target: preheat::Target::Nodes(vec!["one".into()]),
+        login: None,
+    };
+    let job = running.preheats.create(new, "admin").await.unwrap();
+    let Some(Down::Fetch(order)) = within(one.down.message()).await.unwrap().unwrap().message else {
+        panic!("no order")
+    };
+    assert_eq!(order.image.unwrap().reference, "1");
+    let progress = |state: wire::order_progress::State, bytes| {
+        Up::Order(wire::OrderProgress {
+            order_id: order.order_id.clone(),
+            state: state.into(),
+            detail: String::new(),
+            manifest: vec![1; 32],
+            blobs: vec![wire::BlobProgress { digest: vec![2; 32], size: 9, bytes }],
+        })
+    };
+    let becomes = async |state: preheat::State, bytes| {
+        within(async {
+            loop {
+                let job = running.preheats.get(&job.id).await.unwrap();
+                let (_, work) = job.nodes.iter().next().unwrap();
+                if (&job.state(), job.bytes_of(work)) == (&state, bytes) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    };
+    one.say(progress(wire::order_progress::State::Running, 4)).await;
+    becomes(preheat::State::Running, 4).await;
+    one.say(progress(wire::order_progress::State::Done, 9)).await;
+    becomes(preheat::State::Done, 9).await;
+    // What makes no sense ends the session, and the field is named.
+    let wrong = wire::OrderProgress { order_id: "x/1".into(), manifest: vec![1], ..wire::OrderProgress::default() };
+    one.say(Up::Order(wrong)).await;
+    let refused = within(one.down.message()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("state: ") && refused.message().contains("manifest: "), "{refused:?}");
 }

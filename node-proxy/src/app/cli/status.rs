@@ -11,7 +11,7 @@ use clap::Args;
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
 use serde::Deserialize;
 
-use super::local;
+use crate::app::local;
 
 /// How often a terminal is brought up to date.
 const EVERY: Duration = Duration::from_millis(500);

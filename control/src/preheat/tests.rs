@@ -1,0 +1,264 @@
+use std::net::IpAddr;
+
+use shoal_base::drain::{self, Trigger};
+use shoal_proto::Digest;
+use tokio::sync::watch;
+
+use super::*;
+use crate::clusters::{Cluster, ClusterSet, Facts};
+use crate::nodes::{self, Joined, Registration};
+use crate::store::{Identities as _, MemoryStore, Preheats as _};
+
+struct Nobody;
+
+impl nodes::Watcher for Nobody {
+    fn changed(&self, _: nodes::Change) {}
+}
+
+struct Bench {
+    nodes: Arc<Nodes>,
+    store: Arc<MemoryStore>,
+    preheats: Arc<Preheats>,
+    _clusters: watch::Sender<Arc<ClusterSet>>,
+    trigger: Trigger,
+}
+
+fn cluster() -> ClusterId {
+    "c1".parse().unwrap()
+}
+
+async fn bench() -> Bench {
+    let only = Cluster {
+        id: cluster(),
+        seq: 0,
+        version: 1,
+        name: "One".into(),
+        default: true,
+        idc: String::new(),
+        location: String::new(),
+        cidrs: Vec::new(),
+    };
+    let (clusters, set) = watch::channel(Arc::new(ClusterSet::new(1, vec![only]).unwrap()));
+    // Nobody sends heartbeats here.
+    let config = nodes::Config { lease: Duration::from_secs(24 * 3600), ..nodes::Config::default() };
+    let nodes = Arc::new(Nodes::new(config, set, Arc::new(Nobody), nodes::Metrics::default()));
+    let store = Arc::new(MemoryStore::default());
+    let (preheats, trigger) = open(&store, &nodes).await;
+    Bench { nodes, store, preheats, _clusters: clusters, trigger }
+}
+
+async fn open(store: &Arc<MemoryStore>, nodes: &Arc<Nodes>) -> (Arc<Preheats>, Trigger) {
+    let durable = Arc::clone(store) as Arc<dyn store::Preheats>;
+    let preheats = Preheats::open(durable, Arc::clone(nodes), Metrics::default()).await.unwrap();
+    let (trigger, drain) = drain::channel();
+    tokio::spawn(Arc::clone(&preheats).run(drain));
+    (preheats, trigger)
+}
+
+fn id(number: u8) -> NodeId {
+    format!("00000000-0000-4000-8000-0000000000{number:02x}").parse().unwrap()
+}
+
+impl Bench {
+    fn join(&self, number: u8, role: Role) -> Joined {
+        let ip: IpAddr = [10, 0, 0, number].into();
+        self.nodes.register(Registration {
+            node: id(number),
+            instance: 1,
+            name: format!("n{number}"),
+            version: "0".into(),
+            facts: Facts::parse(&ip.to_string(), "", "").unwrap(),
+            peer_port: 5081,
+            pin: None,
+            bound: None,
+            role,
+        })
+    }
+}
+
+fn new(target: Target) -> New {
+    New {
+        image: "registry.test/app:1".into(),
+        platforms: vec!["linux/amd64".into()],
+        cluster: cluster(),
+        target,
+        login: Some(("user".into(), "planted-secret".into())),
+    }
+}
+
+fn all() -> New {
+    new(Target::Percent(100))
+}
+
+fn manifest() -> Digest {
+    Digest::from_bytes([1; 32])
+}
+
+fn said(state: State, bytes: u64) -> Said {
+    Said {
+        state,
+        manifest: Some(manifest()),
+        blobs: vec![(Blob { digest: Digest::from_bytes([2; 32]), size: 9 }, bytes)],
+    }
+}
+
+async fn order(joined: &mut Joined) -> wire::FetchOrder {
+    let order = tokio::time::timeout(Duration::from_secs(5), joined.orders.recv()).await;
+    order.expect("an order within five seconds").expect("a session")
+}
+
+async fn ended(preheats: &Preheats, id: &str) -> Job {
+    for _ in 0..1000 {
+        let job = preheats.get(id).await.unwrap();
+        // On disk too.
+        if job.ended.is_some() && preheats.inner.lock().live.is_empty() {
+            return job;
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    panic!("preheat {id} does not end: {:?}", preheats.get(id).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_node_finds_the_manifest_and_the_others_are_ordered_that() {
+    let bench = bench().await;
+    let (mut one, mut two) = (bench.join(1, Role::Node), bench.join(2, Role::Node));
+    let mut changes = bench.preheats.watch();
+    let job = bench.preheats.create(all(), "admin").await.unwrap();
+    let first = order(&mut one).await;
+    let image = first.image.unwrap();
+    assert_eq!((first.registry.as_str(), first.repository.as_str()), ("registry.test", "app"));
+    assert_eq!((image.reference.as_str(), image.user.as_str()), ("1", "user"));
+    assert_eq!((image.password.as_str(), image.platforms), ("planted-secret", vec!["linux/amd64".to_owned()]));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(two.orders.try_recv().is_err(), "it waits for what the tag is");
+    bench.preheats.heard(&id(1), &first.order_id, said(State::Running, 3));
+    let second = order(&mut two).await;
+    assert_eq!(second.image.unwrap().reference, manifest().to_string());
+    let now = bench.preheats.get(&job.id).await.unwrap();
+    assert_eq!((now.state(), now.bytes_of(&now.nodes[&id(1)])), (State::Running, 3));
+    bench.preheats.heard(&id(1), &first.order_id, said(State::Done, 9));
+    bench.preheats.heard(&id(2), &second.order_id, said(State::Failed("disk full".into()), 4));
+    let job = ended(&bench.preheats, &job.id).await;
+    assert_eq!(job.state(), State::Failed("1 of 2 nodes".into()));
+    assert_eq!(job.nodes[&id(2)].state, State::Failed("disk full".into()));
+    assert!(changes.try_recv().is_ok());
+    // Again, for the one that failed.
+    let again = bench.preheats.retry(&job.id, None, "admin").await.unwrap();
+    assert_eq!((again.state(), again.ended), (State::Running, None));
+    let third = order(&mut two).await;
+    assert_ne!(third.order_id, second.order_id);
+    assert_eq!(third.image.unwrap().user, "", "a login is not kept for a retry");
+    assert!(one.orders.try_recv().is_err(), "what is done is not done again");
+    bench.preheats.heard(&id(2), &third.order_id, said(State::Done, 9));
+    let job = ended(&bench.preheats, &job.id).await;
+    assert_eq!((job.state(), job.bytes_of(&job.nodes[&id(2)])), (State::Done, 9));
+    let refused = bench.preheats.retry(&job.id, None, "admin").await.unwrap_err();
+    assert!(refused.to_string().contains("nothing of it failed"), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn i9_a_password_is_in_memory_alone() {
+    let bench = bench().await;
+    let _one = bench.join(1, Role::Node);
+    let job = bench.preheats.create(all(), "admin").await.unwrap();
+    bench.preheats.cancel(&job.id, "admin").await.unwrap();
+    let rows = format!("{:?} {:?}", bench.store.preheats(None, 9).await, bench.store.audit(None, 9).await);
+    assert!(rows.contains("preheat.create") && rows.contains("preheat.cancel"), "{rows}");
+    assert!(!rows.contains("planted-secret") && !format!("{:?}", all()).contains("planted-secret"), "{rows}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_goes_on_after_a_restart_of_control() {
+    let bench = bench().await;
+    let mut one = bench.join(1, Role::Seed);
+    let _two = bench.join(2, Role::Node);
+    let job = bench.preheats.create(new(Target::Seeds), "admin").await.unwrap();
+    assert_eq!(job.nodes.keys().collect::<Vec<_>>(), [&id(1)]);
+    let first = order(&mut one).await;
+    bench.preheats.heard(&id(1), &first.order_id, said(State::Running, 3));
+    while bench.store.preheat(&job.id).await.unwrap().unwrap().job["manifest"].is_null() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    bench.trigger.fire();
+    let (preheats, _trigger) = open(&bench.store, &bench.nodes).await;
+    // The node registers with the new one, and is told again.
+    let mut one = bench.join(1, Role::Seed);
+    let again = order(&mut one).await;
+    assert_eq!(again.order_id, first.order_id);
+    assert_eq!(again.image.unwrap().reference, manifest().to_string());
+    preheats.heard(&id(1), &again.order_id, said(State::Done, 9));
+    assert_eq!(ended(&preheats, &job.id).await.state(), State::Done);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_away_or_says_nothing_has_failed_in_time() {
+    let bench = bench().await;
+    let (mut old, gone) = (bench.join(1, Role::Node), bench.join(2, Role::Node));
+    let digest = New { image: format!("registry.test/app@{}", manifest()), ..all() };
+    let job = bench.preheats.create(digest, "admin").await.unwrap();
+    order(&mut old).await;
+    bench.nodes.disconnected(&gone.session, true);
+    let since = Instant::now();
+    let job = ended(&bench.preheats, &job.id).await;
+    let why = |number| match &job.nodes[&id(number)].state {
+        State::Failed(why) => why.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert!(why(1).contains("does not answer"), "{}", why(1));
+    assert!(why(2).contains("away"), "{}", why(2));
+    assert!((Duration::from_secs(60)..Duration::from_secs(70)).contains(&since.elapsed()), "{:?}", since.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_cancelled_is_told_and_who_runs_what_nobody_wants_too() {
+    let bench = bench().await;
+    let mut one = bench.join(1, Role::Node);
+    let job = bench.preheats.create(all(), "admin").await.unwrap();
+    let first = order(&mut one).await;
+    bench.preheats.heard(&id(1), &first.order_id, said(State::Running, 1));
+    assert_eq!(bench.preheats.cancel(&job.id, "admin").await.unwrap().state(), State::Cancelled);
+    let told = order(&mut one).await;
+    assert!(told.cancelled && told.order_id == first.order_id);
+    // It had not heard.
+    bench.preheats.heard(&id(1), &first.order_id, said(State::Running, 5));
+    assert!(order(&mut one).await.cancelled);
+    bench.preheats.heard(&id(1), &first.order_id, said(State::Cancelled, 5));
+    assert!(one.orders.try_recv().is_err());
+    let refused = bench.preheats.cancel(&job.id, "admin").await.unwrap_err();
+    assert!(matches!(refused, Error::Refused(_)), "{refused}");
+    assert!(matches!(bench.preheats.get("unknown").await, Err(Error::Unknown(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wrong_is_named_by_its_field() {
+    let bench = bench().await;
+    let _one = bench.join(1, Role::Node);
+    let cases = [
+        (New { image: "UPPER/Case:x y".into(), ..all() }, "image"),
+        (New { image: String::new(), ..all() }, "image"),
+        (New { image: "a".repeat(2000), ..all() }, "image"),
+        (New { platforms: vec!["linux".into()], ..all() }, "platforms"),
+        (New { platforms: vec!["linux/amd64/v8/x".into()], ..all() }, "platforms"),
+        (New { platforms: vec!["linux/amd64".into(); 17], ..all() }, "platforms"),
+        (new(Target::Percent(0)), "target"),
+        (new(Target::Percent(101)), "target"),
+        (new(Target::Nodes(Vec::new())), "target"),
+        (New { login: Some(("a:b".into(), "p".into())), ..all() }, "login"),
+        (New { login: Some((String::new(), "p".into())), ..all() }, "login"),
+    ];
+    for (new, field) in cases {
+        match bench.preheats.create(new.clone(), "admin").await {
+            Err(Error::Bad { field: named, .. }) => assert_eq!(named, field, "{new:?}"),
+            other => panic!("{new:?}: {other:?}"),
+        }
+    }
+    for target in [Target::Seeds, Target::Nodes(vec!["nobody".into()])] {
+        assert!(matches!(bench.preheats.create(new(target), "admin").await, Err(Error::Refused(_))));
+    }
+    assert!(bench.store.preheats(None, 9).await.unwrap().is_empty());
+    // What images are called in pods.
+    let short = bench.preheats.create(New { image: "alpine".into(), ..all() }, "admin").await.unwrap();
+    let Image { registry, repository, reference } = short.image;
+    assert_eq!((registry.as_str(), repository.as_str(), reference.as_str()), ("docker.io", "library/alpine", "latest"));
+}

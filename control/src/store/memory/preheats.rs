@@ -1,0 +1,49 @@
+use async_trait::async_trait;
+
+use super::super::{AuditEntry, Error, PreheatRow, Preheats};
+use super::MemoryStore;
+
+#[async_trait]
+impl Preheats for MemoryStore {
+    async fn put_preheat(&self, row: &PreheatRow, audit: Option<&AuditEntry>) -> Result<(), Error> {
+        let mut rows = self.preheats.lock();
+        match rows.iter_mut().find(|known| known.id == row.id) {
+            Some(known) => *known = row.clone(),
+            None => rows.push(row.clone()),
+        }
+        if let Some(entry) = audit {
+            self.identities.lock().write_audit(entry);
+        }
+        Ok(())
+    }
+
+    async fn preheat(&self, id: &str) -> Result<Option<PreheatRow>, Error> {
+        Ok(self.preheats.lock().iter().find(|row| row.id == id).cloned())
+    }
+
+    async fn preheats(&self, before: Option<&str>, most: u32) -> Result<Vec<PreheatRow>, Error> {
+        let rows = self.preheats.lock();
+        let end = match before {
+            Some(id) => rows.iter().position(|row| row.id == id).unwrap_or(0),
+            None => rows.len(),
+        };
+        Ok(rows[..end].iter().rev().take(most as usize).cloned().collect())
+    }
+
+    async fn running_preheats(&self) -> Result<Vec<PreheatRow>, Error> {
+        Ok(self.preheats.lock().iter().filter(|row| row.ended.is_none()).cloned().collect())
+    }
+
+    async fn prune_preheats(&self, keep: u32) -> Result<u64, Error> {
+        let mut rows = self.preheats.lock();
+        let ended = rows.iter().filter(|row| row.ended.is_some()).count();
+        let mut surplus = ended.saturating_sub(keep as usize);
+        let before = rows.len();
+        rows.retain(|row| {
+            let goes = row.ended.is_some() && surplus > 0;
+            surplus -= usize::from(goes);
+            !goes
+        });
+        Ok((before - rows.len()) as u64)
+    }
+}
