@@ -44,6 +44,8 @@ mod one_copy;
 mod origin_faults;
 #[path = "lab/own_faults.rs"]
 mod own_faults;
+#[path = "lab/preheat.rs"]
+mod preheat;
 #[path = "lab/private.rs"]
 mod private;
 #[path = "lab/rogues.rs"]
