@@ -32,6 +32,7 @@ pub struct App {
     nodes: Arc<Nodes>,
     swarm: Arc<Swarm>,
     preheats: Arc<Preheats>,
+    feed: Arc<rest::Feed>,
     registry: Arc<metrics::Registry>,
     grpc: TcpListener,
     rest: TcpListener,
@@ -62,9 +63,11 @@ impl App {
         let counted = identity::Metrics::register(registry.sub("identity"));
         let identity = open_identity(&config, Arc::clone(&store) as Arc<dyn Identities>, counted).await?;
 
-        let swarm = Arc::new(Swarm::new(swarm::Metrics::register(registry.sub("swarm"))));
+        let feed = Arc::new(rest::Feed::default());
+        let swarm = Swarm::new(swarm::Metrics::register(registry.sub("swarm")));
+        let swarm = Arc::new(swarm.followed(Arc::clone(&feed) as Arc<dyn swarm::Follower>));
         let counted = nodes::Metrics::register(registry.sub("nodes"));
-        let watcher = Arc::clone(&swarm) as Arc<dyn nodes::Watcher>;
+        let watcher = Arc::new((Arc::clone(&swarm), Arc::clone(&feed))) as Arc<dyn nodes::Watcher>;
         let nodes = Arc::new(Nodes::new(nodes::Config::default(), clusters.watch(), watcher, counted));
 
         let counted = preheat::Metrics::register(registry.sub("preheats"));
@@ -89,6 +92,7 @@ impl App {
             nodes,
             swarm,
             preheats,
+            feed,
             registry,
             grpc,
             rest,
@@ -117,6 +121,7 @@ impl App {
         tokio::spawn(Arc::clone(&self.nodes).run(drain.clone()));
         tokio::spawn(Arc::clone(&self.swarm).run(drain.clone()));
         tokio::spawn(Arc::clone(&self.preheats).run(drain.clone()));
+        tokio::spawn(Arc::clone(&self.feed).run(&self.clusters, drain.clone()));
         // Health and metrics outlive the drain: a probe may look on while streams end.
         let (rest_end, rest_drain) = drain::channel();
         let gate = match &self.identity {
@@ -134,6 +139,10 @@ impl App {
             identity: self.identity,
             clusters: self.clusters,
             nodes: Arc::clone(&self.nodes),
+            swarm: Arc::clone(&self.swarm),
+            preheats: Arc::clone(&self.preheats),
+            feed: self.feed,
+            shapes: Arc::default(),
             registry: self.registry,
             drain: drain.clone(),
         };

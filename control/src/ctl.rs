@@ -8,8 +8,11 @@ mod apply;
 mod cli;
 mod client;
 mod cluster;
+mod events;
 mod identity;
 mod node;
+mod preheat;
+mod swarm;
 mod table;
 
 use std::process::ExitCode;
@@ -24,6 +27,9 @@ enum Error {
     /// The server or this program.
     #[error("{0}")]
     Failed(String),
+    /// The server can't do it now.
+    #[error("failed at the server: {0}")]
+    Server(String),
     /// What was asked for is not acceptable.
     #[error("refused: {0}")]
     Refused(String),
@@ -56,6 +62,7 @@ impl Error {
             Self::Conflict(_) => 4,
             Self::Unreachable { .. } => 5,
             Self::NotAllowed(_) => 6,
+            Self::Server(_) => 7,
         }
     }
 }
@@ -75,11 +82,20 @@ pub async fn run(cli: Cli) -> ExitCode {
 }
 
 async fn answer(cli: Cli) -> Result<String, Error> {
+    if let Command::Completion { shell } = cli.command {
+        return Ok(completion(shell));
+    }
     let client = Client::new(&cli.server, cli.ca_file.as_deref(), token(&cli)?)?;
     match cli.command {
         Command::Cluster(command) => cluster::run(&client, command, cli.output).await,
         Command::Apply(args) => apply::run(&client, &args, cli.output).await,
         Command::Node(command) => node::run(&client, &command, cli.output).await,
+        Command::Blob(command) => swarm::blob(&client, &command, cli.output).await,
+        Command::Flight(command) => swarm::flight(&client, &command, cli.output).await,
+        Command::Image(command) => swarm::image(&client, &command, cli.output).await,
+        Command::Preheat(command) => preheat::run(&client, &command, cli.output).await,
+        Command::Events(args) => events::follow(&client, &args, cli.output).await,
+        Command::Completion { shell } => Ok(completion(shell)),
         Command::Explain(place) => node::explain(&client, &place, cli.output).await,
         Command::JoinToken(command) => identity::join_token(&client, command, cli.output).await,
         Command::Member(command) => identity::member(&client, command, cli.output).await,
@@ -88,6 +104,13 @@ async fn answer(cli: Cli) -> Result<String, Error> {
         Command::Ca => identity::authority(&client, cli.output).await,
         Command::Whoami => identity::whoami(&client, cli.output).await,
     }
+}
+
+fn completion(shell: clap_complete::Shell) -> String {
+    use clap::CommandFactory as _;
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "shoalctl", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
 }
 
 /// The API token, from a file or the environment; never from an argument, which everybody on the machine may read.

@@ -30,7 +30,7 @@ mod view;
 mod tests;
 
 pub use metrics::Metrics;
-pub use view::NodeView;
+pub use view::{Move, NodeView};
 
 /// Ties Find streams to a session.
 pub type SessionId = [u8; 16];
@@ -153,6 +153,8 @@ pub enum Change {
     Registered {
         /// Who.
         node: NodeId,
+        /// Its host name.
+        name: String,
         /// Where it belongs.
         cluster: Option<ClusterId>,
         /// Where peers reach it.
@@ -191,6 +193,13 @@ pub enum Change {
 pub trait Watcher: Send + Sync + 'static {
     /// Takes one change.
     fn changed(&self, change: Change);
+}
+
+impl<A: Watcher, B: Watcher> Watcher for (Arc<A>, Arc<B>) {
+    fn changed(&self, change: Change) {
+        self.0.changed(change.clone());
+        self.1.changed(change);
+    }
 }
 
 /// All live nodes.
@@ -276,6 +285,7 @@ impl Nodes {
         self.metrics.registered.inc();
         self.watcher.changed(Change::Registered {
             node: id.clone(),
+            name: who.name.clone(),
             cluster: assignment.cluster.as_ref().map(|(id, _)| id.clone()),
             addr: SocketAddr::new(who.facts.ip(), who.peer_port),
             location: who.facts.location().to_owned(),
@@ -387,6 +397,26 @@ impl Nodes {
         drop(inner);
         list.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         list
+    }
+
+    /// One live node.
+    pub fn get(&self, node: &NodeId) -> Option<NodeView> {
+        self.inner.lock().nodes.get(node).map(Record::view)
+    }
+
+    /// Host names of live nodes.
+    pub fn names(&self) -> HashMap<NodeId, String> {
+        let inner = self.inner.lock();
+        inner.nodes.iter().map(|(id, record)| (id.clone(), record.who.name.clone())).collect()
+    }
+
+    /// Which live nodes would belong elsewhere if these were the clusters, by name, then id. Nothing is changed.
+    pub fn moves(&self, clusters: &ClusterSet) -> Vec<Move> {
+        let inner = self.inner.lock();
+        let mut moves: Vec<Move> = inner.nodes.values().filter_map(|record| record.moved_by(clusters)).collect();
+        drop(inner);
+        moves.sort_by(|a, b| (&a.name, &a.node).cmp(&(&b.name, &b.node)));
+        moves
     }
 
     /// Follows the clusters and ends leases, until drained.

@@ -29,6 +29,14 @@ pub use memory::MemoryStore;
 pub use preheats::{PreheatRow, Preheats};
 pub use sqlite::SqliteStore;
 
+/// Copies the database of a state directory to a new file, at one moment, also while a control service writes to it.
+///
+/// # Errors
+/// [`Error::Exists`], [`Error::NoDatabase`], [`Error::Damaged`], [`Error::Failed`]; no file is left then.
+pub async fn backup(state_dir: &std::path::Path, to: &std::path::Path) -> Result<(), Error> {
+    sqlite::backup(state_dir, to).await
+}
+
 /// The durable part of control.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -171,6 +179,50 @@ pub enum Error {
         found: i64,
         /// Last version that this program knows.
         known: i64,
+    },
+    /// A step of the schema is not the one that this program has: somebody built another program, or changed the database by hand.
+    #[error(
+        "{path}: step {version} of the schema is not the one that this shoal-control has, or was left half done; \
+         run the release that wrote it, or restore a backup"
+    )]
+    OtherSchema {
+        /// The database.
+        path: std::path::PathBuf,
+        /// Which step.
+        version: i64,
+    },
+    /// The database can be read at most.
+    #[error(
+        "{path} can't be written ({reason}): look at the owner and mode of the file and its directory, and at how the disk is mounted"
+    )]
+    ReadOnly {
+        /// The database.
+        path: std::path::PathBuf,
+        /// What the system says.
+        reason: String,
+    },
+    /// What is in the file is no database any more.
+    #[error(
+        "{path} is damaged ({reason}): stop shoal-control, keep the file for who looks into it, and put a backup in its place, \
+         without the files control.db-wal and control.db-shm"
+    )]
+    Damaged {
+        /// The database.
+        path: std::path::PathBuf,
+        /// What SQLite says.
+        reason: String,
+    },
+    /// A backup is not written over something.
+    #[error("{path} is there already: a backup is written to a new file")]
+    Exists {
+        /// The file.
+        path: std::path::PathBuf,
+    },
+    /// There is no database to make a backup of.
+    #[error("there is no {path}: is the state directory right?")]
+    NoDatabase {
+        /// The database.
+        path: std::path::PathBuf,
     },
     /// The database file is gone or is another one than we opened.
     #[error("{path} was removed or replaced while shoal-control runs; restart it")]

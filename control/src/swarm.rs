@@ -25,6 +25,7 @@ mod candidates;
 mod distrust;
 mod event;
 mod finder;
+mod look;
 mod meter;
 mod metrics;
 mod permit;
@@ -33,9 +34,10 @@ mod state;
 mod willing;
 
 pub use event::{
-    Announced, Ask, At, Cause, Certificate, Effect, Event, FinderId, Grant, Member, Meta, Notice, ParentSaid, Proof,
-    Say, Signature, Stop, Tell, Trouble, Waiting,
+    Announced, Ask, At, Cause, Certificate, Effect, Event, FinderId, FlightChange, Grant, Member, Meta, Notice,
+    ParentSaid, Proof, Say, Signature, Stop, Tell, Trouble, Waiting,
 };
+pub use look::{BlobView, FlightView, HolderView, Parent};
 pub use metrics::Metrics;
 pub use public::Repository;
 pub use state::{Counts, STARTING, State};
@@ -52,7 +54,14 @@ pub struct Swarm {
     /// The time of the next tick came nearer.
     nearer: Notify,
     metrics: Metrics,
+    follower: Option<Arc<dyn Follower>>,
     inner: Mutex<Inner>,
+}
+
+/// Hears of flights, in order. Must be quick, and must not call back.
+pub trait Follower: Send + Sync + 'static {
+    /// Takes one change.
+    fn flight(&self, change: FlightChange);
 }
 
 struct Inner {
@@ -73,7 +82,13 @@ impl Swarm {
             complaints: HashSet::new(),
             public: public::Public::default(),
         };
-        Self { started: Instant::now(), nearer: Notify::new(), metrics, inner: Mutex::new(inner) }
+        Self { started: Instant::now(), nearer: Notify::new(), metrics, follower: None, inner: Mutex::new(inner) }
+    }
+
+    /// The same, with somebody who hears of flights.
+    #[must_use]
+    pub fn followed(self, follower: Arc<dyn Follower>) -> Self {
+        Self { follower: Some(follower), ..self }
     }
 
     /// Opens a finder's place. The channel ends after [`Say::Stop`] (but for [`Stop::Revoked`]); if it ends without
@@ -155,6 +170,9 @@ impl Swarm {
         let mut events = vec![event];
         while let Some(event) = events.pop() {
             let effects = inner.state.apply(self.started.elapsed(), rand::random(), event);
+            if let Some(follower) = &self.follower {
+                inner.state.flights().into_iter().for_each(|change| follower.flight(change));
+            }
             for effect in effects {
                 match effect {
                     Effect::Say(finder, say) => {
@@ -187,7 +205,7 @@ impl Swarm {
 impl Watcher for Swarm {
     fn changed(&self, change: Change) {
         let event = match change {
-            Change::Registered { node, cluster, addr, location, seed, restarted } => {
+            Change::Registered { node, name: _, cluster, addr, location, seed, restarted } => {
                 let location = location.split('|').filter(|part| !part.is_empty()).map(str::to_lowercase).collect();
                 Event::Registered { member: Member { node, cluster, addr, location, seed }, restarted }
             }

@@ -113,6 +113,87 @@ fn each_kind_of_failure_has_its_exit_code_and_names_what_is_wrong() {
 }
 
 #[test]
+fn everything_there_is_can_be_listed_and_shown() {
+    let server = Server::start();
+    let json =
+        |args: &[&str]| -> Value { serde_json::from_str(&server.well(&[args, &["-o", "json"]].concat())).unwrap() };
+    server.well(&["join-token", "create", "--uses", "2"]);
+    let id = json(&["join-token", "list"])[0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(json(&["join-token", "show", &id])["uses_left"], 2);
+    assert_eq!(json(&["api-token", "show", "admin"])["role"], "admin");
+    assert_eq!(server.badly(&["api-token", "show", "nobody"]).0, Some(3));
+    for list in
+        [vec!["blob", "list"], vec!["flight", "list"], vec!["member", "list"], vec!["node", "list", "--role", "seed"]]
+    {
+        assert_eq!(json(&list), serde_json::json!([]), "{list:?}");
+        server.well(&list);
+    }
+    let digest = format!("sha256:{}", "0".repeat(64));
+    assert_eq!(server.badly(&["blob", "show", &digest]).0, Some(3));
+    assert_eq!(server.badly(&["node", "show", "n1"]).0, Some(3));
+    assert_eq!(server.badly(&["member", "show", "n1"]).0, Some(3));
+    assert!(server.badly(&["node", "list", "--cluster", "nowhere"]).1.contains("nowhere"));
+    let manifest = server.state.path().join("manifest.json");
+    let text = format!(r#"{{"config": {{"digest": "{digest}", "size": 7}}, "layers": []}}"#);
+    std::fs::write(&manifest, text).unwrap();
+    let share = json(&["image", "share", "--manifest", manifest.to_str().unwrap()]);
+    assert_eq!((&share["blobs"], &share["bytes"], &share["nodes"]), (&1.into(), &7.into(), &serde_json::json!([])));
+    assert_eq!(server.badly(&["image", "share", "sha256:x"]).0, Some(2));
+    let plan = server.well(&["cluster", "update", "default", "--idc", "x", "--dry-run"]);
+    assert!(plan.contains("~ default") && plan.contains("nothing was changed"), "{plan}");
+    assert_eq!(json(&["cluster", "show", "default"])["idc"], "");
+}
+
+#[test]
+fn events_are_printed_as_they_happen() {
+    let server = Server::start();
+    let mut follow = Command::new(env!("CARGO_BIN_EXE_shoalctl"))
+        .env("SHOAL_TOKEN", TOKEN)
+        .args(["--server", &server.url, "events", "-o", "json", "-n", "2"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    let kind = |line: Option<std::io::Result<String>>| -> Value {
+        serde_json::from_str::<Value>(&line.unwrap().unwrap()).unwrap()["kind"].clone()
+    };
+    assert_eq!(kind(lines.next()), "reset");
+    server.well(&["cluster", "create", "b"]);
+    assert_eq!(kind(lines.next()), "cluster.created");
+    assert!(follow.wait().unwrap().success());
+    assert_eq!(server.ctl_with("", &["events"]).status.code(), Some(6));
+}
+
+#[test]
+fn a_completion_is_printed_for_each_shell_without_a_server() {
+    for shell in ["bash", "zsh", "fish"] {
+        let printed = Command::new(env!("CARGO_BIN_EXE_shoalctl")).args(["completion", shell]).output().unwrap();
+        let text = String::from_utf8(printed.stdout).unwrap();
+        assert!(printed.status.success() && text.contains("join-token") && text.contains("completion"), "{shell}");
+    }
+}
+
+#[test]
+fn a_backup_is_made_of_a_control_that_runs() {
+    let server = Server::start();
+    server.well(&["cluster", "create", "b"]);
+    let (state, copy) = (server.state.path().join("control"), server.state.path().join("copy.db"));
+    let backup = || {
+        let mut control = Command::new(env!("CARGO_BIN_EXE_shoal-control"));
+        control.args(["backup", copy.to_str().unwrap(), "--state-dir", state.to_str().unwrap()]).output().unwrap()
+    };
+    let made = backup();
+    assert!(made.status.success(), "{made:?}");
+    assert!(std::fs::read(&copy).unwrap().starts_with(b"SQLite format 3"));
+    let again = backup();
+    assert!(
+        !again.status.success() && String::from_utf8_lossy(&again.stderr).contains("is there already"),
+        "{again:?}"
+    );
+    server.well(&["cluster", "create", "c"]);
+}
+
+#[test]
 fn a_second_apply_prints_no_difference() {
     let server = Server::start();
     let dir = tempfile::tempdir().unwrap();

@@ -10,6 +10,7 @@ use shoal_base::privileges;
 use super::App;
 use crate::config::{Config, Raw};
 use crate::scope::{self, Facts};
+use crate::store;
 
 /// Decides which nodes belong together, and tells them who has what.
 #[derive(Debug, Parser)]
@@ -28,6 +29,10 @@ enum Command {
     /// Check or describe settings.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Copy the database to a new file, also while the service runs. The authority's key (ca.key, ca.pem) is not in it.
+    Backup(Backup),
+    /// Print the description of the REST API, as it is served at /api/v1/openapi.json (OpenAPI 3.1).
+    Openapi,
 }
 
 #[derive(Debug, Subcommand)]
@@ -83,6 +88,14 @@ struct Explain {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+struct Backup {
+    /// The copy. It must not be there yet.
+    file: PathBuf,
+    #[command(flatten)]
+    settings: Settings,
+}
+
 /// Runs what was asked for. Exit codes: 0 well, 1 failed, 2 refused input.
 pub fn main(cli: Cli) -> ExitCode {
     match cli.command {
@@ -101,6 +114,17 @@ pub fn main(cli: Cli) -> ExitCode {
             print!("{}", shoal_base::config::reference::<Raw>("Settings of shoal-control"));
             ExitCode::SUCCESS
         }
+        Command::Backup(args) => match args.settings.load() {
+            Ok(config) => backup(&config.state_dir, &args.file),
+            Err(faults) => refused(&format!("the settings have faults:\n{faults}")),
+        },
+        Command::Openapi => match crate::api::rest::openapi().to_pretty_json() {
+            Ok(text) => {
+                println!("{text}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => refused(&error.to_string()),
+        },
         Command::Explain(args) => match explain(&args) {
             Ok(text) => {
                 println!("{text}");
@@ -146,6 +170,23 @@ fn explain(args: &Explain) -> Result<String, String> {
 fn read_scopes(path: &Path) -> Result<scope::Scopes, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     scope::parse_file(&text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn backup(state_dir: &Path, file: &Path) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let made = runtime
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(store::backup(state_dir, file)).map_err(anyhow::Error::from));
+    match made {
+        Ok(()) => {
+            println!("{}", file.display());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("shoal-control: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn serve(config: Config) -> ExitCode {

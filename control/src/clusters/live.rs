@@ -1,3 +1,5 @@
+mod plan;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -52,6 +54,8 @@ pub struct ApplyMode {
     pub prune: bool,
     /// Only tell what would change.
     pub dry_run: bool,
+    /// Only if the set is of this generation.
+    pub generation: Option<u64>,
 }
 
 /// What became of one cluster.
@@ -71,12 +75,14 @@ pub enum Change {
 }
 
 /// The outcome of an apply.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Applied {
     /// What changed, oldest cluster first.
     pub changes: Vec<Change>,
     /// Clusters that are there and were not declared.
     pub undeclared: Vec<Arc<Cluster>>,
+    /// The set that there is now, or in a dry run the one that there would be.
+    pub after: Arc<ClusterSet>,
 }
 
 /// Why a change was not made. Nothing has changed then.
@@ -93,6 +99,14 @@ pub enum Error {
     Stale {
         /// Name of the cluster.
         name: String,
+        /// What the caller saw.
+        expected: u64,
+        /// What there is.
+        found: u64,
+    },
+    /// The caller's: the clusters are not as the caller saw them. Read them again.
+    #[error("the set of clusters is at {found}, not {expected}")]
+    StaleSet {
         /// What the caller saw.
         expected: u64,
         /// What there is.
@@ -119,6 +133,8 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] store::Error),
 }
+
+pub use plan::{Plan, Planned};
 
 /// How many live nodes a cluster has: asked before one is deleted. To force a deletion, say 0.
 pub type NodesOf<'a> = &'a (dyn Fn(&ClusterId) -> usize + Sync);
@@ -205,18 +221,7 @@ impl By<'_> {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Stale`], [`Error::Refused`], [`Error::Store`].
     pub async fn update(&self, id_or_name: &str, version: Option<u64>, edit: Edit) -> Result<Arc<Cluster>, Error> {
-        let changes = |set: &ClusterSet| {
-            let cluster = found(set, id_or_name, version)?;
-            let Edit { name, default, idc, location, cidrs } = edit.clone();
-            let spec = ClusterSpec {
-                name: name.unwrap_or_else(|| cluster.name.clone()),
-                default: default.unwrap_or(cluster.default),
-                idc: idc.unwrap_or_else(|| cluster.idc.clone()),
-                location: location.unwrap_or_else(|| cluster.location.clone()),
-                cidrs: cidrs.unwrap_or_else(|| cluster.cidrs.clone()),
-            };
-            Ok(vec![ClusterChange::Update { id: cluster.id.clone(), spec }])
-        };
+        let changes = |set: &ClusterSet| Ok(vec![edited(found(set, id_or_name, version)?, edit.clone())]);
         let (before, after) = self.write(changes, false).await?;
         let id = &found(&before, id_or_name, None)?.id;
         after.get(id).cloned().ok_or_else(|| Error::NotFound(id_or_name.into()))
@@ -252,7 +257,7 @@ impl By<'_> {
     /// nothing. Deleting what is not declared asks `nodes_of` first; a declared set may leave no default.
     ///
     /// # Errors
-    /// [`Error::Refused`], [`Error::InUse`], [`Error::Store`].
+    /// [`Error::Refused`], [`Error::InUse`], [`Error::StaleSet`], [`Error::Store`].
     pub async fn apply(
         &self,
         declared: Vec<ClusterSpec>,
@@ -268,6 +273,9 @@ impl By<'_> {
         let new_ids: Vec<ClusterId> = declared.iter().map(|_| new_id()).collect();
 
         let changes = |set: &ClusterSet| {
+            if let Some(expected) = mode.generation.filter(|expected| *expected != set.generation()) {
+                return Err(Error::StaleSet { expected, found: set.generation() });
+            }
             let mut changes = Vec::new();
             for cluster in set.clusters().iter().filter(undeclared) {
                 let id = cluster.id.clone();
@@ -291,6 +299,7 @@ impl By<'_> {
         Ok(Applied {
             changes: difference(&before, &after),
             undeclared: after.clusters().iter().filter(undeclared).cloned().collect(),
+            after,
         })
     }
 
@@ -387,6 +396,18 @@ fn candidate(before: &ClusterSet, changes: Vec<ClusterChange>) -> Result<(Vec<Cl
         })
         .collect();
     Ok((changes, set))
+}
+
+fn edited(cluster: &Cluster, edit: Edit) -> ClusterChange {
+    let Edit { name, default, idc, location, cidrs } = edit;
+    let spec = ClusterSpec {
+        name: name.unwrap_or_else(|| cluster.name.clone()),
+        default: default.unwrap_or(cluster.default),
+        idc: idc.unwrap_or_else(|| cluster.idc.clone()),
+        location: location.unwrap_or_else(|| cluster.location.clone()),
+        cidrs: cidrs.unwrap_or_else(|| cluster.cidrs.clone()),
+    };
+    ClusterChange::Update { id: cluster.id.clone(), spec }
 }
 
 fn with_spec(id: ClusterId, seq: u64, version: u64, spec: &ClusterSpec) -> Cluster {

@@ -14,8 +14,33 @@ use super::{Error, show, understand};
 
 #[derive(Debug, Deserialize)]
 struct Difference {
+    dry_run: bool,
     changes: Vec<Change>,
     undeclared: Vec<String>,
+    moves: Option<Moves>,
+}
+
+/// Live nodes that would move.
+#[derive(Debug, Deserialize)]
+struct Moves {
+    between: Vec<Between>,
+    nodes: Vec<Move>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Between {
+    from: Option<String>,
+    to: Option<String>,
+    nodes: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Move {
+    name: String,
+    node: String,
+    from: Option<String>,
+    to: Option<String>,
+    reason: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -32,13 +57,13 @@ pub(super) async fn run(client: &Client, args: &Apply, output: Output) -> Result
     let body = json!({ "clusters": declared(&text).map_err(|reason| Error::Refused(format!("{name}: {reason}")))? });
     let flags = [("dry_run", args.dry_run), ("prune", args.prune), ("force", args.force)];
     let query: Vec<(&str, &str)> = flags.iter().filter(|(_, set)| *set).map(|(key, _)| (*key, "true")).collect();
-    let answer = client.request(Method::PUT, &["clusters"]).query(&query).json(&body).send().await?;
+    let answer = client.request(Method::PUT, &["clusters"]).if_version(None).query(&query).json(&body).send().await?;
     show(output, &answer, || {
         let difference: Difference = understand(&answer)?;
         if !difference.undeclared.is_empty() && !args.prune {
             eprintln!("not in {name}, and left alone: {} (--prune deletes)", difference.undeclared.join(", "));
         }
-        Ok(describe(&difference.changes, args.dry_run))
+        Ok(summary(&difference))
     })
 }
 
@@ -66,7 +91,15 @@ fn declared(text: &str) -> Result<Value, String> {
     }
 }
 
-fn describe(changes: &[Change], dry_run: bool) -> String {
+/// What a change did, or would do and which live nodes it would move.
+pub(super) fn describe(answer: &Value) -> Result<String, Error> {
+    Ok(summary(&understand(answer)?))
+}
+
+/// Nodes that are named one by one.
+const MOST_MOVES: usize = 20;
+
+fn summary(Difference { dry_run, changes, undeclared: _, moves }: &Difference) -> String {
     if changes.is_empty() {
         return "no difference".to_owned();
     }
@@ -80,7 +113,15 @@ fn describe(changes: &[Change], dry_run: bool) -> String {
             Change::Delete { before } => format!("- {}", before.name),
         })
         .collect();
-    if dry_run {
+    let name = |cluster: &Option<String>| cluster.clone().unwrap_or_else(|| "(alone)".to_owned());
+    for Between { from, to, nodes } in moves.iter().flat_map(|moves| &moves.between) {
+        lines.push(format!("> {nodes} node(s): {} -> {}", name(from), name(to)));
+    }
+    for moved in moves.iter().flat_map(|moves| &moves.nodes).take(MOST_MOVES) {
+        let Move { name: host, node, from, to, reason } = moved;
+        lines.push(format!("    {host} ({node}): {} -> {}: {reason}", name(from), name(to)));
+    }
+    if *dry_run {
         lines.push("nothing was changed (--dry-run)".to_owned());
     }
     lines.join("\n")
@@ -150,11 +191,22 @@ mod tests {
             Change::Update { before: cluster("b", "x"), after: cluster("b", "y") },
             Change::Delete { before: cluster("c", "") },
         ];
-        let text = describe(&changes, true);
+        let moved = |name: &str| Move {
+            name: name.into(),
+            node: "n1".into(),
+            from: Some("b".into()),
+            to: None,
+            reason: "no scope matches".into(),
+        };
+        let between = vec![Between { from: Some("b".into()), to: None, nodes: 1 }];
+        let moves = Some(Moves { between, nodes: vec![moved("host")] });
+        let text = summary(&Difference { dry_run: true, changes: changes.into(), undeclared: Vec::new(), moves });
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[..2], ["+ a", "    cidrs: [10.0.0.0/8]"]);
         assert_eq!(lines[2..5], ["~ b", "    idc: \"x\" -> \"y\"", "- c"]);
-        assert_eq!(lines[5], "nothing was changed (--dry-run)");
-        assert_eq!(describe(&[], false), "no difference");
+        assert_eq!(lines[5..7], ["> 1 node(s): b -> (alone)", "    host (n1): b -> (alone): no scope matches"]);
+        assert_eq!(lines[7], "nothing was changed (--dry-run)");
+        let none = Difference { dry_run: false, changes: Vec::new(), undeclared: Vec::new(), moves: None };
+        assert_eq!(summary(&none), "no difference");
     }
 }

@@ -1,12 +1,13 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 /// Talks to shoal-control: clusters, nodes, why a node is where it is, and who may join, ask and change.
 ///
 /// It shows the API token in SHOAL_TOKEN, or the one in a file.
 ///
-/// Exit codes: 0 well, 1 failed, 2 refused or misused, 3 not found, 4 conflict, 5 server unreachable, 6 not allowed.
+/// Exit codes: 0 well, 1 failed here, 2 refused or misused, 3 not found, 4 conflict, 5 server unreachable, 6 not allowed, 7 failed at the server.
 #[derive(Debug, Parser)]
 #[command(name = "shoalctl", version)]
 pub struct Cli {
@@ -47,6 +48,20 @@ pub(super) enum Command {
     Node(NodeCommand),
     /// Say which cluster a node would belong to, and why.
     Explain(Place),
+    /// Blobs that somebody holds or fetches.
+    #[command(subcommand)]
+    Blob(BlobCommand),
+    /// Live flights: which node fetches which digest, and from whom.
+    #[command(subcommand)]
+    Flight(FlightCommand),
+    /// Which share of an image each node has.
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Images brought to nodes before anybody pulls them.
+    #[command(subcommand)]
+    Preheat(PreheatCommand),
+    /// Print what happens, until interrupted.
+    Events(EventsArgs),
     /// What nodes join with.
     #[command(subcommand)]
     JoinToken(JoinTokenCommand),
@@ -62,6 +77,186 @@ pub(super) enum Command {
     Ca,
     /// Whose token this is.
     Whoami,
+    /// Print a script that completes commands in a shell. Needs no server.
+    Completion {
+        /// For which shell.
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PreheatCommand {
+    /// Bring an image to nodes of a cluster: all of them, unless some are said.
+    Create(PreheatCreate),
+    /// All of them, newest first.
+    List(PreheatFilter),
+    /// One, node by node.
+    Show {
+        /// Its id.
+        preheat: String,
+    },
+    /// Wait until one has ended; fails if it did not end well.
+    Wait {
+        /// Its id.
+        preheat: String,
+    },
+    /// Take one back. Nodes keep what they hold of it.
+    Cancel {
+        /// Its id.
+        preheat: String,
+    },
+    /// Try again what failed or was taken back.
+    Retry {
+        /// Its id.
+        preheat: String,
+        #[command(flatten)]
+        login: PreheatLogin,
+        /// Wait until it has ended.
+        #[arg(long)]
+        wait: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PreheatCreate {
+    /// The image: `alpine:3`, `registry.example/app@sha256:…`.
+    pub(super) image: String,
+    /// Cluster, by name or id.
+    #[arg(long, value_name = "CLUSTER")]
+    pub(super) cluster: String,
+    /// Its seeds.
+    #[arg(long, conflicts_with_all = ["percent", "nodes"])]
+    pub(super) seeds: bool,
+    /// So many of a hundred of its nodes, at least one.
+    #[arg(long, value_name = "N", conflicts_with = "nodes", value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub(super) percent: Option<u8>,
+    /// This node, by id or name. May be said several times.
+    #[arg(long = "node", value_name = "NODE")]
+    pub(super) nodes: Vec<String>,
+    /// `os/architecture[/variant]`. May be said several times; without it, all images of an index.
+    #[arg(long = "platform", value_name = "PLATFORM")]
+    pub(super) platforms: Vec<String>,
+    #[command(flatten)]
+    pub(super) login: PreheatLogin,
+    /// Wait until it has ended; fails if it did not end well.
+    #[arg(long)]
+    pub(super) wait: bool,
+}
+
+/// What is sent for the registry, and kept in memory alone. Without it, nodes log in with what they have themselves.
+#[derive(Debug, Args)]
+pub(super) struct PreheatLogin {
+    /// A docker `config.json` with the login for the registry.
+    #[arg(long, value_name = "FILE", conflicts_with = "user")]
+    pub(super) docker_config: Option<PathBuf>,
+    /// A user of the registry; needs --password-stdin.
+    #[arg(long, requires = "password_stdin")]
+    pub(super) user: Option<String>,
+    /// Read the password from standard input.
+    #[arg(long, requires = "user")]
+    pub(super) password_stdin: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PreheatFilter {
+    /// Only onto this cluster, by name or id.
+    #[arg(long, value_name = "CLUSTER")]
+    pub(super) cluster: Option<String>,
+    /// Only those that are `waiting`, `running`, `done`, `failed` or `cancelled`.
+    #[arg(long, value_name = "STATE")]
+    pub(super) state: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BlobCommand {
+    /// All of them, by digest, then cluster.
+    List(BlobFilter),
+    /// One, cluster by cluster, with who has it.
+    Show {
+        /// `sha256:` and 64 hex digits.
+        digest: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BlobFilter {
+    /// Only in this cluster, by name or id.
+    #[arg(long, value_name = "CLUSTER")]
+    pub(super) cluster: Option<String>,
+    /// Only digests that begin so.
+    #[arg(long, value_name = "PREFIX")]
+    pub(super) digest: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum FlightCommand {
+    /// All of them, by node, then digest.
+    List(FlightFilter),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FlightFilter {
+    /// Only in this cluster, by name or id.
+    #[arg(long, value_name = "CLUSTER")]
+    pub(super) cluster: Option<String>,
+    /// Only those of this node, by id.
+    #[arg(long, value_name = "NODE")]
+    pub(super) node: Option<String>,
+    /// Only those of this digest.
+    #[arg(long, value_name = "DIGEST")]
+    pub(super) digest: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ImageCommand {
+    /// What each node has of the blobs of an image.
+    Share(ShareArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ShareArgs {
+    /// An image manifest (JSON): its config and layers count. `-` reads standard input.
+    #[arg(long, value_name = "FILE")]
+    pub(super) manifest: Option<PathBuf>,
+    /// A blob that counts too. May be given many times.
+    #[arg(value_name = "DIGEST", required_unless_present = "manifest")]
+    pub(super) digests: Vec<String>,
+    /// Only in this cluster, by name or id.
+    #[arg(long, value_name = "CLUSTER")]
+    pub(super) cluster: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EventsArgs {
+    /// Only events of this cluster, by name or id.
+    #[arg(long, value_name = "CLUSTER")]
+    pub(super) cluster: Option<String>,
+    /// Only events about these.
+    #[arg(long, value_enum)]
+    pub(super) about: Option<About>,
+    /// End after so many.
+    #[arg(long, short = 'n', value_name = "N")]
+    pub(super) count: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum About {
+    /// Nodes.
+    Node,
+    /// Clusters.
+    Cluster,
+    /// Flights.
+    Flight,
+}
+
+impl About {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Cluster => "cluster",
+            Self::Flight => "flight",
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -70,6 +265,11 @@ pub(super) enum JoinTokenCommand {
     Create(CreateJoinToken),
     /// All tokens, without their secrets.
     List,
+    /// One token, without its secret.
+    Show {
+        /// Its id.
+        id: String,
+    },
     /// Remove a token. Nodes that joined by it stay.
     Delete {
         /// Its id.
@@ -114,6 +314,11 @@ impl NodeRole {
 pub(super) enum MemberCommand {
     /// All members.
     List,
+    /// One member.
+    Show {
+        /// Its id.
+        node: String,
+    },
     /// Take a node's certificates away, everywhere and at once, and give it no other.
     Revoke {
         /// Its id.
@@ -132,6 +337,11 @@ pub(super) enum ApiTokenCommand {
     Create(CreateApiToken),
     /// All tokens, without their secrets.
     List,
+    /// One token, without its secret.
+    Show {
+        /// Its name or id.
+        token: String,
+    },
     /// Remove a token.
     Delete {
         /// Its name or id.
@@ -247,6 +457,9 @@ pub(super) struct Update {
     /// Only if the cluster is at this version.
     #[arg(long, value_name = "VERSION")]
     pub(super) if_version: Option<u64>,
+    /// Only print what would change, and which live nodes would move.
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -259,6 +472,9 @@ pub(super) struct Delete {
     /// Only if the cluster is at this version.
     #[arg(long, value_name = "VERSION")]
     pub(super) if_version: Option<u64>,
+    /// Only print what would change, and which live nodes would move.
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -280,7 +496,28 @@ pub(super) struct Apply {
 #[derive(Debug, Subcommand)]
 pub(super) enum NodeCommand {
     /// All live nodes.
-    List,
+    List(NodeFilter),
+    /// One live node.
+    Show {
+        /// Its id.
+        node: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NodeFilter {
+    /// Only nodes of this cluster, by name or id. Empty: those that run alone.
+    #[arg(long, value_name = "CLUSTER")]
+    pub(super) cluster: Option<String>,
+    /// Only nodes whose host name, or id, begins so.
+    #[arg(long, value_name = "PREFIX")]
+    pub(super) name: Option<String>,
+    /// Only nodes of this role.
+    #[arg(long, value_enum)]
+    pub(super) role: Option<NodeRole>,
+    /// Only nodes in this state: connected or lost.
+    #[arg(long, value_parser = ["connected", "lost"])]
+    pub(super) state: Option<String>,
 }
 
 #[derive(Debug, Args)]

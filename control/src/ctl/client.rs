@@ -15,6 +15,19 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 /// Of a connection, shorter, so that a wrong address shows soon.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Items of a page: the most that the server gives.
+const PAGE: &str = "1000";
+
+/// Of a stream of events: nobody looks on for longer.
+const STREAM: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A page of a list.
+#[derive(Deserialize)]
+struct Page {
+    items: Vec<Value>,
+    next: Option<String>,
+}
+
 pub(super) struct Client {
     http: reqwest::Client,
     base: Url,
@@ -91,20 +104,33 @@ impl Request<'_> {
         Self { request: self.request.query(query), ..self }
     }
 
+    /// Only if the thing is at this version; `None`: whatever it is like, said openly.
     pub(super) fn if_version(self, version: Option<u64>) -> Self {
-        match version {
-            Some(version) => Self { request: self.request.header("if-match", format!("\"{version}\"")), ..self },
-            None => self,
+        let tag = version.map_or_else(|| "*".to_owned(), |version| format!("\"{version}\""));
+        Self { request: self.request.header("if-match", tag), ..self }
+    }
+
+    /// A stream, which is open for as long as somebody looks on.
+    pub(super) async fn stream(self, last: Option<&str>) -> Result<reqwest::Response, Error> {
+        let request = self.request.header("accept", "text/event-stream").timeout(STREAM);
+        let request = match last {
+            Some(last) => request.header("last-event-id", last),
+            None => request,
+        };
+        let response = request.send().await.map_err(|error| self.client.unreachable(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
         }
+        let (status, body) = (response.status(), response.bytes().await.unwrap_or_default());
+        Err(self.client.problem(status, &body))
     }
 
     /// Sends it. An answer without a body is null.
     pub(super) async fn send(self) -> Result<Value, Error> {
-        let unreachable =
-            |error: reqwest::Error| Error::Unreachable { server: self.client.base.to_string(), reason: reason(&error) };
-        let response = self.request.send().await.map_err(unreachable)?;
+        let client = self.client;
+        let response = self.request.send().await.map_err(|error| client.unreachable(&error))?;
         let status = response.status();
-        let body = response.bytes().await.map_err(unreachable)?;
+        let body = response.bytes().await.map_err(|error| client.unreachable(&error))?;
         if status.is_success() {
             if body.is_empty() {
                 return Ok(Value::Null);
@@ -112,20 +138,48 @@ impl Request<'_> {
             return serde_json::from_slice(&body)
                 .map_err(|error| Error::Failed(format!("the server's answer is not JSON: {error}")));
         }
-        let detail = match serde_json::from_slice::<Problem>(&body) {
+        Err(client.problem(status, &body))
+    }
+}
+
+impl Client {
+    /// All items of a list, page by page.
+    pub(super) async fn list(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value, Error> {
+        let (mut items, mut after) = (Vec::new(), None::<String>);
+        loop {
+            let mut request = self.request(Method::GET, path).query(query).query(&[("limit", PAGE)]);
+            if let Some(after) = &after {
+                request = request.query(&[("after", after)]);
+            }
+            let Page { items: more, next } = super::understand(&request.send().await?)?;
+            items.extend(more);
+            match next {
+                Some(next) => after = Some(next),
+                None => return Ok(Value::Array(items)),
+            }
+        }
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> Error {
+        Error::Unreachable { server: self.base.to_string(), reason: reason(error) }
+    }
+
+    fn problem(&self, status: StatusCode, body: &[u8]) -> Error {
+        let detail = match serde_json::from_slice::<Problem>(body) {
             Ok(problem) => problem.detail,
-            Err(_) => format!("the server answered {status}; is {} a shoal-control?", self.client.base),
+            Err(_) => format!("the server answered {status}; is {} a shoal-control?", self.base),
         };
-        Err(match status {
-            StatusCode::UNAUTHORIZED if self.client.token.is_none() => {
+        match status {
+            StatusCode::UNAUTHORIZED if self.token.is_none() => {
                 Error::NotAllowed(format!("{detail}; say --token-file FILE, or set SHOAL_TOKEN"))
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::NotAllowed(detail),
             StatusCode::NOT_FOUND => Error::NotFound(detail),
             StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => Error::Conflict(detail),
             status if status.is_client_error() => Error::Refused(detail),
+            status if status.is_server_error() => Error::Server(detail),
             _ => Error::Failed(detail),
-        })
+        }
     }
 }
 

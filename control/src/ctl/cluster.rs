@@ -4,6 +4,7 @@ use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::apply;
 use super::cli::{ClusterCommand, Create, Delete, Output, Update};
 use super::client::Client;
 use super::table::Table;
@@ -31,8 +32,7 @@ pub(super) async fn run(client: &Client, command: ClusterCommand, output: Output
             show(output, &made, || one(&made))
         }
         ClusterCommand::List => {
-            let mut answer = client.request(Method::GET, &["clusters"]).send().await?;
-            let clusters = answer["clusters"].take();
+            let clusters = client.list(&["clusters"], &[]).await?;
             show(output, &clusters, || Ok(table(&understand::<Vec<Cluster>>(&clusters)?)))
         }
         ClusterCommand::Show(named) => {
@@ -42,11 +42,19 @@ pub(super) async fn run(client: &Client, command: ClusterCommand, output: Output
         ClusterCommand::Update(args) => {
             let body = patch(&args)?;
             let request = client.request(Method::PATCH, &["clusters", &args.cluster]).if_version(args.if_version);
+            if args.dry_run {
+                let answer = request.query(&[("dry_run", "true")]).json(&body).send().await?;
+                return show(output, &answer, || apply::describe(&answer));
+            }
             let cluster = request.json(&body).send().await?;
             show(output, &cluster, || one(&cluster))
         }
-        ClusterCommand::Delete(Delete { cluster, force, if_version }) => {
+        ClusterCommand::Delete(Delete { cluster, force, if_version, dry_run }) => {
             let request = client.request(Method::DELETE, &["clusters", &cluster]).if_version(if_version);
+            if dry_run {
+                let answer = request.query(&[("dry_run", "true")]).send().await?;
+                return show(output, &answer, || apply::describe(&answer));
+            }
             let force: &[(&str, &str)] = if force { &[("force", "true")] } else { &[] };
             request.query(force).send().await?;
             let done = json!({ "deleted": cluster });

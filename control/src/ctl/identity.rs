@@ -32,18 +32,23 @@ pub(super) async fn join_token(client: &Client, command: JoinTokenCommand, outpu
             show(output, &made, || Ok(understand::<JoinToken>(&made)?.token.unwrap_or_default()))
         }
         JoinTokenCommand::List => {
-            let answer = client.request(Method::GET, &["join-tokens"]).send().await?;
-            show(output, &answer["join_tokens"], || {
-                let tokens: Vec<JoinToken> = understand(&answer["join_tokens"])?;
-                let rows = tokens.into_iter().map(|token| {
-                    let cluster = token.cluster.unwrap_or_else(|| "by facts".into());
-                    [token.id, cluster, token.role, token.uses_left.to_string(), token.expires, token.created_by]
-                });
-                Ok(table(["id", "cluster", "role", "uses left", "expires", "made by"], rows))
-            })
+            let answer = client.list(&["join-tokens"], &[]).await?;
+            show(output, &answer, || Ok(join_tokens(understand(&answer)?)))
+        }
+        JoinTokenCommand::Show { id } => {
+            let answer = client.request(Method::GET, &["join-tokens", &id]).send().await?;
+            show(output, &answer, || Ok(join_tokens(vec![understand(&answer)?])))
         }
         JoinTokenCommand::Delete { id } => delete(client, &["join-tokens", &id], output).await,
     }
+}
+
+fn join_tokens(tokens: Vec<JoinToken>) -> String {
+    let rows = tokens.into_iter().map(|token| {
+        let cluster = token.cluster.unwrap_or_else(|| "by facts".into());
+        [token.id, cluster, token.role, token.uses_left.to_string(), token.expires, token.created_by]
+    });
+    table(["id", "cluster", "role", "uses left", "expires", "made by"], rows)
 }
 
 #[derive(Deserialize)]
@@ -61,8 +66,12 @@ struct Member {
 pub(super) async fn member(client: &Client, command: MemberCommand, output: Output) -> Result<String, Error> {
     match command {
         MemberCommand::List => {
-            let answer = client.request(Method::GET, &["members"]).send().await?;
-            show(output, &answer["members"], || Ok(members(understand(&answer["members"])?)))
+            let answer = client.list(&["members"], &[]).await?;
+            show(output, &answer, || Ok(members(understand(&answer)?)))
+        }
+        MemberCommand::Show { node } => {
+            let answer = client.request(Method::GET, &["members", &node]).send().await?;
+            show(output, &answer, || Ok(members(vec![understand(&answer)?])))
         }
         MemberCommand::Revoke { node } => {
             let revoked = client.request(Method::POST, &["members", &node, "revoke"]).send().await?;
@@ -106,19 +115,24 @@ pub(super) async fn api_token(client: &Client, command: ApiTokenCommand, output:
             show(output, &made, || Ok(understand::<ApiToken>(&made)?.token.unwrap_or_default()))
         }
         ApiTokenCommand::List => {
-            let answer = client.request(Method::GET, &["api-tokens"]).send().await?;
-            show(output, &answer["api_tokens"], || {
-                let tokens: Vec<ApiToken> = understand(&answer["api_tokens"])?;
-                let rows = tokens.into_iter().map(|token| {
-                    let clusters = token.clusters.map_or_else(|| "all".into(), |clusters| clusters.join(","));
-                    let expires = token.expires.unwrap_or_else(|| "never".into());
-                    [token.id, token.name, token.role, clusters, token.created, expires]
-                });
-                Ok(table(["id", "name", "role", "clusters", "made", "expires"], rows))
-            })
+            let answer = client.list(&["api-tokens"], &[]).await?;
+            show(output, &answer, || Ok(api_tokens(understand(&answer)?)))
+        }
+        ApiTokenCommand::Show { token } => {
+            let answer = client.request(Method::GET, &["api-tokens", &token]).send().await?;
+            show(output, &answer, || Ok(api_tokens(vec![understand(&answer)?])))
         }
         ApiTokenCommand::Delete { token } => delete(client, &["api-tokens", &token], output).await,
     }
+}
+
+fn api_tokens(tokens: Vec<ApiToken>) -> String {
+    let rows = tokens.into_iter().map(|token| {
+        let clusters = token.clusters.map_or_else(|| "all".into(), |clusters| clusters.join(","));
+        let expires = token.expires.unwrap_or_else(|| "never".into());
+        [token.id, token.name, token.role, clusters, token.created, expires]
+    });
+    table(["id", "name", "role", "clusters", "made", "expires"], rows)
 }
 
 #[derive(Deserialize)]
@@ -137,8 +151,8 @@ pub(super) async fn audit(client: &Client, args: &AuditArgs, output: Output) -> 
     let mut query = vec![("limit", limit.as_str())];
     query.extend(before.as_deref().map(|before| ("before", before)));
     let answer = client.request(Method::GET, &["audit"]).query(&query).send().await?;
-    show(output, &answer["entries"], || {
-        let entries: Vec<Entry> = understand(&answer["entries"])?;
+    show(output, &answer["items"], || {
+        let entries: Vec<Entry> = understand(&answer["items"])?;
         let rows = entries.into_iter().map(|entry| {
             let text = |value: Option<Value>| value.map(|value| value.to_string()).unwrap_or_default();
             let change = [text(entry.before), text(entry.after)];
@@ -192,7 +206,7 @@ fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [String; 
 }
 
 async fn delete(client: &Client, path: &[&str], output: Output) -> Result<String, Error> {
-    client.request(Method::DELETE, path).send().await?;
+    client.request(Method::DELETE, path).if_version(None).send().await?;
     let what = path.last().copied().unwrap_or_default();
     show(output, &json!({ "deleted": what }), || Ok(format!("deleted {what}")))
 }

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde::Deserialize;
 
-use super::cli::{NodeCommand, Output, Place};
+use super::cli::{NodeCommand, NodeFilter, NodeRole, Output, Place};
 use super::client::Client;
 use super::table::{Table, bytes};
 use super::{Error, show, understand};
@@ -45,10 +45,25 @@ struct Considered {
 }
 
 pub(super) async fn run(client: &Client, command: &NodeCommand, output: Output) -> Result<String, Error> {
-    let NodeCommand::List = command;
-    let mut answer = client.request(Method::GET, &["nodes"]).send().await?;
-    let nodes = answer["nodes"].take();
-    show(output, &nodes, || Ok(table(&understand::<Vec<Node>>(&nodes)?)))
+    match command {
+        NodeCommand::List(filter) => {
+            let NodeFilter { cluster, name, role, state } = filter;
+            let role = role.map(NodeRole::as_str);
+            let query = [
+                ("cluster", cluster.as_deref()),
+                ("name", name.as_deref()),
+                ("role", role),
+                ("state", state.as_deref()),
+            ];
+            let query: Vec<(&str, &str)> = query.iter().filter_map(|(key, value)| Some((*key, (*value)?))).collect();
+            let nodes = client.list(&["nodes"], &query).await?;
+            show(output, &nodes, || Ok(table(&understand::<Vec<Node>>(&nodes)?)))
+        }
+        NodeCommand::Show { node } => {
+            let node = client.request(Method::GET, &["nodes", node]).send().await?;
+            show(output, &node, || Ok(table(&[understand::<Node>(&node)?])))
+        }
+    }
 }
 
 fn table(nodes: &[Node]) -> String {

@@ -125,6 +125,17 @@ impl Access {
         Some(Caller { name: row.name.clone(), role: row.role, clusters: row.clusters.clone() })
     }
 
+    /// Whether somebody who was let in may go on: the token is there, lets its bearer do the same, and its time is not over.
+    pub fn counts(&self, caller: &Caller) -> bool {
+        let known = self.known.load();
+        let row = known.values().find(|row| row.name == caller.name);
+        row.is_some_and(|row| {
+            row.role == caller.role
+                && row.clusters == caller.clusters
+                && row.expires.is_none_or(|expires| expires > now_seconds())
+        })
+    }
+
     /// All tokens, without secrets, oldest first.
     ///
     /// # Errors

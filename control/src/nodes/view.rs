@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use shoal_proto::{ClusterId, NodeId};
 
 use super::{Record, Role};
+use crate::clusters::{ClusterSet, Decision};
 
 /// A live node at one moment. Byte counts are totals since its process started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +61,36 @@ pub struct NodeView {
     pub flights: u32,
 }
 
+/// A live node that would belong elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    /// Who.
+    pub node: NodeId,
+    /// The host name, not unique.
+    pub name: String,
+    /// Its address.
+    pub ip: IpAddr,
+    /// Where it is, by id and name; `None`: alone.
+    pub from: Option<(ClusterId, String)>,
+    /// Where it would be. The id of a cluster that is not made yet is not the one that it will have.
+    pub to: Option<(ClusterId, String)>,
+    /// Why it would belong there.
+    pub reason: String,
+}
+
 impl Record {
+    /// `None`: it would stay.
+    pub(super) fn moved_by(&self, clusters: &ClusterSet) -> Option<Move> {
+        let Decision { cluster, reason } = self.who.decide(clusters);
+        let to = cluster.map(|cluster| (cluster.id.clone(), cluster.name.clone()));
+        let from = self.assignment.borrow().cluster.clone();
+        if from.as_ref().map(|(id, _)| id) == to.as_ref().map(|(id, _)| id) {
+            return None;
+        }
+        let (node, name, ip) = (self.who.node.clone(), self.who.name.clone(), self.who.facts.ip());
+        Some(Move { node, name, ip, from, to, reason })
+    }
+
     pub(super) fn view(&self) -> NodeView {
         let assignment = self.assignment.borrow().clone();
         let (cluster_id, cluster_name) = assignment.cluster.unzip();

@@ -11,8 +11,12 @@ use sqlx::{Sqlite, SqliteConnection, Transaction};
 
 use super::{AuditEntry, Cluster, ClusterChange, ClusterSpec, ClusterTable, Error, Store};
 
+mod backup;
+mod fault;
 mod identities;
 mod preheats;
+
+pub(super) use backup::backup;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
@@ -55,7 +59,7 @@ impl SqliteStore {
             .map_err(io_failed(format!("create state directory {}", dir.display())))?;
         let lock = lock(dir)?;
         let path = dir.join(DATABASE);
-        let file = create_private(&path).map_err(io_failed(format!("open database {}", path.display())))?;
+        let file = create_private(&path).map_err(|error| fault::opening(&path, error))?;
 
         let options = SqliteConnectOptions::new()
             .filename(&path)
@@ -69,7 +73,8 @@ impl SqliteStore {
             .acquire_timeout(PATIENCE)
             .connect_with(options)
             .await
-            .map_err(failed(format!("open database {}", path.display())))?;
+            .map_err(|error| fault::database(&path, "open", error))?;
+        fault::check(&pool, &path).await?;
         migrate(&pool, &path).await?;
         Ok(Self { pool, path, file, _lock: lock })
     }
@@ -126,7 +131,7 @@ impl Store for SqliteStore {
             sqlx::query("SELECT count FROM probe").fetch_one(&mut *tx).await?;
             tx.commit().await
         };
-        probe.await.map_err(failed(format!("write to database {}", self.path.display())))
+        probe.await.map_err(|error| fault::database(&self.path, "write to", error))
     }
 }
 
@@ -144,6 +149,12 @@ async fn migrate(pool: &SqlitePool, path: &Path) -> Result<(), Error> {
             found,
             known: MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0),
         },
+        MigrateError::VersionMismatch(version) | MigrateError::Dirty(version) => {
+            Error::OtherSchema { path: path.to_owned(), version }
+        }
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+            fault::database(path, "bring up to date the schema of", error)
+        }
         other => Error::failed(format!("bring the schema of {} up to date", path.display()))(Box::new(other)),
     })
 }
@@ -294,5 +305,23 @@ impl SqliteStore {
         .execute(&self.pool)
         .await
         .unwrap();
+    }
+
+    /// Makes a step of the schema look as if another program had written it.
+    pub(super) async fn forge_checksum(&self, version: i64) {
+        let query = sqlx::query("UPDATE _sqlx_migrations SET checksum = x'00' WHERE version = ?").bind(version);
+        query.execute(&self.pool).await.unwrap();
+    }
+
+    /// Makes SQLite refuse to write, on every connection, as it does for a file that is read-only.
+    pub(super) async fn query_only(&self, on: bool) {
+        let mut connections = Vec::new();
+        for _ in 0..CONNECTIONS {
+            connections.push(self.pool.acquire().await.unwrap());
+        }
+        let pragma = if on { "PRAGMA query_only = ON" } else { "PRAGMA query_only = OFF" };
+        for connection in &mut connections {
+            sqlx::query(pragma).execute(&mut **connection).await.unwrap();
+        }
     }
 }

@@ -208,7 +208,7 @@ mod sqlite_alone {
         store.close().await;
         drop(store);
         let refused = SqliteStore::open(dir.path()).await.unwrap_err();
-        assert!(matches!(refused, Error::NewerSchema { found: 9001, known: 2, .. }), "{refused}");
+        assert!(matches!(refused, Error::NewerSchema { found: 9001, known: 3, .. }), "{refused}");
         let text = refused.to_string();
         assert!(text.contains("control.db") && text.contains("9001") && text.contains("later release"), "{text}");
     }
@@ -228,5 +228,113 @@ mod sqlite_alone {
         std::fs::write(dir.path().join("control.db"), vec![b'x'; 4096]).unwrap();
         let refused = SqliteStore::open(dir.path()).await.unwrap_err();
         assert!(refused.to_string().contains("control.db"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_backup_is_made_while_others_write_and_is_of_one_moment() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let store = std::sync::Arc::new(SqliteStore::open(&state).await.unwrap());
+        let writing = tokio::spawn({
+            let store = store.clone();
+            async move {
+                for n in 0..60_u64 {
+                    // Two in each write: a copy with an odd number is of no moment.
+                    let changes = [insert(&format!("a{n}")), insert(&format!("b{n}"))];
+                    store.change_clusters(n, &changes, &[]).await.unwrap();
+                }
+            }
+        });
+        let mut sizes = Vec::new();
+        for n in 0..6 {
+            let copy = dir.path().join(format!("copy{n}"));
+            std::fs::create_dir(&copy).unwrap();
+            crate::store::backup(&state, &copy.join("control.db")).await.unwrap();
+            assert_eq!(std::fs::metadata(copy.join("control.db")).unwrap().permissions().mode() & 0o777, 0o600);
+            let restored = SqliteStore::open(&copy).await.unwrap().clusters().await.unwrap();
+            assert_eq!(restored.clusters.len() as u64, 2 * restored.generation);
+            sizes.push(restored.generation);
+        }
+        writing.await.unwrap();
+        assert!(sizes.is_sorted(), "{sizes:?}");
+        let last = dir.path().join("last");
+        crate::store::backup(&state, &last).await.unwrap();
+        std::fs::create_dir(dir.path().join("restored")).unwrap();
+        std::fs::rename(&last, dir.path().join("restored/control.db")).unwrap();
+        let restored = SqliteStore::open(&dir.path().join("restored")).await.unwrap();
+        assert_eq!(restored.clusters().await.unwrap(), store.clusters().await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_backup_overwrites_nothing_and_leaves_nothing_behind_when_it_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let there = dir.path().join("there");
+        std::fs::write(&there, "precious").unwrap();
+        let state = dir.path().join("state");
+        let missing = crate::store::backup(&state, &dir.path().join("copy")).await.unwrap_err();
+        assert!(matches!(missing, Error::NoDatabase { .. }), "{missing}");
+        SqliteStore::open(&state).await.unwrap().close().await;
+        let taken = crate::store::backup(&state, &there).await.unwrap_err();
+        assert!(matches!(taken, Error::Exists { .. }), "{taken}");
+        assert_eq!(std::fs::read_to_string(&there).unwrap(), "precious");
+        std::fs::write(state.join("control.db"), vec![7; 8192]).unwrap();
+        let damaged = crate::store::backup(&state, &dir.path().join("copy")).await.unwrap_err();
+        assert!(matches!(damaged, Error::Damaged { .. }), "{damaged}");
+        assert!(!dir.path().join("copy").exists());
+    }
+
+    #[tokio::test]
+    async fn a_damaged_database_is_refused_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).await.unwrap();
+        for n in 0..200 {
+            store.change_clusters(n, &[insert(&format!("cluster-{n}"))], &[]).await.unwrap();
+        }
+        store.close().await;
+        drop(store);
+        let path = dir.path().join("control.db");
+        let whole = std::fs::read(&path).unwrap();
+        // Not a database at all; the middle overwritten; the end lost.
+        let mut middle = whole.clone();
+        middle[8192..16384].fill(0xa5);
+        for (what, bytes) in
+            [("other", b"nonsense".repeat(1000)), ("middle", middle), ("short", whole[..12_000].to_vec())]
+        {
+            std::fs::write(&path, &bytes).unwrap();
+            let refused = SqliteStore::open(dir.path()).await.unwrap_err();
+            let text = refused.to_string();
+            assert!(matches!(refused, Error::Damaged { .. }), "{what}: {text}");
+            assert!(text.contains("control.db") && text.contains("backup"), "{text}");
+            assert_eq!(std::fs::read(&path).unwrap(), bytes, "{what}: it is left as it was");
+            for beside in ["control.db-wal", "control.db-shm"] {
+                let _ = std::fs::remove_file(dir.path().join(beside));
+            }
+        }
+        std::fs::write(&path, &whole).unwrap();
+        assert_eq!(SqliteStore::open(dir.path()).await.unwrap().clusters().await.unwrap().clusters.len(), 200);
+    }
+
+    #[tokio::test]
+    async fn a_schema_step_that_is_another_than_ours_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).await.unwrap();
+        store.forge_checksum(2).await;
+        store.close().await;
+        drop(store);
+        let refused = SqliteStore::open(dir.path()).await.unwrap_err();
+        assert!(matches!(refused, Error::OtherSchema { version: 2, .. }), "{refused}");
+        assert!(refused.to_string().contains("control.db"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_database_that_can_not_be_written_says_so_and_goes_on_when_it_can() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).await.unwrap();
+        store.query_only(true).await;
+        let probe = store.probe().await.unwrap_err();
+        assert!(matches!(&probe, Error::ReadOnly { path, .. } if path.ends_with("control.db")), "{probe}");
+        assert!(probe.to_string().contains("can't be written"), "{probe}");
+        store.query_only(false).await;
+        store.probe().await.unwrap();
     }
 }

@@ -443,6 +443,33 @@ pub enum Notice {
     },
 }
 
+/// A flight that began or ended, for people who look on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FlightChange {
+    /// A node looks for a blob.
+    Began {
+        /// Who.
+        node: NodeId,
+        /// Where.
+        cluster: ClusterId,
+        /// What.
+        digest: Digest,
+        /// Bytes, when the node knows them.
+        size: Option<u64>,
+    },
+    /// It does no more.
+    Ended {
+        /// Who.
+        node: NodeId,
+        /// Where it began.
+        cluster: ClusterId,
+        /// What.
+        digest: Digest,
+        /// It has the whole, checked.
+        complete: bool,
+    },
+}
+
 /// What the machine wants done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {

@@ -14,8 +14,8 @@ use super::blob::{Blob, Voucher, pause};
 use super::candidates::Dice;
 use super::distrust::Distrust;
 use super::event::{
-    Announced, Ask, At, Cause, Certificate, Effect, Event, FinderId, Key, Member, Meta, Notice, Say, Signature, Stop,
-    Tell, Trouble,
+    Announced, Ask, At, Cause, Certificate, Effect, Event, FinderId, FlightChange, Key, Member, Meta, Notice, Say,
+    Signature, Stop, Tell, Trouble,
 };
 use super::finder::{Finder, LOST};
 use super::meter::Rates;
@@ -23,6 +23,7 @@ use super::permit::Permit;
 use doubts::Contested;
 
 mod doubts;
+mod look;
 #[cfg(test)]
 mod tests;
 
@@ -55,6 +56,8 @@ pub struct State {
     contested: Contested,
     timers: BTreeMap<At, BTreeSet<Key>>,
     counts: Counts,
+    /// What became of flights in the last event.
+    flights: Vec<FlightChange>,
 }
 
 impl State {
@@ -86,6 +89,7 @@ impl State {
     /// Takes one event. `now` never goes back; `seed` is random.
     pub fn apply(&mut self, now: At, seed: u64, event: Event) -> Vec<Effect> {
         let mut out = Vec::new();
+        self.flights.clear();
         let mut step = Step { now, dice: Dice::new(seed), out: &mut out };
         match event {
             Event::Registered { member, restarted } => self.registered(member, restarted, &mut step),
@@ -106,6 +110,11 @@ impl State {
         self.tick(&mut step);
         self.reconsider(&mut step);
         out
+    }
+
+    /// Which flights the last event began and ended, in order.
+    pub fn flights(&mut self) -> Vec<FlightChange> {
+        std::mem::take(&mut self.flights)
     }
 
     fn tick(&mut self, step: &mut Step<'_>) {
@@ -160,10 +169,12 @@ impl State {
         for effect in &step.out[said..] {
             if let Effect::Say(finder, say) = effect
                 && say.is_last()
-                && let Some((_, node)) = self.finders.remove(finder)
-                && let Some(node) = self.nodes.get_mut(&node)
+                && let Some((key, id)) = self.finders.remove(finder)
             {
-                node.finders.remove(finder);
+                if let Some(node) = self.nodes.get_mut(&id) {
+                    node.finders.remove(finder);
+                }
+                self.flights.push(FlightChange::Ended { node: id, cluster: key.0, digest: key.1, complete: false });
             }
         }
         answer
@@ -391,6 +402,12 @@ impl State {
         }
         let key = (cluster, ask.digest);
         self.finders.insert(finder, (key.clone(), id.clone()));
+        self.flights.push(FlightChange::Began {
+            node: id.clone(),
+            cluster: key.0.clone(),
+            digest: key.1,
+            size: ask.size,
+        });
         let blamed = self.distrust.is_blamed(&key, &id, step.now);
         let outcast = self.distrust.is_outcast(&id, step.now);
         self.touch(&key, step, |blob, around| {
@@ -417,11 +434,13 @@ impl State {
         if let Some(node) = self.nodes.get_mut(&id) {
             node.finders.remove(&finder);
         }
-        self.touch(&key, step, |blob, around| {
-            blob.let_go(finder, around);
+        let complete = self.touch(&key, step, |blob, around| {
+            let complete = blob.let_go(finder, around).is_some_and(|finder| finder.done);
             blob.changed(around.now);
             detach(blob, finder, !clean, around);
+            complete
         });
+        self.flights.push(FlightChange::Ended { node: id, cluster: key.0, digest: key.1, complete });
     }
 
     fn told(&mut self, finder: FinderId, tell: Tell, step: &mut Step<'_>) {

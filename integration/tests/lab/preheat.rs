@@ -159,7 +159,8 @@ fn i9_a_private_image_is_preheated_by_a_login_that_nobody_keeps() {
         let refused = preheat(&world, &args).await.err().context("a private image without a login")?;
         ensure!(format!("{refused:#}").contains("401"), "{refused:#}");
         let file = world.dirs.state.join("docker-config.json");
-        let auths = serde_json::json!({ "auths": { registry::HOST: { "username": user.name, "password": user.password } } });
+        let auths =
+            serde_json::json!({ "auths": { registry::HOST: { "username": user.name, "password": user.password } } });
         fs::File::create(&file)?.write_all(auths.to_string().as_bytes())?;
         let file = file.to_str().context("the lab's path is no text")?;
         let job = preheat(&world, &[&args[..], &["--docker-config", file]].concat()).await?;

@@ -1,102 +1,256 @@
 //! Routes of clusters.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use shoal_proto::ClusterId;
+use shoal_proto::{ClusterId, NodeId};
+use utoipa::{IntoParams, ToSchema};
 
 use super::Parts;
 use super::caller::{Operator, Viewer, reaches, reaches_all};
-use super::problem::{Body, IfMatch, Path, Problem, Query};
-use crate::clusters::{Applied, ApplyMode, Change, Cluster, ClusterSpec, Edit, Error};
+use super::document::{Applying, Changing, Finding, Making, Reading, Removing};
+use super::extract::{Body, IfMatch, Path, Query};
+use super::page::{List, Page};
+use super::problem::Problem;
+use crate::clusters::{Applied, ApplyMode, Change, Cluster, ClusterSet, ClusterSpec, Edit, Error, Plan, Planned};
 use crate::identity::Caller;
+use crate::nodes;
 
-/// A cluster as it is in force.
-#[derive(Debug, Serialize)]
+/// Moves that a dry run names one by one; all are counted.
+const MOST_MOVES: usize = 1000;
+
+/// A cluster as it is in force. Its version is its ETag.
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ClusterView {
+    /// Never changes.
+    #[schema(value_type = String, pattern = "^[a-z0-9-]{1,64}$")]
     id: ClusterId,
+    /// Unique without regard to case.
     name: String,
+    /// Grows with each change.
+    #[schema(minimum = 1)]
     version: u64,
+    /// Nodes that match nothing come here.
     default: bool,
+    /// Data centres, alternatives separated by bars; empty for none.
     idc: String,
+    /// A path separated by bars; empty for none.
     location: String,
+    /// Networks, host bits masked.
     cidrs: Vec<String>,
     /// Live nodes in it.
+    #[schema(minimum = 0)]
     nodes: usize,
 }
 
-#[derive(Debug, Serialize)]
-pub(super) struct ClusterList {
-    generation: u64,
-    clusters: Vec<ClusterView>,
-}
-
-#[derive(Debug, Deserialize)]
+/// What a cluster is to be. What is left out is empty.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Declared {
+    /// Unique without regard to case; space at its ends is dropped.
+    #[schema(
+        min_length = 1,
+        max_length = 128,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$",
+        examples("west")
+    )]
     name: String,
+    /// Nodes that match nothing come here.
     #[serde(default)]
+    #[schema(default = false)]
     default: bool,
+    /// Data centres, alternatives separated by bars.
     #[serde(default)]
+    #[schema(max_length = 4096, pattern = r"^(?:\s*|[^|]*[^\s|][^|]*(?:\|[^|]*[^\s|][^|]*)*)$", examples("w1|w2"))]
     idc: String,
+    /// A path separated by bars, the widest first.
     #[serde(default)]
+    #[schema(max_length = 1024, pattern = r"^(?:\s*|[^|]*[^\s|][^|]*(?:\|[^|]*[^\s|][^|]*)*)$", examples("eu|fr"))]
     location: String,
+    /// Networks, such as 10.1.0.0/16.
     #[serde(default)]
+    #[schema(max_items = 4096)]
     cidrs: Vec<String>,
 }
 
-#[derive(Debug, Deserialize)]
+/// All clusters as they are to be.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DeclaredSet {
+    /// Told apart by name.
+    #[schema(max_items = 10000)]
     clusters: Vec<Declared>,
 }
 
-#[derive(Debug, Deserialize)]
+/// What to change about a cluster. What is left out, or null, stays.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Patch {
+    /// A new name.
+    #[schema(
+        min_length = 1,
+        max_length = 128,
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$"
+    )]
     name: Option<String>,
+    /// Whether it is the default.
     default: Option<bool>,
+    /// Empty: none any more.
+    #[schema(max_length = 4096, pattern = r"^(?:\s*|[^|]*[^\s|][^|]*(?:\|[^|]*[^\s|][^|]*)*)$")]
     idc: Option<String>,
+    /// Empty: none any more.
+    #[schema(max_length = 1024, pattern = r"^(?:\s*|[^|]*[^\s|][^|]*(?:\|[^|]*[^\s|][^|]*)*)$")]
     location: Option<String>,
+    /// Replaces all networks.
+    #[schema(max_items = 4096)]
     cidrs: Option<Vec<String>>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListQuery {
+    /// Only clusters whose name begins so, without regard to case.
+    #[param(max_length = 256, nullable = false)]
+    name: Option<String>,
+    /// Items at most.
+    #[param(minimum = 1, maximum = 1000, nullable = false, default = 100)]
+    limit: Option<u32>,
+    /// `next` of the page before.
+    #[param(max_length = 4096, nullable = false)]
+    after: Option<String>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ApplyQuery {
+    /// Delete the clusters that are not declared.
     #[serde(default)]
+    #[param(required = false, default = false)]
     prune: bool,
+    /// Only tell what would change, and which live nodes would move.
     #[serde(default)]
+    #[param(required = false, default = false)]
     dry_run: bool,
+    /// Delete clusters that have live nodes, too.
     #[serde(default)]
+    #[param(required = false, default = false)]
     force: bool,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-pub(super) struct DeleteQuery {
+#[into_params(parameter_in = Query)]
+pub(super) struct ChangeQuery {
+    /// Only tell what would change, and which live nodes would move.
     #[serde(default)]
-    force: bool,
+    #[param(required = false, default = false)]
+    dry_run: bool,
 }
 
-#[derive(Debug, Serialize)]
-pub(super) struct Difference {
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct DeleteQuery {
+    /// Also if live nodes are in it, or if it is the default.
+    #[serde(default)]
+    #[param(required = false, default = false)]
+    force: bool,
+    /// Only tell what would change, and which live nodes would move.
+    #[serde(default)]
+    #[param(required = false, default = false)]
     dry_run: bool,
+}
+
+/// What a change did, or would do.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Difference {
+    /// Nothing was changed.
+    dry_run: bool,
+    /// Oldest cluster first.
     changes: Vec<ChangeView>,
     /// Names of clusters that are there and were not declared.
     undeclared: Vec<String>,
+    /// In a dry run: which live nodes would move. Else null: they move by themselves, within a second.
+    #[schema(required = true)]
+    moves: Option<Moves>,
 }
 
-#[derive(Debug, Serialize)]
+/// Live nodes that would belong elsewhere.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Moves {
+    /// How many.
+    #[schema(minimum = 0)]
+    count: usize,
+    /// How many from where to where.
+    between: Vec<Between>,
+    /// The first thousand of them, by name.
+    #[schema(max_items = 1000)]
+    nodes: Vec<MoveView>,
+}
+
+/// Nodes that would go the same way.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Between {
+    /// Name of their cluster; null: they run alone.
+    #[schema(required = true)]
+    from: Option<String>,
+    /// Name of their next cluster; null: they would run alone.
+    #[schema(required = true)]
+    to: Option<String>,
+    /// How many.
+    #[schema(minimum = 1)]
+    nodes: usize,
+}
+
+/// A live node that would belong elsewhere.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct MoveView {
+    /// Its id.
+    #[schema(value_type = String)]
+    node: NodeId,
+    /// Its host name.
+    name: String,
+    /// Its address.
+    #[schema(value_type = String)]
+    ip: IpAddr,
+    /// Name of its cluster; null: it runs alone.
+    #[schema(required = true)]
+    from: Option<String>,
+    /// Name of its next cluster; null: it would run alone.
+    #[schema(required = true)]
+    to: Option<String>,
+    /// Why it would belong there.
+    reason: String,
+}
+
+/// What became, or would become, of one cluster.
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "action", rename_all = "lowercase")]
 enum ChangeView {
+    /// It is new. In a dry run its id is not the one that it will have.
     Create { name: String, after: ClusterView },
+    /// It is different.
     Update { name: String, before: ClusterView, after: ClusterView },
+    /// It is gone.
     Delete { name: String, before: ClusterView },
+}
+
+/// A cluster, or what a dry run found.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "it names the two answers for the description; each is made where it is known")]
+pub(super) enum Outcome {
+    /// Without `dry_run`.
+    Cluster(ClusterView),
+    /// With `dry_run`.
+    Difference(Difference),
 }
 
 impl From<Declared> for ClusterSpec {
@@ -113,6 +267,10 @@ impl From<Patch> for Edit {
     }
 }
 
+pub(super) fn etag(tag: impl std::fmt::Display) -> [(HeaderName, String); 1] {
+    [(header::ETAG, format!("\"{tag}\""))]
+}
+
 impl Parts {
     fn view(&self, cluster: &Cluster) -> ClusterView {
         let Cluster { id, seq: _, version, name, default, idc, location, cidrs } = cluster.clone();
@@ -121,18 +279,85 @@ impl Parts {
     }
 
     fn answer(&self, status: StatusCode, cluster: &Cluster) -> Response {
-        let etag = format!("\"{}\"", cluster.version);
-        (status, [(header::ETAG, etag)], Json(self.view(cluster))).into_response()
+        (status, etag(cluster.version), Json(self.view(cluster))).into_response()
+    }
+
+    /// The cluster of that name or id, for a caller who wants to change it.
+    fn changeable(&self, caller: &Caller, id_or_name: &str) -> Result<Arc<Cluster>, Problem> {
+        let set = self.clusters.current();
+        let cluster = set.find(id_or_name).ok_or_else(|| Error::NotFound(id_or_name.to_owned()))?;
+        reaches(caller, Some(&cluster.id))?;
+        Ok(Arc::clone(cluster))
+    }
+
+    fn changes(&self, changes: &[Change]) -> Vec<ChangeView> {
+        let view = |cluster: &Arc<Cluster>| self.view(cluster);
+        let change = |change: &Change| match change {
+            Change::Created(after) => ChangeView::Create { name: after.name.clone(), after: view(after) },
+            Change::Deleted(before) => ChangeView::Delete { name: before.name.clone(), before: view(before) },
+            Change::Updated { before, after } => {
+                ChangeView::Update { name: after.name.clone(), before: view(before), after: view(after) }
+            }
+        };
+        changes.iter().map(change).collect()
+    }
+
+    /// Which live nodes such clusters would move, as far as the caller sees them.
+    fn moves(&self, caller: &Caller, after: &ClusterSet) -> Moves {
+        let seen = |place: &Option<(ClusterId, String)>| reaches(caller, place.as_ref().map(|(id, _)| id)).is_ok();
+        let moves: Vec<nodes::Move> =
+            self.nodes.moves(after).into_iter().filter(|moved| seen(&moved.from) || seen(&moved.to)).collect();
+        let name = |place: &Option<(ClusterId, String)>| place.as_ref().map(|(_, name)| name.clone());
+        let mut between = std::collections::BTreeMap::<_, usize>::new();
+        for moved in &moves {
+            *between.entry((name(&moved.from), name(&moved.to))).or_default() += 1;
+        }
+        let view = |moved: &nodes::Move| MoveView {
+            node: moved.node.clone(),
+            name: moved.name.clone(),
+            ip: moved.ip,
+            from: name(&moved.from),
+            to: name(&moved.to),
+            reason: moved.reason.clone(),
+        };
+        Moves {
+            count: moves.len(),
+            between: between.into_iter().map(|((from, to), nodes)| Between { from, to, nodes }).collect(),
+            nodes: moves.iter().take(MOST_MOVES).map(view).collect(),
+        }
+    }
+
+    async fn plan(&self, caller: &Caller, planned: Planned) -> Result<Response, Problem> {
+        let Plan { changes, after } = self.clusters.by(&caller.name).plan(&planned).await?;
+        let (changes, moves) = (self.changes(&changes), Some(self.moves(caller, &after)));
+        Ok(Json(Difference { dry_run: true, changes, undeclared: Vec::new(), moves }).into_response())
     }
 }
 
-pub(super) async fn list(Viewer(caller): Viewer, State(parts): State<Parts>) -> Json<ClusterList> {
+/// Clusters, oldest first
+///
+/// The ETag is that of the whole set, for a change of all of it.
+#[utoipa::path(get, path = "/api/v1/clusters", operation_id = "list_clusters", tag = "clusters", security(("token" = [])),
+    params(ListQuery), responses((status = 200, description = "A page.", body = List<ClusterView>, headers(("ETag" = String))), Reading))]
+pub(super) async fn list(
+    Viewer(caller): Viewer,
+    State(parts): State<Parts>,
+    Query(query): Query<ListQuery>,
+) -> Result<Response, Problem> {
     let set = parts.clusters.current();
-    let seen = set.clusters().iter().filter(|cluster| caller.reaches(&cluster.id));
-    let clusters = seen.map(|cluster| parts.view(cluster)).collect();
-    Json(ClusterList { generation: set.generation(), clusters })
+    let prefix = query.name.unwrap_or_default().to_lowercase();
+    let seen =
+        |cluster: &&Arc<Cluster>| caller.reaches(&cluster.id) && cluster.name.to_lowercase().starts_with(&prefix);
+    let page = Page { limit: query.limit, after: query.after.as_deref() };
+    let clusters = set.clusters().iter().filter(seen).cloned().collect();
+    let clusters = page.of(clusters, |cluster: &Arc<Cluster>| cluster.seq)?.map(|cluster| parts.view(&cluster));
+    Ok((etag(set.generation()), Json(clusters)).into_response())
 }
 
+/// One cluster
+#[utoipa::path(get, path = "/api/v1/clusters/{cluster}", operation_id = "get_cluster", tag = "clusters", security(("token" = [])),
+    params(("cluster" = String, Path, description = "Name or id.")),
+    responses((status = 200, description = "It.", body = ClusterView, headers(("ETag" = String))), Finding))]
 pub(super) async fn show(
     Viewer(caller): Viewer,
     State(parts): State<Parts>,
@@ -144,43 +369,60 @@ pub(super) async fn show(
     }
 }
 
-impl Parts {
-    /// Refuses a caller that does not reach the cluster of that name or id. One that is not there is found missing later.
-    fn within_reach(&self, caller: &Caller, id_or_name: &str) -> Result<(), Problem> {
-        let set = self.clusters.current();
-        set.find(id_or_name).map_or(Ok(()), |cluster| reaches(caller, Some(&cluster.id)))
-    }
-}
-
+/// Make a cluster
+#[utoipa::path(post, path = "/api/v1/clusters", operation_id = "create_cluster", tag = "clusters", security(("token" = [])),
+    params(ChangeQuery), request_body = Declared,
+    responses((status = 201, description = "It was made.", body = ClusterView, headers(("ETag" = String), ("Location" = String))),
+        (status = 200, description = "With `dry_run`.", body = Difference), Making))]
 pub(super) async fn create(
     Operator(caller): Operator,
     State(parts): State<Parts>,
+    Query(query): Query<ChangeQuery>,
     Body(spec): Body<Declared>,
 ) -> Result<Response, Problem> {
     reaches_all(&caller)?;
+    if query.dry_run {
+        return parts.plan(&caller, Planned::Create(spec.into())).await;
+    }
     let cluster = parts.clusters.by(&caller.name).create(spec.into()).await?;
     let location = format!("/api/v1/clusters/{}", cluster.id);
     Ok(([(header::LOCATION, location)], parts.answer(StatusCode::CREATED, &cluster)).into_response())
 }
 
+/// Replace all that is said of a cluster
+#[utoipa::path(put, path = "/api/v1/clusters/{cluster}", operation_id = "replace_cluster", tag = "clusters", security(("token" = [])),
+    params(("cluster" = String, Path, description = "Name or id."), ChangeQuery,
+        ("If-Match" = Option<String>, Header, nullable = false, pattern = r#"^(?:\*|(?:W/)?"[^"]*"(?:, ?(?:W/)?"[^"]*")*)$"#, description = "The ETag that was read, or `*`. Needed without `dry_run`.")),
+    request_body = Declared,
+    responses((status = 200, description = "As it is now, or with `dry_run` what would change.", body = Outcome,
+        headers(("ETag" = String))), Changing))]
 pub(super) async fn replace(
     Operator(caller): Operator,
     State(parts): State<Parts>,
     Path(name): Path<String>,
     version: Option<IfMatch>,
+    Query(query): Query<ChangeQuery>,
     Body(spec): Body<Declared>,
 ) -> Result<Response, Problem> {
-    update(&parts, &caller, &name, version, ClusterSpec::from(spec).into()).await
+    update(&parts, &caller, &name, version, query.dry_run, ClusterSpec::from(spec).into()).await
 }
 
+/// Change what is given, and leave the rest
+#[utoipa::path(patch, path = "/api/v1/clusters/{cluster}", operation_id = "edit_cluster", tag = "clusters", security(("token" = [])),
+    params(("cluster" = String, Path, description = "Name or id."), ChangeQuery,
+        ("If-Match" = Option<String>, Header, nullable = false, pattern = r#"^(?:\*|(?:W/)?"[^"]*"(?:, ?(?:W/)?"[^"]*")*)$"#, description = "The ETag that was read, or `*`. Needed without `dry_run`.")),
+    request_body = Patch,
+    responses((status = 200, description = "As it is now, or with `dry_run` what would change.", body = Outcome,
+        headers(("ETag" = String))), Changing))]
 pub(super) async fn edit(
     Operator(caller): Operator,
     State(parts): State<Parts>,
     Path(name): Path<String>,
     version: Option<IfMatch>,
+    Query(query): Query<ChangeQuery>,
     Body(patch): Body<Patch>,
 ) -> Result<Response, Problem> {
-    update(&parts, &caller, &name, version, patch.into()).await
+    update(&parts, &caller, &name, version, query.dry_run, patch.into()).await
 }
 
 async fn update(
@@ -188,47 +430,80 @@ async fn update(
     caller: &Caller,
     name: &str,
     version: Option<IfMatch>,
+    dry_run: bool,
     edit: Edit,
 ) -> Result<Response, Problem> {
-    parts.within_reach(caller, name)?;
-    let cluster = parts.clusters.by(&caller.name).update(name, version.map(|IfMatch(version)| version), edit).await?;
+    let current = parts.changeable(caller, name)?;
+    if dry_run {
+        return parts.plan(caller, Planned::Update(name.to_owned(), edit)).await;
+    }
+    let version = matched(version.as_ref(), &current)?;
+    let cluster = parts.clusters.by(&caller.name).update(name, version, edit).await?;
     Ok(parts.answer(StatusCode::OK, &cluster))
 }
 
+/// The version that a change is held to when it is written; `None`: the caller said any.
+fn matched(given: Option<&IfMatch>, current: &Cluster) -> Result<Option<u64>, Problem> {
+    IfMatch::check(given, &format!("cluster {}", current.name), &current.version.to_string())?;
+    Ok((given != Some(&IfMatch::Any)).then_some(current.version))
+}
+
+/// Delete a cluster
+///
+/// Its nodes are decided again at once.
+#[utoipa::path(delete, path = "/api/v1/clusters/{cluster}", operation_id = "delete_cluster", tag = "clusters", security(("token" = [])),
+    params(("cluster" = String, Path, description = "Name or id."), DeleteQuery,
+        ("If-Match" = Option<String>, Header, nullable = false, pattern = r#"^(?:\*|(?:W/)?"[^"]*"(?:, ?(?:W/)?"[^"]*")*)$"#, description = "The ETag that was read, or `*`. Needed without `dry_run`.")),
+    responses((status = 204, description = "It is gone."), (status = 200, description = "With `dry_run`.", body = Difference), Removing))]
 pub(super) async fn delete(
     Operator(caller): Operator,
     State(parts): State<Parts>,
     Path(name): Path<String>,
     version: Option<IfMatch>,
     Query(query): Query<DeleteQuery>,
-) -> Result<StatusCode, Problem> {
-    parts.within_reach(&caller, &name)?;
-    let version = version.map(|IfMatch(version)| version);
+) -> Result<Response, Problem> {
+    let current = parts.changeable(&caller, &name)?;
+    if query.dry_run {
+        return parts.plan(&caller, Planned::Delete(name)).await;
+    }
+    let version = matched(version.as_ref(), &current)?;
     let nodes_of = |id: &ClusterId| parts.nodes.count_of(id);
     parts.clusters.by(&caller.name).delete(&name, version, query.force, &nodes_of).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
+/// Make all clusters be as declared
+///
+/// A second call with the same set changes nothing.
+#[utoipa::path(put, path = "/api/v1/clusters", operation_id = "apply_clusters", tag = "clusters", security(("token" = [])),
+    params(ApplyQuery,
+        ("If-Match" = Option<String>, Header, nullable = false, pattern = r#"^(?:\*|(?:W/)?"[^"]*"(?:, ?(?:W/)?"[^"]*")*)$"#, description = "The ETag of the list that was read, or `*`. Needed without `dry_run`.")),
+    request_body = DeclaredSet,
+    responses((status = 200, description = "What changed.", body = Difference), Applying))]
 pub(super) async fn apply(
     Operator(caller): Operator,
     State(parts): State<Parts>,
+    version: Option<IfMatch>,
     Query(query): Query<ApplyQuery>,
     Body(set): Body<DeclaredSet>,
 ) -> Result<Json<Difference>, Problem> {
     reaches_all(&caller)?;
     let ApplyQuery { prune, dry_run, force } = query;
+    let mut generation = None;
+    if !dry_run {
+        let current = parts.clusters.current().generation();
+        IfMatch::check(version.as_ref(), "the set of clusters", &current.to_string())?;
+        generation = (version != Some(IfMatch::Any)).then_some(current);
+    }
     let declared = set.clusters.into_iter().map(ClusterSpec::from).collect();
     let nodes_of = |id: &ClusterId| if force { 0 } else { parts.nodes.count_of(id) };
-    let Applied { changes, undeclared } =
-        parts.clusters.by(&caller.name).apply(declared, ApplyMode { prune, dry_run }, &nodes_of).await?;
-    let view = |cluster: &Arc<Cluster>| parts.view(cluster);
-    let changes = changes.iter().map(|change| match change {
-        Change::Created(after) => ChangeView::Create { name: after.name.clone(), after: view(after) },
-        Change::Deleted(before) => ChangeView::Delete { name: before.name.clone(), before: view(before) },
-        Change::Updated { before, after } => {
-            ChangeView::Update { name: after.name.clone(), before: view(before), after: view(after) }
-        }
-    });
-    let changes = changes.collect();
-    Ok(Json(Difference { dry_run, changes, undeclared: undeclared.iter().map(|c| c.name.clone()).collect() }))
+    let mode = ApplyMode { prune, dry_run, generation };
+    let Applied { changes, undeclared, after } =
+        parts.clusters.by(&caller.name).apply(declared, mode, &nodes_of).await?;
+    Ok(Json(Difference {
+        dry_run,
+        changes: parts.changes(&changes),
+        undeclared: undeclared.iter().map(|cluster| cluster.name.clone()).collect(),
+        moves: dry_run.then(|| parts.moves(&caller, &after)),
+    }))
 }

@@ -10,12 +10,22 @@ use super::*;
 use crate::clusters;
 use crate::identity;
 use crate::nodes::{self, Registration, Role};
+use crate::preheat::{self, Preheats};
 use crate::store::MemoryStore;
 use crate::swarm::{self, Swarm};
 
+mod bad_input;
+mod changes;
+mod described;
+mod live;
+mod preheats;
+
 struct Rest {
     router: Router,
+    described: described::Described,
     nodes: Arc<Nodes>,
+    swarm: Arc<Swarm>,
+    preheats: Arc<Preheats>,
     trigger: drain::Trigger,
     /// What requests show; empty: nothing.
     token: String,
@@ -32,16 +42,37 @@ async fn rest() -> Rest {
     let dir = tempfile::tempdir().unwrap();
     let authority = identity::Authority::open(dir.path(), "shoal".parse().unwrap()).unwrap();
     let counted = identity::Metrics::default();
-    let identity = Identity::open(identity::Config::default(), authority, store, counted).await.unwrap();
-    let swarm = Arc::new(Swarm::new(swarm::Metrics::default()));
-    let nodes = Nodes::new(nodes::Config::default(), clusters.watch(), swarm, nodes::Metrics::default());
+    let identity = Identity::open(identity::Config::default(), authority, store.clone(), counted).await.unwrap();
+    let feed = Arc::new(Feed::default());
+    let swarm = Arc::new(Swarm::new(swarm::Metrics::default()).followed(feed.clone()));
+    // Nobody sends heartbeats here.
+    let patient = nodes::Config { lease: Duration::from_secs(600), ..nodes::Config::default() };
+    let watcher = Arc::new((swarm.clone(), feed.clone()));
+    let nodes = Nodes::new(patient, clusters.watch(), watcher, nodes::Metrics::default());
     let nodes = Arc::new(nodes);
     let (trigger, drain) = drain::channel();
     tokio::spawn(nodes.clone().run(drain.clone()));
+    tokio::spawn(feed.clone().run(&clusters, drain.clone()));
     let registry = Arc::new(Registry::new("shoal"));
     let (access, identity) = (Arc::new(access), Some(Arc::new(identity)));
-    let router = router(Parts { access, identity, clusters, nodes: nodes.clone(), registry, drain });
-    Rest { router, nodes, trigger, token: ADMIN.into(), _dir: dir }
+    let shapes = Arc::default();
+    let (nodes_of, swarm_of) = (nodes.clone(), swarm.clone());
+    let preheats = Preheats::open(store, nodes.clone(), preheat::Metrics::default()).await.unwrap();
+    tokio::spawn(preheats.clone().run(drain.clone()));
+    let parts = Parts {
+        access,
+        identity,
+        clusters,
+        nodes: nodes_of,
+        swarm: swarm_of,
+        preheats: preheats.clone(),
+        feed,
+        shapes,
+        registry,
+        drain,
+    };
+    let (router, described) = (router(parts), described::Described::new());
+    Rest { router, described, nodes, swarm, preheats, trigger, token: ADMIN.into(), _dir: dir }
 }
 
 struct Answer {
@@ -72,12 +103,15 @@ impl Rest {
             let shown = format!("Bearer {}", self.token).parse().unwrap();
             request.headers_mut().insert(header::AUTHORIZATION, shown);
         }
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let response = self.router.clone().oneshot(request).await.unwrap();
         let header = |name| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
         let (status, etag) = (response.status().as_u16(), header(header::ETAG));
         let kind = header(header::CONTENT_TYPE).unwrap_or_default();
         let text = to_bytes(response.into_body(), 1 << 20).await.unwrap();
-        Answer { status, etag, kind, text: String::from_utf8(text.to_vec()).unwrap() }
+        let answer = Answer { status, etag, kind, text: String::from_utf8(text.to_vec()).unwrap() };
+        self.described.check(&method, &path, &answer);
+        answer
     }
 
     async fn get(&self, path: &str) -> Answer {
@@ -86,7 +120,8 @@ impl Rest {
 
     async fn ask(&self, method: Method, path: &str, version: Option<&str>, body: &Value) -> Answer {
         let mut request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json");
-        if let Some(version) = version {
+        let changes = [Method::PUT, Method::PATCH, Method::DELETE].contains(request.method_ref().unwrap());
+        if let Some(version) = version.or(changes.then_some("*")) {
             request = request.header(header::IF_MATCH, version);
         }
         self.send(request.body(Body::from(body.to_string())).unwrap()).await
@@ -189,7 +224,7 @@ async fn nodes_are_listed_with_their_cluster_and_keep_it_from_being_deleted() {
     rest.join("n1", "10.0.0.1", "cluster-2");
     rest.join("n2", "10.0.0.2", "");
     let nodes = rest.get("/api/v1/nodes").await.json();
-    let listed: Vec<_> = nodes["nodes"].as_array().unwrap().iter().map(|n| (&n["id"], &n["cluster"])).collect();
+    let listed: Vec<_> = nodes["items"].as_array().unwrap().iter().map(|n| (&n["id"], &n["cluster"])).collect();
     assert_eq!(listed, [(&json!("n1"), &json!("b")), (&json!("n2"), &json!("default"))]);
     let refused = rest.ask(Method::DELETE, &format!("{CLUSTERS}/b"), None, &json!(null)).await;
     assert_eq!(refused.status, 409);
@@ -230,7 +265,7 @@ async fn a_path_that_is_no_text_is_refused_as_a_problem() {
 }
 
 /// Every route below `/api`, and the least that it needs.
-const ROUTES: [(Method, &str, &str); 18] = [
+const ROUTES: [(Method, &str, &str); 28] = [
     (Method::GET, CLUSTERS, "viewer"),
     (Method::POST, CLUSTERS, "operator"),
     (Method::PUT, CLUSTERS, "operator"),
@@ -240,6 +275,16 @@ const ROUTES: [(Method, &str, &str); 18] = [
     (Method::DELETE, "/api/v1/clusters/default", "operator"),
     (Method::GET, "/api/v1/nodes", "viewer"),
     (Method::GET, "/api/v1/explain?ip=10.0.0.1", "viewer"),
+    (Method::GET, "/api/v1/nodes/x", "viewer"),
+    (Method::GET, "/api/v1/blobs", "viewer"),
+    (Method::GET, "/api/v1/blobs/x", "viewer"),
+    (Method::GET, "/api/v1/blobs/x/holders", "viewer"),
+    (Method::GET, "/api/v1/flights", "viewer"),
+    (Method::POST, "/api/v1/images/share", "viewer"),
+    (Method::GET, "/api/v1/join-tokens/x", "operator"),
+    (Method::GET, "/api/v1/members/x", "viewer"),
+    (Method::GET, "/api/v1/api-tokens/x", "admin"),
+    (Method::DELETE, "/api/v1/api-tokens/x", "admin"),
     (Method::GET, "/api/v1/join-tokens", "operator"),
     (Method::POST, "/api/v1/join-tokens", "operator"),
     (Method::DELETE, "/api/v1/join-tokens/x", "operator"),
@@ -307,8 +352,8 @@ async fn a_token_that_is_kept_to_a_cluster_reaches_no_other() {
     let names = |answer: &Answer, list: &str, key: &str| -> Vec<Value> {
         answer.json()[list].as_array().unwrap().iter().map(|one| one[key].clone()).collect()
     };
-    assert_eq!(names(&rest.get(CLUSTERS).await, "clusters", "name"), ["b"]);
-    assert_eq!(names(&rest.get("/api/v1/nodes").await, "nodes", "id"), ["n1"]);
+    assert_eq!(names(&rest.get(CLUSTERS).await, "items", "name"), ["b"]);
+    assert_eq!(names(&rest.get("/api/v1/nodes").await, "items", "id"), ["n1"]);
     assert_eq!(rest.get("/api/v1/clusters/default").await.status, 404);
     for (method, path, body) in [
         (Method::POST, CLUSTERS, json!({"name": "c"})),
@@ -338,7 +383,7 @@ async fn every_change_is_in_the_audit_log_with_who_and_what() {
     assert!(!log.text.contains(made["token"].as_str().unwrap()));
     let log = log.json();
     let entries: Vec<_> =
-        log["entries"].as_array().unwrap().iter().map(|e| (&e["who"], &e["action"], &e["subject"])).collect();
+        log["items"].as_array().unwrap().iter().map(|e| (&e["who"], &e["action"], &e["subject"])).collect();
     let of = |action: &str, subject: &str| (json!("admin"), json!(action), json!(subject));
     let expected = [
         of("join-token.remove", id),
@@ -350,14 +395,16 @@ async fn every_change_is_in_the_audit_log_with_who_and_what() {
     for (entry, expected) in entries.iter().zip(&expected) {
         assert_eq!((entry.0, entry.1, entry.2), (&expected.0, &expected.1, &expected.2));
     }
-    let update = &log["entries"][3];
+    let update = &log["items"][3];
     assert_eq!((&update["before"]["idc"], &update["after"]["idc"]), (&json!("west"), &json!("east")));
-    let oldest = log["entries"].as_array().unwrap().last().unwrap();
+    let oldest = log["items"].as_array().unwrap().last().unwrap();
     assert_eq!((&oldest["who"], &oldest["subject"]), (&json!("shoal-control"), &json!("default")));
     // In pages.
     let first = rest.get("/api/v1/audit?limit=2").await.json();
-    let next = rest.get(&format!("/api/v1/audit?limit=2&before={}", first["entries"][1]["seq"])).await.json();
-    assert_eq!(next["entries"][0], log["entries"][2]);
+    let next = rest.get(&format!("/api/v1/audit?limit=2&before={}", first["items"][1]["seq"])).await.json();
+    assert_eq!(next["items"][0], log["items"][2]);
+    let next = rest.get(&format!("/api/v1/audit?limit=2&after={}", first["next"].as_str().unwrap())).await.json();
+    assert_eq!(next["items"][0], log["items"][2]);
     assert_eq!(rest.get("/api/v1/audit?limit=0").await.faults(), ["limit"]);
 }
 
@@ -374,7 +421,7 @@ async fn bad_tokens_are_refused_by_field() {
         ("/api/v1/api-tokens", json!({"name": "admin", "role": "viewer"}), "name"),
         ("/api/v1/api-tokens", json!({"name": "x", "role": "king"}), "role"),
         ("/api/v1/api-tokens", json!({"name": "x", "role": "viewer", "clusters": []}), "clusters"),
-        ("/api/v1/api-tokens", json!({"name": "x", "role": "viewer", "clusters": ["nowhere"]}), "clusters"),
+        ("/api/v1/api-tokens", json!({"name": "x", "role": "viewer", "clusters": ["nowhere"]}), "clusters[0]"),
     ] {
         let refused = rest.ask(Method::POST, path, None, &body).await;
         assert_eq!(

@@ -1,0 +1,211 @@
+//! Routes of API tokens, and of whoever asks.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use shoal_base::units::Span;
+use utoipa::ToSchema;
+
+use super::super::Parts;
+use super::super::caller::{Admin, Viewer, reaches_all};
+use super::super::clusters::etag;
+use super::super::document::{Finding, Making, Reading, Removing};
+use super::super::extract::{Body, IfMatch, Path, Query};
+use super::super::page::{List, Page};
+use super::super::problem::Problem;
+use super::super::time::seconds;
+use super::join_tokens::TokensQuery;
+use super::{cluster_id, cluster_name};
+use crate::identity::{ApiTokenRow, Caller, NewToken, Role};
+
+/// What an API token lets its bearer do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(in super::super) enum ApiRole {
+    /// Read.
+    Viewer,
+    /// And change clusters, nodes and jobs.
+    Operator,
+    /// And tokens.
+    Admin,
+}
+
+impl From<ApiRole> for Role {
+    fn from(role: ApiRole) -> Self {
+        match role {
+            ApiRole::Viewer => Self::Viewer,
+            ApiRole::Operator => Self::Operator,
+            ApiRole::Admin => Self::Admin,
+        }
+    }
+}
+
+impl From<Role> for ApiRole {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Viewer => Self::Viewer,
+            Role::Operator => Self::Operator,
+            Role::Admin => Self::Admin,
+        }
+    }
+}
+
+/// What an API token is to be.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in super::super) struct AskApiToken {
+    /// Whose it is, for the audit log. Unique.
+    #[schema(
+        min_length = 1,
+        max_length = 64,
+        pattern = r"^[^\s\u0000-\u001f\u007f-\u009f](?:[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f])?$",
+        examples("ci")
+    )]
+    name: String,
+    /// What its bearer may do.
+    role: ApiRole,
+    /// The only clusters that its bearer sees and changes, by name or id. Left out: all.
+    #[schema(min_items = 1, max_items = 1000)]
+    clusters: Option<Vec<String>>,
+    /// How long it counts. Left out: until it is removed.
+    #[schema(value_type = Option<String>, max_length = 32, pattern = r"^\s*(?:[0-9]+\s*(?:ms|s|m|h)|0+)\s*$", examples("2160h"))]
+    ttl: Option<Span>,
+}
+
+/// An API token.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in super::super) struct ApiTokenView {
+    /// Never changes.
+    id: String,
+    /// Whose it is.
+    name: String,
+    /// The secret: only in the answer that made it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    token: Option<String>,
+    /// What its bearer may do.
+    role: ApiRole,
+    /// In which clusters; null: in all.
+    #[schema(required = true)]
+    clusters: Option<Vec<String>>,
+    /// When it was made.
+    #[schema(format = DateTime)]
+    created: String,
+    /// When it counts no more; null: it does not end by itself.
+    #[schema(format = DateTime, required = true)]
+    expires: Option<String>,
+}
+
+fn view(parts: &Parts, row: ApiTokenRow, token: Option<String>) -> ApiTokenView {
+    let clusters = row.clusters.map(|ids| ids.iter().map(|id| cluster_name(parts, id)).collect());
+    ApiTokenView {
+        id: row.id,
+        name: row.name,
+        token,
+        role: row.role.into(),
+        clusters,
+        created: seconds(row.created),
+        expires: row.expires.map(seconds),
+    }
+}
+
+/// API tokens, without their secrets, oldest first
+#[utoipa::path(get, path = "/api/v1/api-tokens", operation_id = "list_api_tokens", tag = "tokens", security(("token" = [])),
+    params(TokensQuery), responses((status = 200, description = "A page.", body = List<ApiTokenView>), Reading))]
+pub(in super::super) async fn list(
+    Admin(caller): Admin,
+    State(parts): State<Parts>,
+    Query(query): Query<TokensQuery>,
+) -> Result<Json<List<ApiTokenView>>, Problem> {
+    reaches_all(&caller)?;
+    let mut rows = parts.access.list().await?;
+    let key = |row: &ApiTokenRow| (row.created, row.id.clone());
+    rows.sort_by_key(key);
+    let page = Page { limit: query.limit, after: query.after.as_deref() };
+    Ok(Json(page.of(rows, key)?.map(|row| view(&parts, row, None))))
+}
+
+async fn one(parts: &Parts, caller: &Caller, id_or_name: &str) -> Result<ApiTokenRow, Problem> {
+    reaches_all(caller)?;
+    let rows = parts.access.list().await?;
+    let found = rows.into_iter().find(|row| row.id == id_or_name || row.name == id_or_name);
+    found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("there is no API token {id_or_name:?}")))
+}
+
+/// One API token, without its secret
+#[utoipa::path(get, path = "/api/v1/api-tokens/{token}", operation_id = "get_api_token", tag = "tokens", security(("token" = [])),
+    params(("token" = String, Path, description = "Its name or id.")),
+    responses((status = 200, description = "It.", body = ApiTokenView, headers(("ETag" = String))), Finding))]
+pub(in super::super) async fn show(
+    Admin(caller): Admin,
+    State(parts): State<Parts>,
+    Path(name): Path<String>,
+) -> Result<Response, Problem> {
+    let row = one(&parts, &caller, &name).await?;
+    Ok((etag(&row.id), Json(view(&parts, row, None))).into_response())
+}
+
+/// Make an API token
+#[utoipa::path(post, path = "/api/v1/api-tokens", operation_id = "create_api_token", tag = "tokens", security(("token" = [])),
+    request_body = AskApiToken, responses((status = 201, description = "It, with its secret.", body = ApiTokenView,
+        headers(("ETag" = String), ("Location" = String))), Making))]
+pub(in super::super) async fn create(
+    Admin(caller): Admin,
+    State(parts): State<Parts>,
+    Body(ask): Body<AskApiToken>,
+) -> Result<Response, Problem> {
+    reaches_all(&caller)?;
+    let id = |(i, name): (usize, &String)| cluster_id(&parts, &format!("clusters[{i}]"), name);
+    let clusters =
+        ask.clusters.map(|names| names.iter().enumerate().map(id).collect::<Result<BTreeSet<_>, _>>()).transpose()?;
+    let new = NewToken { name: ask.name, role: ask.role.into(), clusters, life: ask.ttl.map(Duration::from) };
+    let (row, token) = parts.access.make(new, &caller.name).await?;
+    let head = [(header::LOCATION, format!("/api/v1/api-tokens/{}", row.id))];
+    Ok((StatusCode::CREATED, head, etag(&row.id), Json(view(&parts, row, Some(token)))).into_response())
+}
+
+/// Remove an API token
+///
+/// The last one of an admin that reaches all clusters and does not end by itself stays.
+#[utoipa::path(delete, path = "/api/v1/api-tokens/{token}", operation_id = "delete_api_token", tag = "tokens", security(("token" = [])),
+    params(("token" = String, Path, description = "Its name or id."),
+        ("If-Match" = Option<String>, Header, nullable = false, pattern = r#"^(?:\*|(?:W/)?"[^"]*"(?:, ?(?:W/)?"[^"]*")*)$"#, description = "The ETag that was read, or `*`. Needed.")),
+    responses((status = 204, description = "It is gone."), Removing))]
+pub(in super::super) async fn delete(
+    Admin(caller): Admin,
+    State(parts): State<Parts>,
+    Path(name): Path<String>,
+    tag: Option<IfMatch>,
+) -> Result<StatusCode, Problem> {
+    let row = one(&parts, &caller, &name).await?;
+    IfMatch::check(tag.as_ref(), "the API token", &row.id)?;
+    // By its id: another one may have its name by now.
+    let removed = parts.access.remove(&row.id, &caller.name).await?;
+    removed.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("there is no API token {name:?}")))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Whoever asks.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in super::super) struct Whoami {
+    /// The API token's name.
+    name: String,
+    /// What it lets them do.
+    role: ApiRole,
+    /// In which clusters; null: in all.
+    #[schema(required = true)]
+    clusters: Option<Vec<String>>,
+}
+
+/// Whose API token this is
+#[utoipa::path(get, path = "/api/v1/whoami", operation_id = "whoami", tag = "tokens", security(("token" = [])),
+    responses((status = 200, description = "Whoever asks.", body = Whoami), Reading))]
+pub(in super::super) async fn whoami(Viewer(caller): Viewer, State(parts): State<Parts>) -> Json<Whoami> {
+    let clusters = caller.clusters.map(|ids| ids.iter().map(|id| cluster_name(&parts, id)).collect());
+    Json(Whoami { name: caller.name, role: caller.role.into(), clusters })
+}

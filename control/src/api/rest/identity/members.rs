@@ -1,0 +1,171 @@
+//! Routes of members: nodes that have joined, live or not.
+
+use std::collections::HashMap;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use shoal_proto::NodeId;
+use utoipa::{IntoParams, ToSchema};
+
+use super::super::Parts;
+use super::super::caller::{Operator, Viewer, reaches};
+use super::super::clusters::etag;
+use super::super::document::{Acting, FindingIdentity, ReadingIdentity, Removing};
+use super::super::extract::{IfMatch, Path, Query};
+use super::super::nodes::NodeRole;
+use super::super::page::{List, Page};
+use super::super::problem::Problem;
+use super::super::time::seconds;
+use super::{cluster_name, identity, role};
+use crate::identity::{Caller, Member};
+
+/// A node that has joined.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in super::super) struct MemberView {
+    /// Its id.
+    #[schema(value_type = String)]
+    node: NodeId,
+    /// Host name, when it is live.
+    #[schema(required = true)]
+    name: Option<String>,
+    /// It has a session now, or a lease.
+    live: bool,
+    /// The cluster that what it joined by binds it to.
+    #[schema(required = true)]
+    bound_cluster: Option<String>,
+    /// What it may be.
+    role: NodeRole,
+    /// When it joined.
+    #[schema(format = DateTime)]
+    joined: String,
+    /// The id of its token, or `kubernetes:ISSUER:NAMESPACE:NAME`.
+    joined_by: String,
+    /// When it was revoked; null: it was not.
+    #[schema(format = DateTime, required = true)]
+    revoked: Option<String>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(in super::super) struct MembersQuery {
+    /// Only those that are live, or are not.
+    #[param(nullable = false)]
+    live: Option<bool>,
+    /// Only those that were revoked, or were not.
+    #[param(nullable = false)]
+    revoked: Option<bool>,
+    /// Items at most.
+    #[param(minimum = 1, maximum = 1000, nullable = false, default = 100)]
+    limit: Option<u32>,
+    /// `next` of the page before.
+    #[param(max_length = 4096, nullable = false)]
+    after: Option<String>,
+}
+
+fn view(parts: &Parts, member: Member, live: &HashMap<NodeId, String>) -> MemberView {
+    MemberView {
+        name: live.get(&member.node).cloned(),
+        live: live.contains_key(&member.node),
+        bound_cluster: member.cluster.as_ref().map(|id| cluster_name(parts, id)),
+        role: role(member.seed),
+        joined: seconds(member.joined),
+        joined_by: member.joined_by,
+        revoked: member.revoked.map(seconds),
+        node: member.node,
+    }
+}
+
+/// What tells its states apart: it may join anew under the same id, and be revoked.
+fn state(member: &Member) -> String {
+    format!("{}-{}", member.joined, member.revoked.unwrap_or(0))
+}
+
+/// A member is of the cluster that it is bound to, else of the one that it is live in.
+fn sees(parts: &Parts, caller: &Caller, member: &Member) -> Result<(), Problem> {
+    let cluster = member.cluster.clone().or_else(|| parts.nodes.cluster_of(&member.node));
+    reaches(caller, cluster.as_ref())
+}
+
+/// Members, by id
+#[utoipa::path(get, path = "/api/v1/members", operation_id = "list_members", tag = "members", security(("token" = [])),
+    params(MembersQuery), responses((status = 200, description = "A page.", body = List<MemberView>), ReadingIdentity))]
+pub(in super::super) async fn list(
+    Viewer(caller): Viewer,
+    State(parts): State<Parts>,
+    Query(query): Query<MembersQuery>,
+) -> Result<Json<List<MemberView>>, Problem> {
+    let rows = identity(&parts)?.members().await?;
+    let live = parts.nodes.names();
+    let seen = |member: &Member| {
+        sees(&parts, &caller, member).is_ok()
+            && query.live.is_none_or(|wanted| wanted == live.contains_key(&member.node))
+            && query.revoked.is_none_or(|wanted| wanted == member.revoked.is_some())
+    };
+    let mut rows: Vec<Member> = rows.into_iter().filter(seen).collect();
+    rows.sort_by(|a, b| a.node.cmp(&b.node));
+    let page = Page { limit: query.limit, after: query.after.as_deref() };
+    Ok(Json(page.of(rows, |member| member.node.clone())?.map(|member| view(&parts, member, &live))))
+}
+
+async fn one(parts: &Parts, caller: &Caller, text: &str) -> Result<Member, Problem> {
+    let missing = || Problem::new(StatusCode::NOT_FOUND, format!("there is no member {text:?}"));
+    let node: NodeId = text.parse().map_err(|_| missing())?;
+    let rows = identity(parts)?.members().await?;
+    let found = rows.into_iter().find(|member| member.node == node).ok_or_else(missing)?;
+    sees(parts, caller, &found)?;
+    Ok(found)
+}
+
+/// One member
+#[utoipa::path(get, path = "/api/v1/members/{node}", operation_id = "get_member", tag = "members", security(("token" = [])),
+    params(("node" = String, Path, description = "Its id.")),
+    responses((status = 200, description = "It.", body = MemberView, headers(("ETag" = String))), FindingIdentity))]
+pub(in super::super) async fn show(
+    Viewer(caller): Viewer,
+    State(parts): State<Parts>,
+    Path(text): Path<String>,
+) -> Result<Response, Problem> {
+    let member = one(&parts, &caller, &text).await?;
+    Ok((etag(state(&member)), Json(view(&parts, member, &parts.nodes.names()))).into_response())
+}
+
+/// Take a node's certificates away, everywhere and at once
+///
+/// It is given no other. To do it twice does it once.
+#[utoipa::path(post, path = "/api/v1/members/{node}/revoke", operation_id = "revoke_member", tag = "members", security(("token" = [])),
+    params(("node" = String, Path, description = "Its id.")),
+    responses((status = 200, description = "As it is now.", body = MemberView, headers(("ETag" = String))), Acting))]
+pub(in super::super) async fn revoke(
+    Operator(caller): Operator,
+    State(parts): State<Parts>,
+    Path(text): Path<String>,
+) -> Result<Response, Problem> {
+    let node = one(&parts, &caller, &text).await?.node;
+    let revoked = identity(&parts)?.revoke(&node, &caller.name).await?;
+    parts.nodes.expel(&node, "it was revoked");
+    let missing = || Problem::new(StatusCode::NOT_FOUND, format!("there is no member {text:?}"));
+    let revoked = revoked.ok_or_else(missing)?;
+    Ok((etag(state(&revoked)), Json(view(&parts, revoked, &parts.nodes.names()))).into_response())
+}
+
+/// Forget a node, so that it may join anew
+#[utoipa::path(delete, path = "/api/v1/members/{node}", operation_id = "delete_member", tag = "members", security(("token" = [])),
+    params(("node" = String, Path, description = "Its id."),
+        ("If-Match" = Option<String>, Header, nullable = false, pattern = r#"^(?:\*|(?:W/)?"[^"]*"(?:, ?(?:W/)?"[^"]*")*)$"#, description = "The ETag that was read, or `*`. Needed.")),
+    responses((status = 204, description = "It is forgotten."), Removing))]
+pub(in super::super) async fn delete(
+    Operator(caller): Operator,
+    State(parts): State<Parts>,
+    Path(text): Path<String>,
+    tag: Option<IfMatch>,
+) -> Result<StatusCode, Problem> {
+    let member = one(&parts, &caller, &text).await?;
+    IfMatch::check(tag.as_ref(), "the member", &state(&member))?;
+    identity(&parts)?.remove(&member.node, &caller.name).await?;
+    parts.nodes.expel(&member.node, "it was removed from the members");
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,358 @@
+//! Routes of preheats.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use shoal_proto::{ClusterId, Digest, NodeId};
+use utoipa::{IntoParams, ToSchema};
+
+use super::Parts;
+use super::caller::{Operator, Viewer, reaches};
+use super::document::{ActingOn, Finding, Making, Reading};
+use super::extract::{Body, Path, Query};
+use super::page::{List, Page};
+use super::problem::Problem;
+use super::time::seconds;
+use crate::identity::Caller;
+use crate::preheat::{Blob, Error, Image, Job, New, State as How, Target, Work};
+
+/// Jobs that are read at once while a filter is looked through.
+const CHUNK: u32 = 200;
+
+/// An image that is brought to nodes.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct PreheatView {
+    /// Never given twice.
+    id: String,
+    /// The image in full.
+    image: String,
+    /// `os/architecture[/variant]`; empty: all images of an index.
+    platforms: Vec<String>,
+    /// Name of the cluster; null: it is gone.
+    #[schema(required = true)]
+    cluster: Option<String>,
+    /// Its id.
+    #[schema(value_type = String)]
+    cluster_id: ClusterId,
+    /// Which nodes of it.
+    target: String,
+    /// How far it is.
+    state: StateName,
+    /// Why it failed, or null.
+    #[schema(required = true)]
+    why: Option<String>,
+    /// When it was made.
+    #[schema(format = DateTime)]
+    created: String,
+    /// Name of the API token that made it.
+    created_by: String,
+    /// When the last node was settled; null: it goes on.
+    #[schema(required = true, format = DateTime)]
+    ended: Option<String>,
+    /// What the image's reference led to; null: not known yet.
+    #[schema(value_type = Option<String>, required = true)]
+    manifest: Option<Digest>,
+    /// Of all its blobs.
+    #[schema(minimum = 0)]
+    bytes: u64,
+    /// Configurations and layers, once they are known.
+    blobs: Vec<BlobView>,
+    /// Its nodes.
+    nodes: Vec<NodeView>,
+}
+
+/// A configuration or a layer.
+#[derive(Debug, Serialize, ToSchema)]
+struct BlobView {
+    /// Which.
+    #[schema(value_type = String)]
+    digest: Digest,
+    /// Bytes.
+    #[schema(minimum = 0)]
+    size: u64,
+}
+
+/// One node of a preheat.
+#[derive(Debug, Serialize, ToSchema)]
+struct NodeView {
+    /// Its id.
+    #[schema(value_type = String)]
+    id: NodeId,
+    /// Its name when the preheat was made.
+    name: String,
+    /// How far it is.
+    state: StateName,
+    /// Why it failed, or null.
+    #[schema(required = true)]
+    why: Option<String>,
+    /// Grows with each retry.
+    #[schema(minimum = 1)]
+    attempt: u32,
+    /// That it has of the image.
+    #[schema(minimum = 0)]
+    bytes: u64,
+    /// That it has of each of the blobs, in their order.
+    blobs: Vec<u64>,
+}
+
+/// How far something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum StateName {
+    /// Not begun.
+    Waiting,
+    /// It has begun.
+    Running,
+    /// All of it is held.
+    Done,
+    /// Some of it is not.
+    Failed,
+    /// It was taken back.
+    Cancelled,
+}
+
+/// What is to be brought where. At most one of `seeds`, `percent` and `nodes`; without one of them it is all nodes.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewPreheat {
+    /// As in a pod: `alpine:3`, `registry.example/app@sha256:…`.
+    #[schema(min_length = 1, max_length = 1024, examples("registry.example/app:1"))]
+    image: String,
+    /// Cluster, by name or id.
+    #[schema(min_length = 1, max_length = 256)]
+    cluster: String,
+    /// `os/architecture[/variant]`; empty: all images of an index.
+    #[serde(default)]
+    #[schema(max_items = 16, examples(json!(["linux/amd64"])))]
+    platforms: Vec<String>,
+    /// The seeds of the cluster.
+    #[serde(default)]
+    #[schema(default = false)]
+    seeds: bool,
+    /// So many of a hundred of its nodes, at least one.
+    #[schema(minimum = 1, maximum = 100)]
+    percent: Option<u8>,
+    /// These nodes, by id or name.
+    #[schema(min_items = 1, max_items = 10000)]
+    nodes: Option<Vec<String>>,
+    /// For the registry. Without it, nodes log in with what they have themselves.
+    login: Option<LoginBody>,
+}
+
+/// A user of a registry. It is kept in memory alone, for as long as the preheat goes on.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LoginBody {
+    /// Has no colon.
+    #[schema(min_length = 1, max_length = 4096)]
+    user: String,
+    /// The password, or a token that stands for one.
+    #[schema(max_length = 4096, format = Password, write_only)]
+    password: String,
+}
+
+impl std::fmt::Debug for LoginBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LoginBody")
+    }
+}
+
+/// How to try again.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Retry {
+    /// For the registry, as it was the first time: it was not kept.
+    login: Option<LoginBody>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PreheatsQuery {
+    /// Only onto this cluster, by name or id.
+    #[param(max_length = 256, nullable = false)]
+    cluster: Option<String>,
+    /// Only those that are so far.
+    #[param(inline, nullable = false)]
+    state: Option<StateName>,
+    /// Items at most.
+    #[param(minimum = 1, maximum = 1000, nullable = false, default = 100)]
+    limit: Option<u32>,
+    /// `next` of the page before.
+    #[param(max_length = 4096, nullable = false)]
+    after: Option<String>,
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Bad { field, why } => Self::field(field, why),
+            Error::Refused(why) => Self::new(StatusCode::CONFLICT, why),
+            Error::Unknown(_) => Self::new(StatusCode::NOT_FOUND, error.to_string()),
+            Error::Store(error) => {
+                tracing::error!(%error, "a preheat can't be read or written");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+            }
+        }
+    }
+}
+
+fn name(state: &How) -> (StateName, Option<String>) {
+    match state {
+        How::Waiting => (StateName::Waiting, None),
+        How::Running => (StateName::Running, None),
+        How::Done => (StateName::Done, None),
+        How::Failed(why) => (StateName::Failed, Some(why.clone())),
+        How::Cancelled => (StateName::Cancelled, None),
+    }
+}
+
+fn view(parts: &Parts, job: &Job) -> PreheatView {
+    let (state, why) = name(&job.state());
+    let node = |(id, work): (&NodeId, &Work)| {
+        let (state, why) = name(&work.state);
+        let of = |blob: &Blob| match work.state {
+            How::Done => blob.size,
+            _ => work.bytes.get(&blob.digest).copied().unwrap_or(0).min(blob.size),
+        };
+        NodeView {
+            id: id.clone(),
+            name: work.name.clone(),
+            state,
+            why,
+            attempt: work.attempt,
+            bytes: job.bytes_of(work),
+            blobs: job.blobs.iter().map(of).collect(),
+        }
+    };
+    let Image { registry, repository, reference } = &job.image;
+    let sign = if reference.parse::<Digest>().is_ok() { '@' } else { ':' };
+    PreheatView {
+        id: job.id.clone(),
+        image: format!("{registry}/{repository}{sign}{reference}"),
+        platforms: job.platforms.clone(),
+        cluster: parts.clusters.current().get(&job.cluster).map(|cluster| cluster.name.clone()),
+        cluster_id: job.cluster.clone(),
+        target: match &job.target {
+            Target::Seeds => "seeds".to_owned(),
+            Target::Percent(100) => "all nodes".to_owned(),
+            Target::Percent(percent) => format!("{percent} % of the nodes"),
+            Target::Nodes(nodes) => nodes.join(", "),
+        },
+        state,
+        why,
+        created: seconds(job.created),
+        created_by: job.created_by.clone(),
+        ended: job.ended.map(seconds),
+        manifest: job.manifest,
+        bytes: job.size(),
+        blobs: job.blobs.iter().map(|blob| BlobView { digest: blob.digest, size: blob.size }).collect(),
+        nodes: job.nodes.iter().map(node).collect(),
+    }
+}
+
+/// The job, for a caller who reaches its cluster.
+async fn one(parts: &Parts, caller: &Caller, id: &str) -> Result<Job, Problem> {
+    let job = parts.preheats.get(id).await?;
+    reaches(caller, Some(&job.cluster))?;
+    Ok(job)
+}
+
+/// Preheats, newest first
+#[utoipa::path(get, path = "/api/v1/preheats", operation_id = "list_preheats", tag = "preheats", security(("token" = [])),
+    params(PreheatsQuery), responses((status = 200, description = "A page.", body = List<PreheatView>), Reading))]
+pub(super) async fn list(
+    Viewer(caller): Viewer,
+    State(parts): State<Parts>,
+    Query(query): Query<PreheatsQuery>,
+) -> Result<Json<List<PreheatView>>, Problem> {
+    let cluster = query.cluster.as_deref().map(|cluster| parts.filter(&caller, cluster)).transpose()?;
+    let page = Page { limit: query.limit, after: query.after.as_deref() };
+    let seen = |job: &Job| {
+        reaches(&caller, Some(&job.cluster)).is_ok()
+            && cluster.as_ref().is_none_or(|cluster| *cluster == job.cluster)
+            && query.state.is_none_or(|state| state == name(&job.state()).0)
+    };
+    let (mut after, mut found) = (page.after::<String>()?, Vec::new());
+    loop {
+        let jobs = parts.preheats.list(after.as_deref(), CHUNK).await?;
+        let last = jobs.last().map(|job| job.id.clone());
+        found.extend(jobs.into_iter().filter(seen));
+        match last {
+            Some(last) if found.len() <= page.limit() => after = Some(last),
+            _ => break,
+        }
+    }
+    found.truncate(page.limit() + 1);
+    Ok(Json(page.first(found, |job| job.id.clone()).map(|job| view(&parts, &job))))
+}
+
+/// Bring an image to nodes
+///
+/// It goes on after this answer, and after a restart of this service.
+#[utoipa::path(post, path = "/api/v1/preheats", operation_id = "create_preheat", tag = "preheats", security(("token" = [])),
+    request_body = NewPreheat, responses((status = 201, description = "It begins.", body = PreheatView), Making))]
+pub(super) async fn create(
+    Operator(caller): Operator,
+    State(parts): State<Parts>,
+    Body(body): Body<NewPreheat>,
+) -> Result<(StatusCode, Json<PreheatView>), Problem> {
+    let cluster = parts.filter(&caller, &body.cluster)?;
+    let target = match (body.seeds, body.percent, body.nodes) {
+        (true, None, None) => Target::Seeds,
+        (false, Some(percent), None) => Target::Percent(percent),
+        (false, None, Some(nodes)) => Target::Nodes(nodes),
+        (false, None, None) => Target::Percent(100),
+        (seeds, Some(_), _) if seeds => return Err(Problem::field("percent", "is given beside seeds".to_owned())),
+        _ => return Err(Problem::field("nodes", "is given beside seeds or percent".to_owned())),
+    };
+    let login = body.login.map(|LoginBody { user, password }| (user, password));
+    let new = New { image: body.image, platforms: body.platforms, cluster, target, login };
+    let job = parts.preheats.create(new, &caller.name).await?;
+    Ok((StatusCode::CREATED, Json(view(&parts, &job))))
+}
+
+/// One preheat
+#[utoipa::path(get, path = "/api/v1/preheats/{preheat}", operation_id = "get_preheat", tag = "preheats", security(("token" = [])),
+    params(("preheat" = String, Path, description = "Its id.")),
+    responses((status = 200, description = "It.", body = PreheatView), Finding))]
+pub(super) async fn show(
+    Viewer(caller): Viewer,
+    State(parts): State<Parts>,
+    Path(id): Path<String>,
+) -> Result<Json<PreheatView>, Problem> {
+    Ok(Json(view(&parts, &one(&parts, &caller, &id).await?)))
+}
+
+/// Take a preheat back
+///
+/// What nodes hold of it by now, they keep.
+#[utoipa::path(post, path = "/api/v1/preheats/{preheat}/cancel", operation_id = "cancel_preheat", tag = "preheats",
+    security(("token" = [])), params(("preheat" = String, Path, description = "Its id.")),
+    responses((status = 200, description = "As it is now.", body = PreheatView), super::document::Acting))]
+pub(super) async fn cancel(
+    Operator(caller): Operator,
+    State(parts): State<Parts>,
+    Path(id): Path<String>,
+) -> Result<Json<PreheatView>, Problem> {
+    one(&parts, &caller, &id).await?;
+    let job = parts.preheats.cancel(&id, &caller.name).await?;
+    Ok(Json(view(&parts, &job)))
+}
+
+/// Try again what failed or was taken back
+#[utoipa::path(post, path = "/api/v1/preheats/{preheat}/retry", operation_id = "retry_preheat", tag = "preheats",
+    security(("token" = [])), params(("preheat" = String, Path, description = "Its id.")), request_body = Retry,
+    responses((status = 200, description = "It begins again.", body = PreheatView), ActingOn))]
+pub(super) async fn retry(
+    Operator(caller): Operator,
+    State(parts): State<Parts>,
+    Path(id): Path<String>,
+    Body(body): Body<Retry>,
+) -> Result<Json<PreheatView>, Problem> {
+    one(&parts, &caller, &id).await?;
+    let login = body.login.map(|LoginBody { user, password }| (user, password));
+    let job = parts.preheats.retry(&id, login, &caller.name).await?;
+    Ok(Json(view(&parts, &job)))
+}

@@ -1,0 +1,96 @@
+//! Preheats as operators make and see them.
+
+use super::*;
+use crate::preheat::{Blob, Said, State as How};
+
+const PREHEATS: &str = "/api/v1/preheats";
+
+fn said(state: How, bytes: u64) -> Said {
+    let digest = |byte| shoal_proto::Digest::from_bytes([byte; 32]);
+    Said { state, manifest: Some(digest(1)), blobs: vec![(Blob { digest: digest(2), size: 9 }, bytes)] }
+}
+
+#[tokio::test]
+async fn a_preheat_is_made_seen_taken_back_and_tried_again() {
+    let rest = rest().await;
+    rest.join("n1", "10.0.0.1", "");
+    rest.join("n2", "10.0.0.2", "");
+    let body = json!({"image": "registry.test/app:1", "cluster": "default", "platforms": ["linux/amd64"],
+        "login": {"user": "u", "password": "planted-secret"}});
+    let made = rest.ask(Method::POST, PREHEATS, None, &body).await;
+    assert_eq!(made.status, 201, "{}", made.text);
+    assert!(!made.text.contains("planted-secret"));
+    let made = made.json();
+    let one = format!("{PREHEATS}/{}", made["id"].as_str().unwrap());
+    assert_eq!((&made["image"], &made["state"]), (&json!("registry.test/app:1"), &json!("waiting")));
+    assert_eq!(made["nodes"].as_array().unwrap().len(), 2);
+    let order = format!("{}/1", made["id"].as_str().unwrap());
+    rest.preheats.heard(&"n1".parse().unwrap(), &order, said(How::Running, 4));
+    let shown = rest.get(&one).await.json();
+    assert_eq!((&shown["state"], &shown["bytes"]), (&json!("running"), &json!(9)));
+    assert_eq!(shown["nodes"][0]["blobs"], json!([4]));
+    rest.preheats.heard(&"n1".parse().unwrap(), &order, said(How::Failed("no room".into()), 4));
+    let cancelled = rest.ask(Method::POST, &format!("{one}/cancel"), None, &Value::Null).await;
+    assert_eq!((cancelled.status, &cancelled.json()["state"]), (200, &json!("cancelled")));
+    assert_eq!(rest.ask(Method::POST, &format!("{one}/cancel"), None, &Value::Null).await.status, 409);
+    let again = rest.ask(Method::POST, &format!("{one}/retry"), None, &json!({})).await;
+    assert_eq!((again.status, &again.json()["nodes"][0]["attempt"]), (200, &json!(2)));
+    assert_eq!(rest.ask(Method::POST, &format!("{one}/retry"), None, &json!({})).await.status, 409);
+    assert_eq!(rest.get(&format!("{PREHEATS}/nothing")).await.status, 404);
+    let audit = rest.get("/api/v1/audit").await;
+    assert!(audit.text.contains("preheat.cancel") && !audit.text.contains("planted-secret"));
+}
+
+#[tokio::test]
+async fn preheats_come_page_by_page_and_by_state_and_cluster() {
+    let rest = rest().await;
+    rest.join("n1", "10.0.0.1", "");
+    let mut made = Vec::new();
+    for number in 0..5 {
+        let body = json!({"image": format!("registry.test/app:{number}"), "cluster": "default", "percent": 50});
+        let one = rest.ask(Method::POST, PREHEATS, None, &body).await.json();
+        made.push(one["id"].as_str().unwrap().to_owned());
+    }
+    made.reverse();
+    let (mut seen, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = rest.get(&format!("{PREHEATS}?limit=2{after}")).await.json();
+        seen.extend(page["items"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap().to_owned()));
+        match page["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(seen, made);
+    rest.ask(Method::POST, &format!("{PREHEATS}/{}/cancel", made[3]), None, &Value::Null).await;
+    let cancelled = rest.get(&format!("{PREHEATS}?state=cancelled&cluster=default")).await.json();
+    assert_eq!(cancelled["items"].as_array().unwrap().len(), 1);
+    assert_eq!(cancelled["items"][0]["id"], made[3].as_str());
+    rest.ask(Method::POST, CLUSTERS, None, &json!({"name": "b", "idc": "b"})).await;
+    assert_eq!(rest.get(&format!("{PREHEATS}?cluster=b")).await.json()["items"], json!([]));
+    assert_eq!(rest.get(&format!("{PREHEATS}?cluster=none")).await.faults(), ["cluster"]);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_preheat_is_named() {
+    let rest = rest().await;
+    let cases = [
+        (json!({"image": "a b", "cluster": "default"}), "image"),
+        (json!({"image": "app", "cluster": "nowhere"}), "cluster"),
+        (json!({"image": "app", "cluster": "default", "platforms": ["linux"]}), "platforms"),
+        (json!({"image": "app", "cluster": "default", "percent": 0}), "percent"),
+        (json!({"image": "app", "cluster": "default", "percent": 5, "seeds": true}), "percent"),
+        (json!({"image": "app", "cluster": "default", "percent": 5, "nodes": ["n1"]}), "nodes"),
+        (json!({"image": "app", "cluster": "default", "nodes": []}), "nodes"),
+        (json!({"image": "app", "cluster": "default", "login": {"user": "a:b", "password": ""}}), "login"),
+        (json!({"image": "app", "cluster": "default", "login": {"user": "", "password": ""}}), "login.user"),
+        (json!({"image": "app", "cluster": "default", "more": 1}), "more"),
+    ];
+    for (body, field) in cases {
+        let refused = rest.ask(Method::POST, PREHEATS, None, &body).await;
+        assert_eq!((refused.status, refused.faults()), (400, vec![field.to_owned()]), "{body}: {}", refused.text);
+    }
+    // There is nobody to fetch it.
+    let nobody = rest.ask(Method::POST, PREHEATS, None, &json!({"image": "app", "cluster": "default"})).await;
+    assert_eq!(nobody.status, 409, "{}", nobody.text);
+}

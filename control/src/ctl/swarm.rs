@@ -1,0 +1,221 @@
+//! `shoalctl blob`, `flight`, `image`: who has what, and who fetches it from whom.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use reqwest::Method;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::cli::{BlobCommand, BlobFilter, FlightCommand, FlightFilter, ImageCommand, Output, ShareArgs};
+use super::client::Client;
+use super::table::{Table, bytes};
+use super::{Error, show, understand};
+
+#[derive(Debug, Deserialize)]
+struct Blob {
+    digest: String,
+    cluster: String,
+    size: Option<u64>,
+    media_type: Option<String>,
+    holders: u64,
+    flights: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Detail {
+    clusters: Vec<Blob>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Holder {
+    node: String,
+    name: Option<String>,
+    cluster: String,
+    complete: bool,
+    bytes: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Flight {
+    node: String,
+    name: Option<String>,
+    cluster: String,
+    digest: String,
+    registry: String,
+    repository: String,
+    size: Option<u64>,
+    bytes: Option<u64>,
+    origin_bytes: u64,
+    reads_origin: bool,
+    parents: Vec<Parent>,
+    waiting: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Parent {
+    node: String,
+    name: Option<String>,
+}
+
+fn given<'a>(query: &[(&'a str, Option<&'a str>)]) -> Vec<(&'a str, &'a str)> {
+    query.iter().filter_map(|(key, value)| Some((*key, (*value)?))).collect()
+}
+
+fn size(size: Option<u64>) -> String {
+    size.map_or_else(|| "?".to_owned(), bytes)
+}
+
+pub(super) async fn blob(client: &Client, command: &BlobCommand, output: Output) -> Result<String, Error> {
+    match command {
+        BlobCommand::List(BlobFilter { cluster, digest }) => {
+            let query = given(&[("cluster", cluster.as_deref()), ("digest", digest.as_deref())]);
+            let answer = client.list(&["blobs"], &query).await?;
+            show(output, &answer, || Ok(blobs(&understand::<Vec<Blob>>(&answer)?)))
+        }
+        BlobCommand::Show { digest } => {
+            let mut answer = client.request(Method::GET, &["blobs", digest]).send().await?;
+            answer["holders"] = client.list(&["blobs", digest, "holders"], &[]).await?;
+            show(output, &answer, || {
+                let Detail { clusters } = understand(&answer)?;
+                let mut table = Table::new(&["cluster", "node", "id", "has"]);
+                for holder in understand::<Vec<Holder>>(&answer["holders"])? {
+                    let has = if holder.complete { "all".to_owned() } else { size(holder.bytes) };
+                    table.row([holder.cluster, holder.name.unwrap_or_default(), holder.node, has]);
+                }
+                Ok(format!("{}\n\n{}", blobs(&clusters), table.print()))
+            })
+        }
+    }
+}
+
+fn blobs(blobs: &[Blob]) -> String {
+    let mut table = Table::new(&["digest", "cluster", "size", "holders", "flights", "media type"]);
+    for blob in blobs {
+        table.row([
+            blob.digest.clone(),
+            blob.cluster.clone(),
+            size(blob.size),
+            blob.holders.to_string(),
+            blob.flights.to_string(),
+            blob.media_type.clone().unwrap_or_default(),
+        ]);
+    }
+    table.print()
+}
+
+pub(super) async fn flight(client: &Client, command: &FlightCommand, output: Output) -> Result<String, Error> {
+    let FlightCommand::List(FlightFilter { cluster, node, digest }) = command;
+    let query = given(&[("cluster", cluster.as_deref()), ("node", node.as_deref()), ("digest", digest.as_deref())]);
+    let answer = client.list(&["flights"], &query).await?;
+    show(output, &answer, || {
+        let mut table = Table::new(&[
+            "cluster",
+            "node",
+            "digest",
+            "of",
+            "has",
+            "from origin",
+            "reads origin",
+            "may fetch from",
+            "image",
+            "waits",
+        ]);
+        for flight in understand::<Vec<Flight>>(&answer)? {
+            let parents: Vec<String> =
+                flight.parents.into_iter().map(|parent| parent.name.unwrap_or(parent.node)).collect();
+            table.row([
+                flight.cluster,
+                flight.name.unwrap_or(flight.node),
+                flight.digest,
+                size(flight.size),
+                size(flight.bytes),
+                bytes(flight.origin_bytes),
+                if flight.reads_origin { "yes".to_owned() } else { String::new() },
+                parents.join(","),
+                format!("{}/{}", flight.registry, flight.repository),
+                flight.waiting.unwrap_or_default(),
+            ]);
+        }
+        Ok(table.print())
+    })
+}
+
+/// An image manifest (OCI image-spec, manifest.md), as much of it as counts.
+#[derive(Debug, Deserialize)]
+struct Manifest {
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Descriptor {
+    digest: String,
+    size: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Share {
+    node: String,
+    name: Option<String>,
+    cluster: String,
+    blobs: u64,
+    bytes: u64,
+    share: f64,
+}
+
+pub(super) async fn image(client: &Client, command: &ImageCommand, output: Output) -> Result<String, Error> {
+    let ImageCommand::Share(ShareArgs { manifest, digests, cluster }) = command;
+    let mut blobs: Vec<Value> = digests.iter().map(|digest| json!({ "digest": digest })).collect();
+    if let Some(path) = manifest {
+        let refused = |why: String| Error::Refused(format!("--manifest {}: {why}", path.display()));
+        let text = read(path).map_err(|error| refused(error.to_string()))?;
+        let Manifest { config, layers } = serde_json::from_str(&text)
+            .map_err(|error| refused(format!("{error}; an index is none: name the manifest of one platform")))?;
+        let parts = std::iter::once(config).chain(layers);
+        blobs.extend(parts.map(|part| json!({ "digest": part.digest, "size": part.size })));
+    }
+    let body = json!({ "blobs": blobs, "cluster": cluster });
+    let (mut nodes, mut after) = (Vec::new(), None::<String>);
+    let mut answer = loop {
+        let mut request = client.request(Method::POST, &["images", "share"]).query(&[("limit", "1000")]);
+        if let Some(after) = &after {
+            request = request.query(&[("after", after)]);
+        }
+        let mut answer = request.json(&body).send().await?;
+        nodes.append(&mut understand(&answer["nodes"]["items"])?);
+        match answer["nodes"]["next"].as_str() {
+            Some(next) => after = Some(next.to_owned()),
+            None => {
+                answer["nodes"] = Value::Null;
+                break answer;
+            }
+        }
+    };
+    answer["nodes"] = Value::Array(nodes);
+    show(output, &answer, || {
+        let mut table = Table::new(&["cluster", "node", "id", "blobs", "has", "share"]);
+        for share in understand::<Vec<Share>>(&answer["nodes"])? {
+            let percent = format!("{:.0} %", share.share * 100.0);
+            table.row([
+                share.cluster,
+                share.name.unwrap_or_default(),
+                share.node,
+                share.blobs.to_string(),
+                bytes(share.bytes),
+                percent,
+            ]);
+        }
+        let (count, total) = (&answer["blobs"], answer["bytes"].as_u64().unwrap_or_default());
+        Ok(format!("{count} blob(s), {}\n\n{}", bytes(total), table.print()))
+    })
+}
+
+fn read(path: &Path) -> std::io::Result<String> {
+    if path == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text)?;
+        return Ok(text);
+    }
+    std::fs::read_to_string(path)
+}
