@@ -43,6 +43,9 @@ const DIFFERENCES: usize = 1024;
 /// Peers that read a blob from us when we end have at least this long to go elsewhere, and no longer than that.
 const FAREWELL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
+/// How often links to files of containerd's own store are looked at, while that is not in use.
+const LINKS: Duration = Duration::from_secs(60);
+
 /// A daemon that is put together and listens, but does not serve yet.
 pub struct App {
     config: Config,
@@ -179,6 +182,7 @@ impl App {
         let (differences, heard) = mpsc::channel(DIFFERENCES);
         tokio::spawn(tell_differences(Arc::clone(&self.store), differences, leaving.clone()));
         if let Some(plugin) = self.plugin {
+            tokio::spawn(look_at_links(Arc::clone(&self.store), drain.clone()));
             plugin.start(drain.clone()).context("start the thread of containerd's content")?;
         }
         if let Some(orders) = self.control.orders() {
@@ -203,6 +207,11 @@ impl App {
         // So does the session: peers may still take what is being fetched.
         let (control_end, control_drain) = drain::channel();
         tokio::spawn(Arc::clone(&self.control).run(self.node.clone(), heard, control_drain));
+
+        // Who starts after us may begin now (systemd's Type=notify); nothing happens where nobody asked to be told.
+        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+            tracing::warn!(%error, "tell systemd that this node is ready");
+        }
 
         let signal = signals.next().await;
         let (asked, grace) = (Instant::now(), self.config.grace);
@@ -272,6 +281,19 @@ async fn beside_containerd(
     let stock = (config.containerd.content_listen.is_none())
         .then(|| Stock::new(me.clone(), config.containerd.clone(), Arc::clone(store), counted));
     Ok((forward, stock))
+}
+
+/// What was linked to files of containerd's own store counts against the quota once those are removed.
+async fn look_at_links(store: Arc<Disk>, drain: Drain) {
+    loop {
+        if let Err(error) = store.left_alone().await {
+            tracing::warn!(%error, "look at the links of blobs");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LINKS) => {}
+            () = drain.signalled() => return,
+        }
+    }
 }
 
 /// Turns the store's changes into what the session announces; at the end that everything is to be listed anew, which is

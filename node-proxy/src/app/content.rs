@@ -59,7 +59,8 @@ pub(super) async fn moved(
     (root, socket): (&Path, &Path),
     direction: Direction,
 ) -> anyhow::Result<bool> {
-    let blobs = root.join("io.containerd.content.v1.content/blobs/sha256");
+    let content = root.join("io.containerd.content.v1.content");
+    let blobs = content.join("blobs/sha256");
     if direction == Direction::Adopt && !blobs.is_dir() {
         bail!("{} is not there: name containerd's root with --root", blobs.display());
     }
@@ -71,7 +72,7 @@ pub(super) async fn moved(
     let store = Disk::open(store).await.context("open the store; end the daemon first")?;
     let tally = match direction {
         Direction::Adopt => adopt(&store, &blobs, config).await?,
-        Direction::Release => release(&store, &blobs).await?,
+        Direction::Release => release(&store, &blobs, &content).await?,
     };
     println!("{}", next(direction, socket));
     Ok(tally.wrong == 0)
@@ -96,13 +97,13 @@ async fn adopt(store: &Disk, blobs: &Path, config: &Config) -> anyhow::Result<Ta
     Ok(tally)
 }
 
-async fn release(store: &Disk, blobs: &Path) -> anyhow::Result<Tally> {
+async fn release(store: &Disk, blobs: &Path, aside: &Path) -> anyhow::Result<Tally> {
     std::fs::create_dir_all(blobs).with_context(|| format!("make {}", blobs.display()))?;
     let held = store.list();
     let mut tally = Tally::default();
     for (digest, _) in &held {
         let to = blobs.join(digest.hex());
-        let released = store.release(digest, &to).await.with_context(|| format!("release {}", to.display()))?;
+        let released = store.release(digest, &to, aside).await.with_context(|| format!("release {}", to.display()))?;
         tally.add(released.with_context(|| format!("{digest} vanished"))?);
         if tally.blobs.is_multiple_of(LINES) {
             tally.say(held.len());
@@ -163,7 +164,8 @@ mod tests {
         let config = Config::try_from(raw).unwrap();
         let (root, socket) = (dir.path().join("containerd"), Path::new("/run/content.sock"));
         assert!(moved(&config, (&root, socket), Direction::Adopt).await.is_err(), "there is no such store");
-        let blobs = root.join("io.containerd.content.v1.content/blobs/sha256");
+        let content = root.join("io.containerd.content.v1.content");
+        let blobs = content.join("blobs/sha256");
         std::fs::create_dir_all(&blobs).unwrap();
         let paths = [put(&blobs, b"one"), put(&blobs, &[7; 400_000])];
         std::fs::write(blobs.join("README"), "mine").unwrap();

@@ -43,7 +43,7 @@ const MOST_CONNECTIONS: usize = 512;
 /// Streams at once on a connection. A kubelet's watch, events and a pull's blobs are streams each; hyper's own bound is 200.
 const MOST_STREAMS: u32 = 4096;
 /// Metadata of a request, credentials of a pull included.
-const MOST_HEADERS: u32 = 64 << 10;
+const MOST_HEADERS: u32 = 16 << 20;
 /// What may be on its way to us in a stream, and in a connection: a few of the largest reads of content.
 pub(super) const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
 /// How long after accept a connection may stay without a first stream is the client's affair; one that is dead is noticed by this.

@@ -78,6 +78,7 @@ impl Upstream {
             .initial_stream_window_size(WINDOWS.0)
             .initial_connection_window_size(WINDOWS.1)
             .max_send_buf_size(WINDOWS.0 as usize)
+            .max_header_list_size(super::MOST_HEADERS)
             .handshake(TokioIo::new(stream))
             .await?;
         tokio::spawn(async move {

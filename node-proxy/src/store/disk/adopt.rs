@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,6 +17,8 @@ use crate::store::{Info, Notes, StoreError};
 const CHUNK: usize = 1 << 20;
 /// About to become held. A start removes what is left of it.
 const ADOPTED: &str = "adopted";
+/// About to be given away. The next release writes it anew.
+const RELEASED: &str = ".shoal";
 
 /// What became of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,13 +51,14 @@ impl Disk {
     }
 
     /// Gives a held blob away as the file `to`, synced, with its directory: as a second name, or as a copy where that can't be. A file
-    /// that is there with the same size stays as it is. `None`: it is not held.
+    /// that is there with the same bytes stays as it is, another goes. What is not finished lies in `aside`, on the same file system.
+    /// `None`: it is not held.
     ///
     /// # Errors
     /// [`StoreError::Io`]; there is no file then, or the one that was there.
-    pub async fn release(&self, digest: &Digest, to: &Path) -> Result<Option<Adopted>, StoreError> {
-        let (inner, digest, to) = (Arc::clone(&self.inner), *digest, to.to_owned());
-        blocking(move || inner.release(&digest, &to)).await
+    pub async fn release(&self, digest: &Digest, to: &Path, aside: &Path) -> Result<Option<Adopted>, StoreError> {
+        let (inner, digest, to, aside) = (Arc::clone(&self.inner), *digest, to.to_owned(), aside.to_owned());
+        blocking(move || inner.release(&digest, &to, &aside)).await
     }
 }
 
@@ -68,7 +71,9 @@ impl Inner {
         media_type: fn(&[u8]) -> String,
     ) -> Result<Adopted, StoreError> {
         let _turn = self.turns.take(*digest);
-        if self.ledger.keep(digest, now()).is_some() {
+        // A name that leads to a file of somebody else's is not ours: it goes with that file.
+        let theirs = std::fs::symlink_metadata(self.places.held(digest)).is_ok_and(|name| name.is_symlink());
+        if !theirs && self.ledger.keep(digest, now()).is_some() {
             return Ok(Adopted::Already);
         }
         let size = std::fs::metadata(from).map_err(failed("stat", from, 0))?.len();
@@ -79,6 +84,11 @@ impl Inner {
         let (sums, small) = hash(&new, size)?;
         let Some(list) = sums.list(layout).filter(|_| sums.digest() == *digest) else {
             self.files.unlink(&new)?;
+            if theirs {
+                let _room = self.room.lock();
+                self.ledger.lost(digest);
+                self.unlink_held(digest)?;
+            }
             return Ok(Adopted::Wrong);
         };
         let media_type: Arc<str> = media_type(&small).into();
@@ -92,23 +102,30 @@ impl Inner {
         Ok(if linked { Adopted::Linked(size) } else { Adopted::Copied(size) })
     }
 
-    fn release(&self, digest: &Digest, to: &Path) -> Result<Option<Adopted>, StoreError> {
+    fn release(&self, digest: &Digest, to: &Path, aside: &Path) -> Result<Option<Adopted>, StoreError> {
         let Some(info) = self.ledger.held(digest) else { return Ok(None) };
-        if std::fs::metadata(to).is_ok_and(|there| there.is_file() && there.len() == info.size) {
-            return Ok(Some(Adopted::Already));
+        let held = self.places.held(digest);
+        // Not the name alone, where that leads to another file.
+        let from = std::fs::canonicalize(&held).map_err(failed("open", &held, 0))?;
+        let here = std::fs::metadata(&from).map_err(failed("stat", &from, 0))?;
+        if here.len() != info.size {
+            let (from, len) = (from.display(), here.len());
+            return Err(StoreError::Damaged(format!("{from} has {len} bytes instead of {}", info.size)));
         }
-        let from = self.places.held(digest);
-        let len = std::fs::metadata(&from).map_err(failed("stat", &from, 0))?.len();
-        if len != info.size {
-            return Err(StoreError::Damaged(format!("{} has {len} bytes instead of {}", from.display(), info.size)));
+        if let Ok(file) = File::open(to) {
+            let there = file.metadata().map_err(failed("stat", to, 0))?;
+            let same = (there.dev(), there.ino()) == (here.dev(), here.ino());
+            if same || (there.is_file() && there.len() == info.size && self.has(&file, to, digest)?) {
+                return Ok(Some(Adopted::Already));
+            }
         }
-        // Beside it, so that the name is there with all bytes or not at all.
-        let new = to.with_extension("shoal");
+        // So that the name is there with all bytes or not at all; and not beside it, where containerd would take it for a blob.
+        let new = aside.join(format!("{}{RELEASED}", digest.hex()));
         self.files.unlink(&new)?;
-        let linked = link_or_copy(&from, &new, len)?;
+        let linked = link_or_copy(&from, &new, info.size)?;
         self.files.rename(&new, to)?;
         self.files.sync_dir(to.parent().unwrap_or(to))?;
-        Ok(Some(if linked { Adopted::Linked(len) } else { Adopted::Copied(len) }))
+        Ok(Some(if linked { Adopted::Linked(info.size) } else { Adopted::Copied(info.size) }))
     }
 }
 

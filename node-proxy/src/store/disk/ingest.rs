@@ -380,6 +380,8 @@ impl Ingest {
         };
         let notes = Notes { list, author: commit.author.clone(), media_type: Arc::clone(&commit.media_type) };
         let labels = (!commit.labels.is_empty()).then(|| Labelled { updated: now(), labels: commit.labels.clone() });
+        // Files of a blob of this digest that has to go go before, or not at all.
+        let room = inner.room.lock();
         if let Some(labels) = &labels {
             inner.write_labels(&digest, labels)?;
         }
@@ -393,6 +395,7 @@ impl Ingest {
             return Err(error.into());
         }
         inner.ledger.commit_ingest((&slot.key, &digest), info.clone(), labels, now());
+        drop(room);
         inner.remember(&digest, &info);
         work.phase = Phase::Over;
         slot.status.lock().take();

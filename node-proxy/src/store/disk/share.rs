@@ -110,7 +110,7 @@ impl Inner {
     }
 
     /// Whether a file has the bytes of a held blob, by its piece list.
-    fn has(&self, file: &File, path: &Path, digest: &Digest) -> Result<bool, StoreError> {
+    pub(super) fn has(&self, file: &File, path: &Path, digest: &Digest) -> Result<bool, StoreError> {
         let list = self.places.held_list(digest);
         let bytes = std::fs::read(&list).map_err(failed("read", &list, 0))?;
         let (_, list) =
@@ -133,9 +133,12 @@ impl Inner {
         let Some(list) = sidecar::encode_held(notes).filter(|_| layout.size() == there.len()) else {
             return Err(StoreError::refused(digest, "the list is not complete"));
         };
+        // Nobody else makes it held meanwhile, and nobody removes files of a blob that was here before.
+        let _turn = self.turns.take(*digest);
         if self.ledger.held(digest).is_some() {
             return self.share(digest, path);
         }
+        let _room = self.room.lock();
         let (held_list, new) = (self.places.held_list(digest), self.places.beside_partial(digest, LIST));
         self.files.write_new(&new, &list, true)?;
         self.files.rename(&new, &held_list)?;

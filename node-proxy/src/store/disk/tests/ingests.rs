@@ -316,6 +316,41 @@ async fn labels_outlive_a_restart_and_go_with_their_blob() {
 }
 
 #[tokio::test]
+async fn a_name_that_leads_to_a_file_of_somebody_else_becomes_a_file_of_ours_when_it_is_adopted() {
+    let machine = machine(0);
+    let other = tempfile::tempdir_in(&machine.dir).unwrap();
+    let disk = machine.open().await;
+    let author = "author".parse().unwrap();
+    let kind = |_: &[u8]| "application/x".to_owned();
+    for (seed, rots) in [(5, false), (6, true)] {
+        let sample = Sample::new(seed, 3 * BLOCK);
+        let theirs = other.path().join(sample.digest.hex());
+        std::fs::write(&theirs, &sample.bytes).unwrap();
+        disk.adopt(&sample.digest, &theirs, &author, kind).await.unwrap();
+        // As it is left where there can be no hard link.
+        let held = disk.inner.places.held(&sample.digest);
+        std::fs::remove_file(&held).unwrap();
+        std::os::unix::fs::symlink(&theirs, &held).unwrap();
+        // What is given back is the file, and not the name that leads to it.
+        let to = other.path().join("given");
+        disk.release(&sample.digest, &to, &machine.dir).await.unwrap();
+        assert!(!std::fs::symlink_metadata(&to).unwrap().is_symlink());
+        std::fs::remove_file(&to).unwrap();
+        if rots {
+            std::fs::write(&theirs, vec![0; sample.bytes.len()]).unwrap();
+            let adopted = disk.adopt(&sample.digest, &theirs, &author, kind).await.unwrap();
+            assert_eq!((adopted, disk.held(&sample.digest)), (Adopted::Wrong, None));
+            continue;
+        }
+        let adopted = disk.adopt(&sample.digest, &theirs, &author, kind).await.unwrap();
+        assert_eq!(adopted, Adopted::Linked(sample.bytes.len() as u64));
+        std::fs::remove_file(&theirs).unwrap();
+        sample.assert_held(&*disk).await;
+    }
+    assert_eq!(disk.usage().claimed_blobs, 1);
+}
+
+#[tokio::test]
 async fn files_of_another_store_are_adopted_by_their_hash_and_given_back() {
     let machine = machine(0);
     let other = tempfile::tempdir_in(&machine.dir).unwrap();
@@ -335,15 +370,24 @@ async fn files_of_another_store_are_adopted_by_their_hash_and_given_back() {
     machine.assert_tidy(&disk);
 
     std::fs::remove_file(path(&right)).unwrap();
-    let to = path(&right);
-    assert_eq!(disk.release(&right.digest, &to).await.unwrap(), Some(Adopted::Linked(2)));
-    assert_eq!(disk.release(&right.digest, &to).await.unwrap(), Some(Adopted::Already));
-    assert_eq!(disk.release(&wrong.digest, &to).await.unwrap(), None);
+    let (to, aside) = (path(&right), &*machine.dir);
+    assert_eq!(disk.release(&right.digest, &to, aside).await.unwrap(), Some(Adopted::Linked(2)));
+    assert_eq!(disk.release(&right.digest, &to, aside).await.unwrap(), Some(Adopted::Already));
+    assert_eq!(disk.release(&wrong.digest, &to, aside).await.unwrap(), None);
     assert_eq!(std::fs::read(&to).unwrap(), right.bytes);
+    // What is there with other bytes is not the blob, whatever its size.
+    std::fs::remove_file(&to).unwrap();
+    std::fs::write(&to, "[]").unwrap();
+    assert_eq!(disk.release(&right.digest, &to, aside).await.unwrap(), Some(Adopted::Linked(2)));
+    assert_eq!(std::fs::read(&to).unwrap(), right.bytes);
+    // A file of its own with the same bytes is.
+    std::fs::remove_file(&to).unwrap();
+    std::fs::write(&to, &right.bytes).unwrap();
+    assert_eq!(disk.release(&right.digest, &to, aside).await.unwrap(), Some(Adopted::Already));
     // Another file system takes a copy.
     let Ok(far) = tempfile::tempdir_in("/dev/shm") else { return };
-    let to = far.path().join("blob");
-    assert_eq!(disk.release(&right.digest, &to).await.unwrap(), Some(Adopted::Copied(2)));
+    let (to, aside) = (far.path().join("blob"), far.path());
+    assert_eq!(disk.release(&right.digest, &to, aside).await.unwrap(), Some(Adopted::Copied(2)));
     let from = machine.open_beside().await;
     assert_eq!(from.adopt(&right.digest, &to, &author, kind).await.unwrap(), Adopted::Copied(2));
     right.assert_held(&*from).await;
