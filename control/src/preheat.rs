@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use oci_spec::distribution::Reference;
 use parking_lot::Mutex;
@@ -19,7 +19,6 @@ use shoal_proto::{ClusterId, NodeId};
 use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
 
-use crate::identity;
 use crate::nodes::{Nodes, Role, SessionId};
 use crate::store::{self, AuditEntry, PreheatRow};
 
@@ -178,7 +177,7 @@ impl Preheats {
             platforms: new.platforms,
             cluster: new.cluster,
             target: new.target,
-            created: identity::now_seconds(),
+            created: now(),
             created_by: by.to_owned(),
             ended: None,
             cancelled: false,
@@ -238,7 +237,7 @@ impl Preheats {
             .filter(|(_, work)| !work.state.is_settled())
             .map(|(node, work)| (node.clone(), work.attempt))
             .collect();
-        if !job.cancel(identity::now_seconds()) {
+        if !job.cancel(now()) {
             return Err(Error::Refused(format!("preheat {id} has ended")));
         }
         self.write(&job, Some(&entry(by, "preheat.cancel", Some(&before), &job))).await?;
@@ -289,7 +288,7 @@ impl Preheats {
         if let Some(sent) = live.orders.get_mut(node) {
             sent.heard = Some(Instant::now());
         }
-        match live.job.heard(node, attempt, said, identity::now_seconds()) {
+        match live.job.heard(node, attempt, said, now()) {
             Heard::Nothing => return,
             Heard::Progress => {}
             Heard::Settled => {
@@ -355,7 +354,7 @@ impl Preheats {
     fn send_orders(&self) {
         let mut inner = self.inner.lock();
         let Inner { live, dirty } = &mut *inner;
-        let (now, seconds) = (Instant::now(), identity::now_seconds());
+        let (now, seconds) = (Instant::now(), now());
         for Live { job, login, orders } in live.values_mut() {
             let mut failed = Vec::new();
             for (node, attempt) in job.due() {
@@ -501,5 +500,12 @@ fn entry(by: &str, action: &str, before: Option<&Job>, after: &Job) -> AuditEntr
             "state": job.state(),
         })
     };
-    identity::entry(by, action, &after.id, before.map(short), Some(short(after)))
+    let (before, after_short) = (before.map(short), Some(short(after)));
+    let (who, action, subject) = (by.to_owned(), action.to_owned(), after.id.clone());
+    AuditEntry { at: now(), who, action, subject, before, after: after_short }
+}
+
+/// Seconds since 1970.
+fn now() -> store::Seconds {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

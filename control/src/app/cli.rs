@@ -1,5 +1,6 @@
 //! The command line of `shoal-control`.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -120,7 +121,8 @@ pub fn main(cli: Cli) -> ExitCode {
         },
         Command::Openapi => match crate::api::rest::openapi().to_pretty_json() {
             Ok(text) => {
-                println!("{text}");
+                // A reader that went away (`| head`) is no error.
+                let _ = writeln!(std::io::stdout(), "{text}");
                 ExitCode::SUCCESS
             }
             Err(error) => refused(&error.to_string()),

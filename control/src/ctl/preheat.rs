@@ -86,7 +86,8 @@ pub(super) async fn run(client: &Client, command: &PreheatCommand, output: Outpu
             let before = client.request(Method::GET, &["preheats", preheat]).send().await?;
             let login = login_for(login, before["image"].as_str().unwrap_or_default())?;
             let request = client.request(Method::POST, &["preheats", preheat, "retry"]);
-            let begun = request.json(&json!({ "login": login })).send().await?;
+            let body = login.map_or_else(|| json!({}), |login| json!({ "login": login }));
+            let begun = request.json(&body).send().await?;
             if *waits {
                 return finished(&wait(client, preheat, output).await?, output);
             }

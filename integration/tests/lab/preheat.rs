@@ -57,7 +57,11 @@ fn bytes(job: &Value, node: &str) -> u64 {
 fn what_was_preheated_is_pulled_without_a_byte_of_the_registry() {
     alone(async {
         let image = Image::obtain(&Plan::random(46_000, vec![12 * MIB, 3 * MIB, MIB]))?;
-        let mut world = set(WorldPlan::two_clusters(), &image).await?;
+        let mut world = World::start(WorldPlan::two_clusters()).await?;
+        world.control()?.ctl(&["cluster", "create", "b", "--idc", "cluster-2"]).await?;
+        world.registry.push(&image, REPOSITORY, "1").await?;
+        world.start_nodes().await?;
+        world.all_connected().await?;
         let whole = image.size() + image.manifest.len() as u64;
         let job = preheat(&world, &["create", &name("1"), "--cluster", "default", "--wait"]).await?;
         ensure!(job["state"] == "done", "{job}");
@@ -152,6 +156,7 @@ fn i9_a_private_image_is_preheated_by_a_login_that_nobody_keeps() {
         let mut world = World::start(WorldPlan::one_cluster(2).with_login(Login::Bearer)).await?;
         let user = world.registry.admit("ann", &[REPOSITORY])?;
         world.registry.push(&image, REPOSITORY, "1").await?;
+        world.registry.rights().close(REPOSITORY);
         world.start_nodes().await?;
         world.all_connected().await?;
         let args = ["create", &name("1"), "--cluster", "default", "--wait"];

@@ -38,7 +38,7 @@ pub(super) struct PreheatView {
     /// Which nodes of it.
     target: String,
     /// How far it is.
-    state: StateName,
+    state: PreheatState,
     /// Why it failed, or null.
     #[schema(required = true)]
     why: Option<String>,
@@ -57,14 +57,14 @@ pub(super) struct PreheatView {
     #[schema(minimum = 0)]
     bytes: u64,
     /// Configurations and layers, once they are known.
-    blobs: Vec<BlobView>,
+    blobs: Vec<PreheatBlob>,
     /// Its nodes.
-    nodes: Vec<NodeView>,
+    nodes: Vec<PreheatNode>,
 }
 
 /// A configuration or a layer.
 #[derive(Debug, Serialize, ToSchema)]
-struct BlobView {
+struct PreheatBlob {
     /// Which.
     #[schema(value_type = String)]
     digest: Digest,
@@ -75,14 +75,14 @@ struct BlobView {
 
 /// One node of a preheat.
 #[derive(Debug, Serialize, ToSchema)]
-struct NodeView {
+struct PreheatNode {
     /// Its id.
     #[schema(value_type = String)]
     id: NodeId,
     /// Its name when the preheat was made.
     name: String,
     /// How far it is.
-    state: StateName,
+    state: PreheatState,
     /// Why it failed, or null.
     #[schema(required = true)]
     why: Option<String>,
@@ -99,7 +99,7 @@ struct NodeView {
 /// How far something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum StateName {
+pub(super) enum PreheatState {
     /// Not begun.
     Waiting,
     /// It has begun.
@@ -137,13 +137,15 @@ pub(super) struct NewPreheat {
     #[schema(min_items = 1, max_items = 10000)]
     nodes: Option<Vec<String>>,
     /// For the registry. Without it, nodes log in with what they have themselves.
-    login: Option<LoginBody>,
+    #[serde(default)]
+    #[schema(value_type = RegistryLogin, required = false)]
+    login: Option<RegistryLogin>,
 }
 
 /// A user of a registry. It is kept in memory alone, for as long as the preheat goes on.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct LoginBody {
+pub(super) struct RegistryLogin {
     /// Has no colon.
     #[schema(min_length = 1, max_length = 4096)]
     user: String,
@@ -152,18 +154,20 @@ pub(super) struct LoginBody {
     password: String,
 }
 
-impl std::fmt::Debug for LoginBody {
+impl std::fmt::Debug for RegistryLogin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("LoginBody")
+        f.write_str("RegistryLogin")
     }
 }
 
 /// How to try again.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Retry {
+pub(super) struct RetryPreheat {
     /// For the registry, as it was the first time: it was not kept.
-    login: Option<LoginBody>,
+    #[serde(default)]
+    #[schema(value_type = RegistryLogin, required = false)]
+    login: Option<RegistryLogin>,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -175,7 +179,7 @@ pub(super) struct PreheatsQuery {
     cluster: Option<String>,
     /// Only those that are so far.
     #[param(inline, nullable = false)]
-    state: Option<StateName>,
+    state: Option<PreheatState>,
     /// Items at most.
     #[param(minimum = 1, maximum = 1000, nullable = false, default = 100)]
     limit: Option<u32>,
@@ -198,13 +202,13 @@ impl From<Error> for Problem {
     }
 }
 
-fn name(state: &How) -> (StateName, Option<String>) {
+fn name(state: &How) -> (PreheatState, Option<String>) {
     match state {
-        How::Waiting => (StateName::Waiting, None),
-        How::Running => (StateName::Running, None),
-        How::Done => (StateName::Done, None),
-        How::Failed(why) => (StateName::Failed, Some(why.clone())),
-        How::Cancelled => (StateName::Cancelled, None),
+        How::Waiting => (PreheatState::Waiting, None),
+        How::Running => (PreheatState::Running, None),
+        How::Done => (PreheatState::Done, None),
+        How::Failed(why) => (PreheatState::Failed, Some(why.clone())),
+        How::Cancelled => (PreheatState::Cancelled, None),
     }
 }
 
@@ -216,7 +220,7 @@ fn view(parts: &Parts, job: &Job) -> PreheatView {
             How::Done => blob.size,
             _ => work.bytes.get(&blob.digest).copied().unwrap_or(0).min(blob.size),
         };
-        NodeView {
+        PreheatNode {
             id: id.clone(),
             name: work.name.clone(),
             state,
@@ -247,7 +251,7 @@ fn view(parts: &Parts, job: &Job) -> PreheatView {
         ended: job.ended.map(seconds),
         manifest: job.manifest,
         bytes: job.size(),
-        blobs: job.blobs.iter().map(|blob| BlobView { digest: blob.digest, size: blob.size }).collect(),
+        blobs: job.blobs.iter().map(|blob| PreheatBlob { digest: blob.digest, size: blob.size }).collect(),
         nodes: job.nodes.iter().map(node).collect(),
     }
 }
@@ -307,7 +311,7 @@ pub(super) async fn create(
         (seeds, Some(_), _) if seeds => return Err(Problem::field("percent", "is given beside seeds".to_owned())),
         _ => return Err(Problem::field("nodes", "is given beside seeds or percent".to_owned())),
     };
-    let login = body.login.map(|LoginBody { user, password }| (user, password));
+    let login = body.login.map(|RegistryLogin { user, password }| (user, password));
     let new = New { image: body.image, platforms: body.platforms, cluster, target, login };
     let job = parts.preheats.create(new, &caller.name).await?;
     Ok((StatusCode::CREATED, Json(view(&parts, &job))))
@@ -343,16 +347,16 @@ pub(super) async fn cancel(
 
 /// Try again what failed or was taken back
 #[utoipa::path(post, path = "/api/v1/preheats/{preheat}/retry", operation_id = "retry_preheat", tag = "preheats",
-    security(("token" = [])), params(("preheat" = String, Path, description = "Its id.")), request_body = Retry,
+    security(("token" = [])), params(("preheat" = String, Path, description = "Its id.")), request_body = RetryPreheat,
     responses((status = 200, description = "It begins again.", body = PreheatView), ActingOn))]
 pub(super) async fn retry(
     Operator(caller): Operator,
     State(parts): State<Parts>,
     Path(id): Path<String>,
-    Body(body): Body<Retry>,
+    Body(body): Body<RetryPreheat>,
 ) -> Result<Json<PreheatView>, Problem> {
     one(&parts, &caller, &id).await?;
-    let login = body.login.map(|LoginBody { user, password }| (user, password));
+    let login = body.login.map(|RegistryLogin { user, password }| (user, password));
     let job = parts.preheats.retry(&id, login, &caller.name).await?;
     Ok(Json(view(&parts, &job)))
 }
