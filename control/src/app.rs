@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use crate::api::{grpc, rest};
 use crate::clusters::{self, Clusters};
 use crate::config::{Config, RestTls};
+use crate::console;
 use crate::identity::{self, Access, Authority, FirstToken, Identity};
 use crate::nodes::{self, Nodes};
 use crate::preheat::{self, Preheats};
@@ -146,7 +147,9 @@ impl App {
             registry: self.registry,
             drain: drain.clone(),
         };
-        let http = listen::Http::new(rest::router(parts)).counted(self.http);
+        let api = rest::router(parts);
+        let pages = console::router(api.clone(), self.certificate.is_some());
+        let http = listen::Http::new(api.merge(pages)).counted(self.http);
         let http = http.tls(self.certificate.as_ref().map(rest::Certificate::server));
         tokio::spawn(http.serve(self.rest, rest_drain));
         if let Some(certificate) = self.certificate {

@@ -1,0 +1,234 @@
+//! Pages of what lets in: join tokens, API tokens, and members.
+
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse, Redirect, Response};
+use serde_json::{Value, json};
+
+use super::ask::{Answer, encoded, text};
+use super::guard::{Posted, Signed, Stop};
+use super::pages::Search;
+use super::view::{self, Cell, Field, Form, Shell};
+
+const HERE: &str = "/console/tokens";
+const MEMBERS: &str = "/console/members";
+
+/// What a form did: which, and what the API said.
+type Sent<'a> = Option<(&'a Posted, &'a Answer)>;
+
+fn options(values: &[&str]) -> Vec<(String, String)> {
+    values.iter().map(|value| ((*value).to_owned(), (*value).to_owned())).collect()
+}
+
+/// The form that takes one of a list away.
+fn removal(me: &Signed, heading: &'static str, action: &str, what: &'static str, items: &[Value]) -> String {
+    if items.is_empty() {
+        return String::new();
+    }
+    let choice = |item: &Value| {
+        let id = text(&item["id"], &text(&item["node"], ""));
+        (id.clone(), format!("{} ({id})", text(&item["name"], &text(&item["cluster"], "any cluster"))))
+    };
+    let fields =
+        vec![Field::new("select", "id", "Which", "It can't be undone.").options(items.iter().map(choice).collect())];
+    let buttons = match what {
+        "member" => vec![("revoke", "Revoke its certificates"), ("forget", "Forget it, so that it may join anew")],
+        "join" => vec![("delete-join", "Delete this join token")],
+        _ => vec![("delete-api", "Delete this API token")],
+    };
+    Form { heading, method: "post", action: action.to_owned(), csrf: me.csrf(), fields, buttons, ..Form::default() }
+        .html()
+}
+
+fn join_form(me: &Signed, sent: Sent) -> String {
+    let sent = sent.filter(|(form, answer)| form.get("do") == "make-join" && !answer.status.is_success());
+    let value = |name: &str| sent.map_or("", |(form, _)| form.get(name));
+    let fault = |name: &str| sent.map(|(_, answer)| answer.fault(name)).unwrap_or_default();
+    let field = |kind, name, label, hint| Field::new(kind, name, label, hint).value(value(name)).fault(fault(name));
+    let fields = vec![
+        field("text", "cluster", "Cluster", "Nodes belong to it whatever their facts say; empty: their facts decide."),
+        field("select", "role", "Role", "What they may be.").options(options(&["node", "seed"])),
+        field("text", "ttl", "Good for", "Such as 1h, the default."),
+        field("number", "uses", "Uses", "How many nodes may join by it; empty: one."),
+    ];
+    let buttons = vec![("make-join", "Make a join token")];
+    Form {
+        heading: "New join token",
+        method: "post",
+        action: HERE.into(),
+        csrf: me.csrf(),
+        fields,
+        buttons,
+        ..Form::default()
+    }
+    .html()
+}
+
+fn api_form(me: &Signed, sent: Sent) -> String {
+    let sent = sent.filter(|(form, answer)| form.get("do") == "make-api" && !answer.status.is_success());
+    let value = |name: &str| sent.map_or("", |(form, _)| form.get(name));
+    let fault = |name: &str| sent.map(|(_, answer)| answer.fault(name)).unwrap_or_default();
+    let field =
+        |kind, name, label, hint, of: &str| Field::new(kind, name, label, hint).value(value(name)).fault(fault(of));
+    let fields = vec![
+        field("text", "api_name", "Name", "Whose it is; the audit log says it.", "name"),
+        field("select", "api_role", "Role", "A viewer reads, an operator changes, an admin makes API tokens.", "role")
+            .options(options(&["viewer", "operator", "admin"])),
+        field("text", "api_clusters", "Clusters", "Kept to these, separated by commas; empty: all.", "clusters"),
+        field("text", "api_ttl", "Good for", "Such as 2160h; empty: without end.", "ttl"),
+    ];
+    let buttons = vec![("make-api", "Make an API token")];
+    Form {
+        heading: "New API token",
+        method: "post",
+        action: HERE.into(),
+        csrf: me.csrf(),
+        fields,
+        buttons,
+        ..Form::default()
+    }
+    .html()
+}
+
+async fn page(me: &Signed, sent: Sent<'_>) -> Result<Response, Stop> {
+    let mut parts = Vec::new();
+    if let Some(token) = sent.and_then(|(_, answer)| answer.body["token"].as_str()) {
+        parts.push(view::code("The token, shown this once", token));
+    }
+    let joins = me.ask(Method::GET, "/api/v1/join-tokens?limit=1000", None, None).await?;
+    if joins.status.is_success() {
+        let row = |token: &Value| {
+            let mut cells: Vec<Cell> = ["id", "cluster", "role", "expires", "uses_left", "created", "created_by"]
+                .map(|key| Cell::of(&token[key]))
+                .into();
+            cells[1] = Cell::new(text(&token["cluster"], "any"));
+            cells
+        };
+        let columns = ["Id", "Cluster", "Role", "Good until", "Uses left", "Made", "By"];
+        parts.push(view::table("Join tokens", &columns, joins.items().iter().map(row).collect(), String::new()));
+        if me.operates() {
+            parts.push(removal(me, "Delete a join token", HERE, "join", joins.items()));
+            parts.push(join_form(me, sent));
+        }
+    } else {
+        parts.push(view::words("Join tokens", &joins.detail()));
+    }
+    if me.is_admin() {
+        let tokens = me.get("/api/v1/api-tokens?limit=1000").await?;
+        let row = |token: &Value| {
+            let clusters: Option<Vec<String>> =
+                token["clusters"].as_array().map(|names| names.iter().map(|name| text(name, "")).collect());
+            vec![
+                Cell::of(&token["name"]),
+                Cell::of(&token["role"]),
+                Cell::new(clusters.map_or_else(|| "all".to_owned(), |names| names.join(", "))),
+                Cell::of(&token["created"]),
+                Cell::new(text(&token["expires"], "without end")),
+                Cell::of(&token["id"]),
+            ]
+        };
+        let columns = ["Name", "Role", "Clusters", "Made", "Good until", "Id"];
+        parts.push(view::table("API tokens", &columns, tokens.items().iter().map(row).collect(), String::new()));
+        parts.push(removal(me, "Delete an API token", HERE, "api", tokens.items()));
+        parts.push(api_form(me, sent));
+    }
+    Ok(answered(me, "Tokens", HERE, sent.map(|(_, answer)| answer), parts))
+}
+
+fn answered(me: &Signed, title: &str, here: &'static str, said: Option<&Answer>, parts: Vec<String>) -> Response {
+    let bad = said.filter(|answer| !answer.status.is_success());
+    let shell = Shell { error: bad.map(Answer::detail).unwrap_or_default(), ..me.shell(title, here) };
+    (bad.map_or(StatusCode::OK, |answer| answer.status), view::page(shell, parts)).into_response()
+}
+
+pub(super) async fn show(me: Signed) -> Result<Response, Stop> {
+    page(&me, None).await
+}
+
+/// Takes away what is at an address, in the state in which it is there.
+async fn remove(me: &Signed, path: &str) -> Result<Answer, Stop> {
+    let found = me.ask(Method::GET, path, None, None).await?;
+    if !found.status.is_success() {
+        return Ok(found);
+    }
+    me.ask(Method::DELETE, path, found.etag.as_deref(), None).await
+}
+
+pub(super) async fn change(form: Posted) -> Result<Response, Stop> {
+    let me = &form.me;
+    let id = encoded(form.get("id"));
+    let put = |body: &mut Value, key: &str, field: &str| {
+        if !form.get(field).is_empty() {
+            body[key] = json!(form.get(field));
+        }
+    };
+    let answer = match form.get("do") {
+        "make-join" => {
+            let mut body = json!({"role": form.get("role")});
+            put(&mut body, "cluster", "cluster");
+            put(&mut body, "ttl", "ttl");
+            put(&mut body, "uses", "uses");
+            if let Ok(uses) = form.get("uses").parse::<u64>() {
+                body["uses"] = json!(uses);
+            }
+            me.ask(Method::POST, "/api/v1/join-tokens", None, Some(body)).await?
+        }
+        "make-api" => {
+            let mut body = json!({"name": form.get("api_name"), "role": form.get("api_role")});
+            put(&mut body, "ttl", "api_ttl");
+            let clusters = form.list("api_clusters");
+            if !clusters.is_empty() {
+                body["clusters"] = json!(clusters);
+            }
+            me.ask(Method::POST, "/api/v1/api-tokens", None, Some(body)).await?
+        }
+        "delete-join" => remove(me, &format!("/api/v1/join-tokens/{id}")).await?,
+        "delete-api" => remove(me, &format!("/api/v1/api-tokens/{id}")).await?,
+        _ => return Ok(me.failed(StatusCode::BAD_REQUEST, "There is no such change.")),
+    };
+    page(me, Some((&form, &answer))).await
+}
+
+async fn member_page(me: &Signed, query: &Search, said: Option<&Answer>) -> Result<Response, Stop> {
+    let answer = me.ask(Method::GET, &query.on("/api/v1/members"), None, None).await?;
+    if !answer.status.is_success() {
+        return Ok(me.failed(answer.status, &answer.detail()));
+    }
+    let row = |member: &Value| {
+        let node = text(&member["node"], "");
+        vec![
+            Cell::link(node.clone(), format!("/console/nodes/{node}")),
+            Cell::new(text(&member["name"], "not live")),
+            Cell::of(&member["live"]),
+            Cell::new(text(&member["bound_cluster"], "by its facts")),
+            Cell::of(&member["role"]),
+            Cell::of(&member["joined"]),
+            Cell::of(&member["joined_by"]),
+            Cell::new(text(&member["revoked"], "no")),
+        ]
+    };
+    let columns = ["Id", "Name", "Live", "Bound to", "Role", "Joined", "By", "Revoked"];
+    let rows = answer.items().iter().map(row).collect();
+    let mut parts = vec![view::table("Members", &columns, rows, query.next(MEMBERS, &answer))];
+    if me.operates() {
+        parts.push(removal(me, "Take a node out", MEMBERS, "member", answer.items()));
+    }
+    Ok(answered(me, "Members", MEMBERS, said, parts))
+}
+
+pub(super) async fn members(me: Signed, query: Search) -> Result<Response, Stop> {
+    member_page(&me, &query, None).await
+}
+
+pub(super) async fn change_member(query: Search, form: Posted) -> Result<Response, Stop> {
+    let me = &form.me;
+    let path = format!("/api/v1/members/{}", encoded(form.get("id")));
+    let answer = match form.get("do") {
+        "revoke" => me.ask(Method::POST, &format!("{path}/revoke"), None, None).await?,
+        "forget" => remove(me, &path).await?,
+        _ => return Ok(me.failed(StatusCode::BAD_REQUEST, "There is no such change.")),
+    };
+    if answer.status.is_success() {
+        return Ok(Redirect::to(MEMBERS).into_response());
+    }
+    member_page(me, &query, Some(&answer)).await
+}

@@ -1,0 +1,381 @@
+//! The console through its router, over the real API, as a browser asks it.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, Request, header};
+use control::api::rest::{self, Feed, Parts};
+use control::clusters::{self, Clusters, Facts};
+use control::identity::{self, Access, Identity};
+use control::nodes::{self, Nodes, Registration, Role};
+use control::preheat::{self, Preheats};
+use control::store::MemoryStore;
+use control::swarm::{self, Swarm};
+use shoal_base::{drain, metrics};
+use tower::ServiceExt as _;
+
+const ADMIN: &str = "an admin's token that is long enough";
+const HOSTILE: &str = "<script>alert(1)</script>";
+
+struct Stage {
+    api: Router,
+    pages: Router,
+    nodes: Arc<Nodes>,
+    _trigger: drain::Trigger,
+    _dir: tempfile::TempDir,
+}
+
+struct Answer {
+    status: u16,
+    headers: HeaderMap,
+    text: String,
+}
+
+/// Somebody with a browser: what it keeps.
+#[derive(Default)]
+struct Browser {
+    cookie: String,
+    csrf: String,
+}
+
+async fn stage(secure: bool) -> Stage {
+    let config = clusters::Config { default_cluster: "default".into() };
+    let store = Arc::new(MemoryStore::default());
+    let clusters = Arc::new(Clusters::open(store.clone(), &config, clusters::Metrics::default()).await.unwrap());
+    let (access, _) = Access::open(store.clone(), Some(ADMIN)).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let authority = identity::Authority::open(dir.path(), "shoal".parse().unwrap()).unwrap();
+    let counted = identity::Metrics::default();
+    let identity = Identity::open(identity::Config::default(), authority, store.clone(), counted).await.unwrap();
+    let feed = Arc::new(Feed::default());
+    let swarm = Arc::new(Swarm::new(swarm::Metrics::default()).followed(feed.clone()));
+    let patient = nodes::Config { lease: Duration::from_secs(600), ..nodes::Config::default() };
+    let watcher = Arc::new((swarm.clone(), feed.clone()));
+    let nodes = Arc::new(Nodes::new(patient, clusters.watch(), watcher, nodes::Metrics::default()));
+    let (trigger, drain) = drain::channel();
+    tokio::spawn(nodes.clone().run(drain.clone()));
+    tokio::spawn(feed.clone().run(&clusters, drain.clone()));
+    let preheats = Preheats::open(store, nodes.clone(), preheat::Metrics::default()).await.unwrap();
+    let api = rest::router(Parts {
+        access: Arc::new(access),
+        identity: Some(Arc::new(identity)),
+        clusters,
+        nodes: nodes.clone(),
+        swarm,
+        preheats,
+        feed,
+        shapes: Arc::default(),
+        registry: Arc::new(metrics::Registry::new("shoal")),
+        drain,
+    });
+    let pages = api.clone().merge(control::console::router(api.clone(), secure));
+    Stage { api, pages, nodes, _trigger: trigger, _dir: dir }
+}
+
+fn header_of(headers: &HeaderMap, name: header::HeaderName) -> String {
+    headers.get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
+}
+
+/// The value of the first field of that name in a page.
+fn field(page: &str, name: &str) -> String {
+    let mark = format!("name=\"{name}\" value=\"");
+    let (_, rest) = page.split_once(&mark).unwrap_or_else(|| panic!("no {name} in {page}"));
+    rest.split('"').next().unwrap().replace("&#34;", "\"")
+}
+
+fn form(fields: &[(&str, &str)]) -> String {
+    let byte = |b: u8| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") };
+    let value = |text: &str| text.bytes().map(byte).collect::<String>();
+    fields.iter().map(|(name, text)| format!("{name}={}", value(text))).collect::<Vec<_>>().join("&")
+}
+
+impl Stage {
+    async fn send(&self, request: Request<Body>) -> Answer {
+        let path = request.uri().path().to_owned();
+        let response = self.pages.clone().oneshot(request).await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let text = String::from_utf8(to_bytes(response.into_body(), 1 << 22).await.unwrap().to_vec()).unwrap();
+        if path.starts_with("/console") {
+            let policy = header_of(&headers, header::CONTENT_SECURITY_POLICY);
+            assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self'"), "{path}: {policy}");
+            assert!(!policy.contains("unsafe"), "{path}");
+            assert_eq!(header_of(&headers, header::CACHE_CONTROL), "no-store", "{path}");
+            assert_eq!(header_of(&headers, header::X_CONTENT_TYPE_OPTIONS), "nosniff", "{path}");
+            for foreign in ["http://", "https://", "src=\"//", "href=\"//", " style=", " onclick=", "<style"] {
+                // The address of control in a config is for a node, and the name of SVG's language is no place.
+                let ours = text.replace("https://control.test:6080", "").replace("http://www.w3.org/2000/svg", "");
+                assert!(!ours.contains(foreign), "{path} has {foreign}");
+            }
+        }
+        Answer { status, headers, text }
+    }
+
+    async fn get(&self, browser: &Browser, path: &str) -> Answer {
+        let request = Request::get(path).header(header::HOST, "control.test").header(header::COOKIE, &browser.cookie);
+        self.send(request.body(Body::empty()).unwrap()).await
+    }
+
+    async fn post_with(&self, browser: &Browser, path: &str, fields: &[(&str, &str)], more: &[(&str, &str)]) -> Answer {
+        let mut request = Request::post(path)
+            .header(header::HOST, "control.test")
+            .header(header::COOKIE, &browser.cookie)
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        for (name, value) in more {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(Body::from(form(fields))).unwrap()).await
+    }
+
+    async fn post(&self, browser: &Browser, path: &str, fields: &[(&str, &str)]) -> Answer {
+        let fields = [&[("csrf", browser.csrf.as_str())], fields].concat();
+        self.post_with(browser, path, &fields, &[("origin", "https://control.test")]).await
+    }
+
+    /// What a sign-in with that token is answered.
+    async fn try_sign_in(&self, token: &str) -> Answer {
+        let page = self.get(&Browser::default(), "/console/sign-in").await;
+        let cookie = header_of(&page.headers, header::SET_COOKIE).split(';').next().unwrap().to_owned();
+        let csrf = field(&page.text, "csrf");
+        self.post(&Browser { cookie, csrf }, "/console/sign-in", &[("token", token)]).await
+    }
+
+    async fn sign_in(&self, token: &str) -> Browser {
+        let answer = self.try_sign_in(token).await;
+        assert_eq!(answer.status, 303, "{}", answer.text);
+        let cookie = header_of(&answer.headers, header::SET_COOKIE).split(';').next().unwrap().to_owned();
+        let mut browser = Browser { cookie, csrf: String::new() };
+        browser.csrf = field(&self.get(&browser, "/console/").await.text, "csrf");
+        browser
+    }
+
+    /// A token of that role, made over the API. Its id and it.
+    async fn token(&self, role: &str) -> (String, String) {
+        let body = format!("{{\"name\":\"a {role}\",\"role\":\"{role}\"}}");
+        let request = Request::post("/api/v1/api-tokens")
+            .header(header::AUTHORIZATION, format!("Bearer {ADMIN}"))
+            .header(header::CONTENT_TYPE, "application/json");
+        let answer = self.api.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap();
+        let bytes = to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+        let made: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        (made["id"].as_str().unwrap().to_owned(), made["token"].as_str().unwrap().to_owned())
+    }
+
+    fn join(&self, node: &str, name: &str, ip: &str) {
+        self.nodes.register(Registration {
+            node: node.parse().unwrap(),
+            instance: 1,
+            name: name.into(),
+            version: "0.1.0".into(),
+            facts: Facts::parse(ip, "", "").unwrap(),
+            peer_port: 5081,
+            pin: None,
+            bound: None,
+            role: Role::Node,
+        });
+    }
+
+    /// Makes a cluster. Its page.
+    async fn cluster(&self, browser: &Browser, name: &str, cidr: &str) -> String {
+        let fields = [("do", "save"), ("name", name), ("cidrs", cidr)];
+        let made = self.post(browser, "/console/clusters", &fields).await;
+        assert_eq!(made.status, 303, "{}", made.text);
+        header_of(&made.headers, header::LOCATION).strip_suffix("/join").unwrap().to_owned()
+    }
+}
+
+const PAGES: [&str; 12] = [
+    "/console/",
+    "/console/clusters",
+    "/console/clusters/new",
+    "/console/nodes",
+    "/console/blobs",
+    "/console/flights",
+    "/console/preheats",
+    "/console/tokens",
+    "/console/members",
+    "/console/audit",
+    "/console/explain",
+    "/console/explain?ip=10.1.2.3",
+];
+
+#[tokio::test]
+async fn signing_in_takes_a_good_token_and_signing_out_ends_it() {
+    let stage = stage(false).await;
+    assert_eq!(header_of(&stage.get(&Browser::default(), "/").await.headers, header::LOCATION), "/console/");
+    let refused = stage.try_sign_in("a token that nobody made").await;
+    assert_eq!(refused.status, 401);
+    assert!(refused.text.contains("is not known"), "{}", refused.text);
+    let browser = stage.sign_in(ADMIN).await;
+    assert!(!stage.get(&browser, "/console/").await.text.contains(ADMIN), "the token is not on the page");
+    assert_eq!(stage.post(&browser, "/console/sign-out", &[]).await.status, 303);
+    let after = stage.get(&browser, "/console/").await;
+    assert_eq!((after.status, header_of(&after.headers, header::LOCATION).as_str()), (303, "/console/sign-in"));
+}
+
+#[tokio::test]
+async fn the_cookie_is_kept_from_scripts_and_other_sites_and_with_tls_from_plain_http() {
+    for secure in [false, true] {
+        let answer = stage(secure).await.try_sign_in(ADMIN).await;
+        let cookie = header_of(&answer.headers, header::SET_COOKIE);
+        for attribute in ["; HttpOnly", "; SameSite=Strict", "; Path=/"] {
+            assert!(cookie.contains(attribute), "{cookie}");
+        }
+        assert_eq!(cookie.contains("; Secure"), secure, "{cookie}");
+        assert!(!cookie.contains(ADMIN), "{cookie}");
+    }
+}
+
+#[tokio::test]
+async fn a_change_without_the_forms_token_or_from_another_site_is_refused() {
+    let stage = stage(false).await;
+    let browser = stage.sign_in(ADMIN).await;
+    let fields = [("do", "save"), ("name", "west")];
+    for csrf in ["", "0000", &"0".repeat(64)] {
+        let fields = [&[("csrf", csrf)][..], &fields].concat();
+        assert_eq!(stage.post_with(&browser, "/console/clusters", &fields, &[]).await.status, 403, "{csrf:?}");
+    }
+    let fields = [&[("csrf", browser.csrf.as_str())][..], &fields].concat();
+    for foreign in [("origin", "https://evil.test"), ("origin", "null"), ("sec-fetch-site", "cross-site")] {
+        let answer = stage.post_with(&browser, "/console/clusters", &fields, &[foreign]).await;
+        assert_eq!(answer.status, 403, "{foreign:?}");
+    }
+    assert!(!stage.get(&browser, "/console/clusters").await.text.contains("west"));
+    assert_eq!(
+        stage.post_with(&browser, "/console/clusters", &fields, &[]).await.status,
+        303,
+        "it was the token alone"
+    );
+}
+
+#[tokio::test]
+async fn a_token_that_is_taken_away_ends_its_sessions() {
+    let stage = stage(false).await;
+    let (id, token) = stage.token("operator").await;
+    let browser = stage.sign_in(&token).await;
+    let admin = stage.sign_in(ADMIN).await;
+    let gone = stage.post(&admin, "/console/tokens", &[("do", "delete-api"), ("id", &id)]).await;
+    assert_eq!(gone.status, 200, "{}", gone.text);
+    let after = stage.get(&browser, "/console/nodes").await;
+    assert_eq!(header_of(&after.headers, header::LOCATION), "/console/sign-in");
+}
+
+#[tokio::test]
+async fn a_viewer_sees_no_changes_and_is_refused_them() {
+    let stage = stage(false).await;
+    let (_, token) = stage.token("viewer").await;
+    let browser = stage.sign_in(&token).await;
+    assert!(!stage.get(&browser, "/console/clusters").await.text.contains("/console/clusters/new"));
+    assert!(!stage.get(&browser, "/console/preheats").await.text.contains("New preheat"));
+    let tried = stage.post(&browser, "/console/clusters", &[("do", "save"), ("name", "west")]).await;
+    assert_eq!(tried.status, 403);
+    assert!(tried.text.contains("role=\"alert\""), "{}", tried.text);
+    assert_eq!(stage.get(&browser, "/console/audit").await.status, 403);
+}
+
+#[tokio::test]
+async fn every_page_shows_nothing_and_hostile_names_alike() {
+    let stage = stage(false).await;
+    let browser = stage.sign_in(ADMIN).await;
+    for path in PAGES {
+        let page = stage.get(&browser, path).await;
+        assert_eq!(page.status, 200, "{path}: {}", page.text);
+        assert!(page.text.contains("<main id=\"content\""), "{path}");
+        assert_eq!(page.text.matches("<h1>").count(), 1, "{path}");
+    }
+    stage.join("n1", HOSTILE, "10.1.0.1");
+    let cluster = stage.cluster(&browser, HOSTILE, "10.1.0.0/16").await;
+    let (join, delete) = (format!("{cluster}/join"), format!("{cluster}/delete"));
+    for path in PAGES.iter().copied().chain([cluster.as_str(), &join, &delete, "/console/nodes/n1"]) {
+        let page = stage.get(&browser, path).await;
+        assert_eq!(page.status, 200, "{path}: {}", page.text);
+        assert!(!page.text.contains(HOSTILE), "{path} does not escape");
+    }
+    assert!(stage.get(&browser, "/console/nodes").await.text.contains("&#60;script&#62;alert(1)"));
+    for path in ["/console/assets/console.css", "/console/assets/console.js", "/console/assets/icon.svg"] {
+        assert_eq!(stage.get(&Browser::default(), path).await.status, 200, "{path}");
+    }
+    assert_eq!(stage.get(&browser, "/console/nowhere").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_preview_names_the_nodes_that_move_and_changes_nothing() {
+    let stage = stage(false).await;
+    let browser = stage.sign_in(ADMIN).await;
+    stage.join("n1", "host-one", "10.1.0.1");
+    let fields = [("do", "preview"), ("name", "west"), ("cidrs", "10.1.0.0/16")];
+    let page = stage.post(&browser, "/console/clusters", &fields).await;
+    assert_eq!(page.status, 200, "{}", page.text);
+    assert!(page.text.contains("1 live node would move."), "{}", page.text);
+    assert!(page.text.contains("host-one"));
+    assert!(!stage.get(&browser, "/console/clusters").await.text.contains("west"));
+    let wrong = [("do", "save"), ("name", "west"), ("cidrs", "10.1.0.0/16\nnonsense")];
+    let page = stage.post(&browser, "/console/clusters", &wrong).await;
+    assert_eq!(page.status, 400);
+    assert!(page.text.contains("id=\"field-cidrs-fault\""), "{}", page.text);
+    assert!(page.text.contains("aria-describedby=\"field-cidrs-fault field-cidrs-hint\""));
+}
+
+#[tokio::test]
+async fn a_change_of_a_stale_version_shows_both_and_saves_nothing() {
+    let stage = stage(false).await;
+    let browser = stage.sign_in(ADMIN).await;
+    let cluster = stage.cluster(&browser, "west", "10.1.0.0/16").await;
+    let version = field(&stage.get(&browser, &cluster).await.text, "version");
+    let save = |idc: &'static str, version: String| {
+        let (stage, browser, cluster) = (&stage, &browser, &cluster);
+        async move {
+            let fields = [("do", "save"), ("name", "west"), ("idc", idc), ("version", version.as_str())];
+            stage.post(browser, cluster, &fields).await
+        }
+    };
+    assert_eq!(save("theirs", version.clone()).await.status, 303);
+    let late = save("mine", version).await;
+    assert_eq!(late.status, 412, "{}", late.text);
+    assert!(late.text.contains("<dd>theirs</dd>") && late.text.contains("value=\"mine\""), "{}", late.text);
+    assert!(!stage.get(&browser, &cluster).await.text.contains("mine"));
+    assert_eq!(save("mine", field(&late.text, "version")).await.status, 303, "now they know");
+}
+
+#[tokio::test]
+async fn a_join_token_is_shown_once_beside_the_config_that_uses_it() {
+    let stage = stage(false).await;
+    let browser = stage.sign_in(ADMIN).await;
+    let cluster = stage.cluster(&browser, "west", "10.1.0.0/16").await;
+    let path = format!("{cluster}/join");
+    let page = stage.get(&browser, &path).await;
+    for part in ["https://control.test:6080", "shoalctl join-token create", "hosts-toml", "10.1.0.0/16"] {
+        assert!(page.text.contains(part), "{part}");
+    }
+    let made = stage.post(&browser, &path, &[]).await;
+    assert!(made.text.contains("shown this once"), "{}", made.text);
+    assert!(!stage.get(&browser, &path).await.text.contains("shown this once"));
+}
+
+#[tokio::test]
+async fn a_cluster_is_deleted_only_after_it_is_confirmed() {
+    let stage = stage(false).await;
+    let browser = stage.sign_in(ADMIN).await;
+    let cluster = stage.cluster(&browser, "west", "10.1.0.0/16").await;
+    let path = format!("{cluster}/delete");
+    let version = field(&stage.get(&browser, &path).await.text, "version");
+    assert_eq!(stage.post(&browser, &path, &[("version", &version)]).await.status, 303);
+    assert_eq!(stage.get(&browser, &cluster).await.status, 404);
+}
+
+#[tokio::test]
+async fn the_theme_is_kept_and_leads_back_to_pages_of_the_console_alone() {
+    let stage = stage(false).await;
+    let mut browser = stage.sign_in(ADMIN).await;
+    for (back, to) in
+        [("/console/nodes", "/console/nodes"), ("//evil.test", "/console/"), ("/console/\r\nx", "/console/")]
+    {
+        let set = stage.post(&browser, "/console/theme", &[("theme", "dark"), ("back", back)]).await;
+        assert_eq!(header_of(&set.headers, header::LOCATION), to);
+        assert!(header_of(&set.headers, header::SET_COOKIE).starts_with("shoal_theme=dark;"));
+    }
+    browser.cookie.push_str("; shoal_theme=dark");
+    assert!(stage.get(&browser, "/console/").await.text.contains("data-theme=\"dark\""));
+}
