@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use oci_spec::distribution::Reference;
@@ -99,6 +100,8 @@ pub struct Preheats {
     /// One at a time, so that rows are written in the order in which jobs changed.
     writing: tokio::sync::Mutex<()>,
     dirty: Notify,
+    /// The last write of a change failed.
+    failing: AtomicBool,
     changes: broadcast::Sender<String>,
 }
 
@@ -145,7 +148,8 @@ impl Preheats {
         metrics.running.set(inner.live.len() as i64);
         let (changes, _) = broadcast::channel(BEHIND);
         let (inner, writing, dirty) = (Mutex::new(inner), tokio::sync::Mutex::default(), Notify::new());
-        Ok(Arc::new(Self { store, nodes, metrics, inner, writing, dirty, changes }))
+        let failing = AtomicBool::new(false);
+        Ok(Arc::new(Self { store, nodes, metrics, inner, writing, dirty, failing, changes }))
     }
 
     /// Makes a job. It is on disk when this returns.
@@ -193,7 +197,10 @@ impl Preheats {
         self.metrics.created.inc();
         tracing::info!(preheat = job.id, image = new.image, nodes = job.nodes.len(), by, "preheat begins");
         self.take_up(job.clone(), new.login);
-        self.store.prune_preheats(KEPT).await?;
+        // The job is made, whatever becomes of old ones.
+        if let Err(error) = self.store.prune_preheats(KEPT).await {
+            tracing::warn!(%error, "old preheats can't be forgotten; tries again with the next one");
+        }
         Ok(job)
     }
 
@@ -402,8 +409,14 @@ impl Preheats {
         };
         for job in dirty {
             if let Err(error) = self.write(&job, None).await {
-                tracing::error!(%error, preheat = job.id, "a preheat can't be written; tries again");
+                // It is tried several times a second, and said once.
+                if !self.failing.swap(true, Ordering::Relaxed) {
+                    tracing::error!(%error, preheat = job.id, "preheats can't be written; tries again until they can");
+                }
                 return;
+            }
+            if self.failing.swap(false, Ordering::Relaxed) {
+                tracing::info!("preheats can be written again");
             }
             let mut inner = self.inner.lock();
             // What changed meanwhile is written the next time.

@@ -25,6 +25,8 @@ const AT_ONCE: usize = 2;
 const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
 /// How often control is told, at most.
 const EVERY: Duration = Duration::from_millis(500);
+/// How often control hears of an order that waits for a place, or to which nothing comes: well within what it takes for silence.
+const ALIVE: Duration = Duration::from_secs(30);
 /// Orders whose ids are known; control has ended older ones.
 const REMEMBERED: usize = 256;
 
@@ -85,12 +87,16 @@ impl Orders {
             let _place = places.acquire().await;
             self.fetch(&order, running).await
         };
-        let outcome = tokio::select! {
-            fetched = fetching => match fetched {
-                Ok(()) => Outcome::Done,
-                Err(error) => Outcome::Failed(format!("{error:#}")),
-            },
-            () = cancel.cancelled() => Outcome::Cancelled,
+        let mut fetching = std::pin::pin!(fetching);
+        let outcome = loop {
+            tokio::select! {
+                fetched = &mut fetching => break match fetched {
+                    Ok(()) => Outcome::Done,
+                    Err(error) => Outcome::Failed(format!("{error:#}")),
+                },
+                () = cancel.cancelled() => break Outcome::Cancelled,
+                () = tokio::time::sleep(ALIVE) => running.tell_again(&self.control),
+            }
         };
         tracing::info!(?order, ?outcome, "an ordered image");
         running.tell(&self.control, outcome);
