@@ -4,8 +4,9 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -15,6 +16,7 @@ use nix::unistd::Pid;
 struct Node {
     child: Child,
     admin: SocketAddr,
+    log: PathBuf,
 }
 
 impl Drop for Node {
@@ -24,15 +26,24 @@ impl Drop for Node {
     }
 }
 
-/// A port that is free now.
+/// A port that is free now and that nobody is given by chance: it lies below those of outgoing connections (a client that asks
+/// a port of that range on loopback until somebody listens can even be connected to itself), and is not tried twice.
 fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = 12_000 + u16::try_from(std::process::id() % 15_000).unwrap();
+    loop {
+        let port = base + NEXT.fetch_add(1, Ordering::Relaxed);
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
+            return listener.local_addr().unwrap();
+        }
+    }
 }
 
 impl Node {
     fn start(dir: &Path, config: &Path) -> Self {
         let admin = free();
-        let log = File::create(dir.join("log")).unwrap();
+        let path = dir.join("log");
+        let log = File::create(&path).unwrap();
         let set = |key: &str, value: String| ["--set".to_owned(), format!("{key}={value}")];
         let child = Command::new(env!("CARGO_BIN_EXE_shoal-node"))
             .env_clear()
@@ -47,7 +58,7 @@ impl Node {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        Self { child, admin }
+        Self { child, admin, log: path }
     }
 
     fn hang_up(&self) {
@@ -56,6 +67,7 @@ impl Node {
 
     fn limits(&self) -> Option<serde_json::Value> {
         let mut stream = TcpStream::connect(self.admin).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
         stream.write_all(b"GET /debug HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
@@ -65,7 +77,12 @@ impl Node {
 
     fn limits_become(&self, upload: u64, origin: u64) {
         let wanted = serde_json::json!({"upload": upload, "download": 0, "origin": origin});
-        eventually(&format!("{wanted}"), || self.limits() == Some(wanted.clone()));
+        let end = Instant::now() + Duration::from_secs(60);
+        while self.limits().as_ref() != Some(&wanted) {
+            let said = || std::fs::read_to_string(&self.log).unwrap();
+            assert!(Instant::now() < end, "never {wanted}; the daemon said:\n{}", said());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 
