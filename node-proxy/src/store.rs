@@ -25,6 +25,7 @@ mod places;
 mod sidecar;
 #[cfg(test)]
 mod suite;
+mod theirs;
 mod walk;
 
 use std::fs::File;
@@ -38,6 +39,7 @@ use tokio::sync::broadcast;
 pub use content::{Claimed, Commit, Content, IngestError, IngestStatus, LabelUpdate, Labels};
 pub use disk::{Adopted, Disk, Ingest, Sharing};
 pub use memory::Memory;
+pub use theirs::FileIdentity;
 
 /// Where the store is and how much it may take.
 #[derive(Debug, Clone)]

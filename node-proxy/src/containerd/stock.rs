@@ -25,7 +25,7 @@ use tonic::transport::Channel;
 
 use super::client::{connect, known_blobs};
 use super::{Config, Removed};
-use crate::store::{Change, Disk, Sharing, Store};
+use crate::store::{Change, Disk, FileIdentity, Sharing, Store};
 
 mod hash;
 mod metrics;
@@ -33,7 +33,7 @@ mod seen;
 
 pub use metrics::Metrics;
 
-use seen::{Identity, Seen};
+use seen::Seen;
 
 /// Between an event and the look at what it is about: a pull's events come together.
 const SETTLES: Duration = Duration::from_millis(200);
@@ -213,7 +213,7 @@ impl Stock {
             Ok(None) => return,
             Err(error) => return tracing::warn!(%digest, path = %path.display(), %error, "hash what containerd has"),
         };
-        let identity = Identity::of(&hashed.metadata);
+        let identity = FileIdentity::of(&hashed.metadata);
         if hashed.digest != digest {
             tracing::error!(%digest, path = %path.display(), is = %hashed.digest, "containerd's file of a blob has other bytes than the blob");
             self.metrics.differ.inc();

@@ -8,6 +8,8 @@
 //!                                      somebody else's file or, where there can be none, a symbolic one; mtime is theirs
 //! <dir>/held/ab/<62 hex>.list          its sidecar: size, root, author, media type, hashes
 //! <dir>/held/ab/<62 hex>.labels        labels that containerd gave it, if any
+//! <dir>/held/ab/<62 hex>.theirs        of a symbolic link only: device, inode, size and time of change of the file whose
+//!                                      bytes were read; another file at that path, or a changed one, is not the blob
 //! <dir>/ingests/<64 hex>/              what containerd writes (`ingest.rs`)
 //! <dir>/partial/<64 hex>               bytes of a partial blob, sparse, as long as the whole from the start on
 //! <dir>/partial/<64 hex>.state         its record, synced when the durable mark moved
@@ -279,8 +281,10 @@ impl Inner {
 
     fn unlink_held(&self, digest: &Digest) -> Result<(), StoreError> {
         self.files.unlink(&self.places.held(digest))?;
-        if self.places.held_labels(digest).exists() {
-            self.files.unlink(&self.places.held_labels(digest))?;
+        for beside in [self.places.held_labels(digest), self.places.held_theirs(digest)] {
+            if beside.exists() {
+                self.files.unlink(&beside)?;
+            }
         }
         self.files.unlink(&self.places.held_list(digest))
     }

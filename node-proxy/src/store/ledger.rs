@@ -104,6 +104,8 @@ pub(super) struct Opened {
     pub(super) info: Info,
     /// Its last use on disk is older than a minute: write it.
     pub(super) stamp: bool,
+    /// Its file is somebody else's too.
+    pub(super) shared: bool,
 }
 
 impl Drop for Opened {
@@ -168,9 +170,9 @@ impl Ledger {
         if stamp {
             entry.stamped = used;
         }
-        let info = entry.info();
+        let (info, shared) = (entry.info(), entry.shared);
         *books.open.entry(*digest).or_default() += 1;
-        Some(Opened { ledger: Arc::clone(self), digest: *digest, info, stamp })
+        Some(Opened { ledger: Arc::clone(self), digest: *digest, info, stamp, shared })
     }
 
     /// Makes room for the whole of a partial blob and makes the caller its only writer. `room` is what the file system
@@ -237,7 +239,7 @@ impl Ledger {
         self.metrics.show(books.usage);
         _ = self.changes.send(Change::Held(*digest));
         drop(books);
-        Opened { ledger: Arc::clone(self), digest: *digest, info, stamp: false }
+        Opened { ledger: Arc::clone(self), digest: *digest, info, stamp: false, shared: false }
     }
 
     /// A blob is held whose file is somebody else's.
@@ -306,7 +308,7 @@ impl Ledger {
     pub(super) fn found_held(&self, found: Vec<FoundHeld>, now: u64) {
         let mut books = self.books.lock();
         let claimed = u64::from(books.claims);
-        for FoundHeld { digest, mut info, used, created, labels, shared } in found {
+        for FoundHeld { digest, mut info, used, created, labels, shared, .. } in found {
             info.media_type = books.intern(&info.media_type);
             let labels = labels.map(Arc::new);
             books.insert(digest, Entry { shared, claimed, labels, ..Entry::new(info, used.min(now), created) });

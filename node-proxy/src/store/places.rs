@@ -17,6 +17,8 @@ const VERSION: u32 = 1;
 pub(super) const LIST: &str = "list";
 /// The labels beside a held blob.
 pub(super) const LABELS: &str = "labels";
+/// Beside a held blob whose name leads to a file of somebody else's: by what that is known again.
+pub(super) const THEIRS: &str = "theirs";
 /// The record that was synced together with a durable mark.
 pub(super) const STATE: &str = "state";
 /// The record since then, not synced: worth something until the machine stops.
@@ -88,6 +90,11 @@ impl Places {
     /// The labels of a held blob, if it has any.
     pub(super) fn held_labels(&self, digest: &Digest) -> PathBuf {
         self.held(digest).with_extension(LABELS)
+    }
+
+    /// What is known of the file that a held blob's name leads to, if it is somebody else's.
+    pub(super) fn held_theirs(&self, digest: &Digest) -> PathBuf {
+        self.held(digest).with_extension(THEIRS)
     }
 
     /// The bytes of a partial blob.

@@ -18,9 +18,9 @@ use shoal_proto::Digest;
 use super::files::{Files, failed};
 use super::index::{self, Known, Mark};
 use super::ingest::{Labelled, State};
-use super::places::{LABELS, LIST, Places, RECENT, STATE, digest_of};
+use super::places::{LABELS, LIST, Places, RECENT, STATE, THEIRS, digest_of};
 use super::sidecar::{self, Head, LONGEST_HEAD, Torn};
-use super::{Info, StoreError, ingest};
+use super::{FileIdentity, Info, StoreError, ingest};
 
 /// More threads than this only wait for the directory's lock or the disk.
 const MOST_THREADS: usize = 8;
@@ -33,6 +33,8 @@ pub(super) struct FoundHeld {
     pub(super) used: u64,
     /// The file has another name besides, or is elsewhere.
     pub(super) shared: bool,
+    /// Its name leads to somebody else's file.
+    pub(super) elsewhere: bool,
     /// When it became held, in nanoseconds since 1970.
     pub(super) created: u64,
     pub(super) labels: Option<Labelled>,
@@ -82,13 +84,14 @@ pub(super) fn held(
 fn walk_fan(fan: &Path, files: &Files, known: &Known) -> Result<Found, StoreError> {
     let mut found = Found::default();
     let Some(first) = fan.file_name().and_then(|name| name.to_str()) else { return Ok(found) };
-    let (mut lists, mut blobs, mut labels) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut lists, mut blobs, mut labels, mut theirs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     each_entry(fan, |name, entry| {
         let (name, extension) = name.split_once('.').unwrap_or((name, ""));
         let kind = match extension {
             "" => &mut blobs,
             LIST => &mut lists,
             LABELS => &mut labels,
+            THEIRS => &mut theirs,
             _ => return Ok(()),
         };
         if let Some(digest) = digest_of(first, name) {
@@ -125,6 +128,12 @@ fn walk_fan(fan: &Path, files: &Files, known: &Known) -> Result<Found, StoreErro
         }
     }
     blobs.try_for_each(without_a_sidecar)?;
+    // What is of a name that leads nowhere else any more.
+    for (digest, entry) in theirs {
+        if !found.held.iter().any(|blob| blob.digest == digest && blob.elsewhere) {
+            files.unlink(&entry.path())?;
+        }
+    }
     read_labels(&mut found, labels, files)?;
     Ok(found)
 }
@@ -179,6 +188,9 @@ fn read_held(
             }
             there => there.map_err(Unusable::Disk)?,
         };
+        if FileIdentity::read(&entry.path().with_extension(THEIRS)) != Some(FileIdentity::of(&metadata)) {
+            return Err(Unusable::Damaged("another file is where its own was".into()));
+        }
     }
     if metadata.len() != info.size {
         return Err(Unusable::Damaged(format!("it has {} bytes instead of {}", metadata.len(), info.size)));
@@ -189,7 +201,7 @@ fn read_held(
     }
     let (used, created) = (modified(&metadata), modified(&sidecar));
     let shared = elsewhere || metadata.nlink() > 1;
-    found.held.push(FoundHeld { digest: *digest, info, used, created, labels: None, shared });
+    found.held.push(FoundHeld { digest: *digest, info, used, created, labels: None, shared, elsewhere });
     Ok(())
 }
 

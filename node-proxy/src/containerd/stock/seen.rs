@@ -4,56 +4,16 @@
 //! does not read wrong blobs again; a line that can't be read is as good as none.
 
 use std::collections::{HashMap, VecDeque};
-use std::fmt;
-use std::fs::{self, Metadata};
-use std::os::unix::fs::MetadataExt as _;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use parking_lot::Mutex;
 use shoal_proto::Digest;
 
+use crate::store::FileIdentity;
+
 /// Wrong files that are remembered; a disk with more has other troubles.
 const MOST: usize = 10_000;
-
-/// What a file is known again by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Identity {
-    device: u64,
-    inode: u64,
-    size: u64,
-    /// Nanoseconds since 1970.
-    changed: i128,
-}
-
-impl Identity {
-    pub(super) fn of(metadata: &Metadata) -> Self {
-        let changed = i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec());
-        Self { device: metadata.dev(), inode: metadata.ino(), size: metadata.len(), changed }
-    }
-}
-
-impl fmt::Display for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {} {}", self.device, self.inode, self.size, self.changed)
-    }
-}
-
-impl FromStr for Identity {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let numbers: Vec<&str> = text.split(' ').collect();
-        let &[device, inode, size, changed] = numbers.as_slice() else { return Err(()) };
-        let number = |text: &str| text.parse().map_err(drop);
-        Ok(Self {
-            device: number(device)?,
-            inode: number(inode)?,
-            size: number(size)?,
-            changed: changed.parse().map_err(drop)?,
-        })
-    }
-}
 
 pub(super) struct Seen {
     path: PathBuf,
@@ -62,7 +22,7 @@ pub(super) struct Seen {
 
 #[derive(Default)]
 struct Books {
-    wrong: HashMap<Digest, Identity>,
+    wrong: HashMap<Digest, FileIdentity>,
     queue: VecDeque<Digest>,
     changed: bool,
 }
@@ -97,18 +57,18 @@ impl Seen {
     /// Whether nothing bad is known of the file at a path.
     pub(super) fn is_new(&self, digest: &Digest, path: &Path) -> bool {
         let Some(known) = self.books.lock().wrong.get(digest).copied() else { return true };
-        fs::metadata(path).is_ok_and(|there| Identity::of(&there) != known)
+        fs::metadata(path).is_ok_and(|there| FileIdentity::of(&there) != known)
     }
 
     /// Remembers a file as wrong. False: it was known.
     pub(super) fn differs(&self, digest: &Digest, path: &Path) -> bool {
         let Ok(there) = fs::metadata(path) else { return false };
-        let (identity, is_new) = (Identity::of(&there), self.is_new(digest, path));
+        let (identity, is_new) = (FileIdentity::of(&there), self.is_new(digest, path));
         self.is_bad(*digest, identity);
         is_new
     }
 
-    pub(super) fn is_bad(&self, digest: Digest, identity: Identity) {
+    pub(super) fn is_bad(&self, digest: Digest, identity: FileIdentity) {
         let mut books = self.books.lock();
         if books.wrong.len() < MOST || books.wrong.contains_key(&digest) {
             books.changed |= books.wrong.insert(digest, identity) != Some(identity);

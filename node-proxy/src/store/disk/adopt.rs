@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use shoal_proto::{Digest, Layout, NodeId};
 
+use super::held::is_symlink;
 use super::{Disk, Inner, blocking, now};
 use crate::store::files::failed;
 use crate::store::ingest::Sums;
@@ -72,7 +73,7 @@ impl Inner {
     ) -> Result<Adopted, StoreError> {
         let _turn = self.turns.take(*digest);
         // A name that leads to a file of somebody else's is not ours: it goes with that file.
-        let theirs = std::fs::symlink_metadata(self.places.held(digest)).is_ok_and(|name| name.is_symlink());
+        let theirs = is_symlink(&self.places.held(digest));
         if !theirs && self.ledger.keep(digest, now()).is_some() {
             return Ok(Adopted::Already);
         }
@@ -96,6 +97,9 @@ impl Inner {
         if let Err(error) = self.put_held(digest, &new, &Notes { list, author, media_type }) {
             self.take_back(digest, &new)?;
             return Err(error);
+        }
+        if theirs {
+            self.files.unlink(&self.places.held_theirs(digest))?;
         }
         self.ledger.adopt(digest, info.clone(), now());
         self.remember(digest, &info);

@@ -1,8 +1,8 @@
 //! A held blob's file, open for reading.
 
-use std::fs::{File, FileTimes};
+use std::fs::{File, FileTimes, Metadata};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -12,7 +12,7 @@ use shoal_proto::{Digest, PieceList};
 use super::{Inner, blocking, is_cached};
 use crate::store::files::failed;
 use crate::store::ledger::Opened;
-use crate::store::{Held, Info, StoreError, sidecar};
+use crate::store::{FileIdentity, Held, Info, StoreError, sidecar};
 
 pub(super) struct HeldFile {
     inner: Arc<Inner>,
@@ -23,30 +23,25 @@ pub(super) struct HeldFile {
 }
 
 impl HeldFile {
-    /// `None`, and not held any more: somebody removed or cut the file.
+    /// `None`, and not held any more: somebody removed, cut or replaced the file.
     pub(super) fn open(inner: Arc<Inner>, digest: Digest, opened: Opened) -> Result<Option<Self>, StoreError> {
-        let path = inner.places.held(&digest);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                tracing::warn!(path = %path.display(), "held blob vanished");
-                inner.ledger.lost(&digest);
-                return Ok(None);
-            }
-            Err(error) => return Err(failed("open", &path, 0)(error)),
-        };
-        let len = file.metadata().map_err(failed("stat", &path, 0))?.len();
-        if len != opened.info.size {
-            tracing::warn!(path = %path.display(), len, size = opened.info.size, "held blob has another length and goes");
+        let mut looked = inner.look(&digest, &opened)?;
+        if looked.is_err() {
+            // Its name may just have been led to another file.
             let _room = inner.room.lock();
-            inner.ledger.lost(&digest);
-            inner.unlink_held(&digest)?;
-            return Ok(None);
+            looked = inner.look(&digest, &opened)?;
+            if let Err(why) = &looked {
+                tracing::warn!(path = %inner.places.held(&digest).display(), why, "held blob goes");
+                inner.ledger.lost(&digest);
+                inner.unlink_held(&digest)?;
+            }
         }
+        let Ok(file) = looked else { return Ok(None) };
         if opened.stamp {
             stamp(&file);
         }
-        Ok(Some(Self { inner, digest, path: Arc::new(path), file: Arc::new(file), opened }))
+        let path = Arc::new(inner.places.held(&digest));
+        Ok(Some(Self { inner, digest, path, file: Arc::new(file), opened }))
     }
 
     /// A blob that was just committed: its file is open already.
@@ -54,6 +49,34 @@ impl HeldFile {
         let path = Arc::new(inner.places.held(&digest));
         Self { inner, digest, path, file, opened }
     }
+}
+
+impl Inner {
+    /// A held blob's file, if it is still the one whose bytes were checked.
+    fn look(&self, digest: &Digest, opened: &Opened) -> Result<Result<File, &'static str>, StoreError> {
+        let path = self.places.held(digest);
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Err("its file vanished")),
+            file => file.map_err(failed("open", &path, 0))?,
+        };
+        let there = file.metadata().map_err(failed("stat", &path, 0))?;
+        if there.len() != opened.info.size {
+            return Ok(Err("its file has another length"));
+        }
+        if opened.shared && is_symlink(&path) && !self.is_theirs(digest, &there) {
+            return Ok(Err("another file is where its own was"));
+        }
+        Ok(Ok(file))
+    }
+
+    /// Whether a file that a held blob's name leads to is the one that it was led to.
+    pub(super) fn is_theirs(&self, digest: &Digest, there: &Metadata) -> bool {
+        FileIdentity::read(&self.places.held_theirs(digest)) == Some(FileIdentity::of(there))
+    }
+}
+
+pub(super) fn is_symlink(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|name| name.is_symlink())
 }
 
 /// Writes the time of use as mtime, so that the order of eviction survives a restart. A disk that can't keep it loses

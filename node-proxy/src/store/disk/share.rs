@@ -6,7 +6,8 @@
 //! file once, and removes it.
 //!
 //! What always holds: the name in `held/` leads to right bytes at every moment, or to nothing once the owner has removed a file
-//! that was only linked to by name; a start finds which is the case.
+//! that was only linked to by name, or to a file that is not the one that was looked at, when the owner has put another in its place.
+//! Whoever opens it finds which is the case, and so do a start and a look at all that is shared.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -17,10 +18,11 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use shoal_proto::{Digest, PieceList};
 
+use super::held::is_symlink;
 use super::{Disk, Inner, blocking, now};
 use crate::store::files::failed;
-use crate::store::places::LIST;
-use crate::store::{Info, Notes, StoreError, sidecar};
+use crate::store::places::{LIST, THEIRS};
+use crate::store::{FileIdentity, Info, Notes, StoreError, sidecar};
 
 /// What became of a blob whose bytes are in somebody else's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +104,9 @@ impl Inner {
         if there.len() != opened.info.size || !self.has(&theirs, with, digest)? {
             return Ok(Sharing::Differs);
         }
+        let room = self.room.lock();
         let sharing = self.lead(digest, &there, with)?;
+        drop(room);
         if sharing != Sharing::Gone {
             self.ledger.share(digest, true);
         }
@@ -157,7 +161,8 @@ impl Inner {
         sharing
     }
 
-    /// Makes the name of a held blob lead to the file at a path, if it is the one that was looked at.
+    /// Makes the name of a held blob lead to the file at a path, if it is the one that was looked at. Under [`Inner::room`], for
+    /// whoever opens the blob between the steps.
     fn lead(&self, digest: &Digest, there: &Metadata, path: &Path) -> Result<Sharing, StoreError> {
         let held = self.places.held(digest);
         let new = self.places.beside_partial(digest, "new");
@@ -177,7 +182,16 @@ impl Inner {
             self.files.unlink(&new)?;
             return Ok(Sharing::Gone);
         }
+        let known = self.places.held_theirs(digest);
+        if sharing == Sharing::Theirs {
+            let beside = self.places.beside_partial(digest, THEIRS);
+            self.files.write_new(&beside, format!("{}\n", FileIdentity::of(there)).as_bytes(), true)?;
+            self.files.rename(&beside, &known)?;
+        }
         self.files.rename(&new, &held)?;
+        if sharing == Sharing::One && known.exists() {
+            self.files.unlink(&known)?;
+        }
         self.files.sync_dir(held.parent().unwrap_or(self.places.dir()))?;
         Ok(sharing)
     }
@@ -187,7 +201,13 @@ impl Inner {
         for digest in self.ledger.by_sharing(true) {
             let held = self.places.held(&digest);
             let links = match std::fs::metadata(&held) {
-                Ok(_) if std::fs::symlink_metadata(&held).is_ok_and(|name| name.is_symlink()) => continue,
+                Ok(there) if is_symlink(&held) => {
+                    // Nothing of it is left if it was removed, and nothing that is known to be right if it is another.
+                    if self.is_theirs(&digest, &there) {
+                        continue;
+                    }
+                    0
+                }
                 Ok(there) => there.nlink(),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
                 Err(error) => return Err(failed("stat", &held, 0)(error)),

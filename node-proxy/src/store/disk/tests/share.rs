@@ -131,6 +131,83 @@ async fn where_there_can_be_no_link_theirs_is_read_and_held_as_long_as_it_is_the
     sample.put(&*store).await.unwrap();
 }
 
+/// Whoever owns a file may put another in its place; its length tells nothing.
+#[tokio::test]
+async fn another_file_at_the_place_that_a_name_leads_to_is_never_read_as_the_blob() {
+    let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+    let machine = Machine::new(0);
+    let sample = Sample::new(1, 3 * BLOCK);
+    let mut wrong = sample.bytes.to_vec();
+    wrong[BLOCK as usize] ^= 1;
+    let path = elsewhere.path().join("theirs");
+    // By another file, by other bytes in the same one, and with the same time of modification.
+    let replace = |how: usize| {
+        // Two changes within a tick of the kernel's clock can't be told apart.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let modified = fs::metadata(&path).unwrap().modified().unwrap();
+        if how == 0 {
+            fs::remove_file(&path).unwrap();
+        }
+        fs::write(&path, &wrong).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+    };
+    for how in 0..2 {
+        for found_by in 0..3 {
+            let store = machine.open().await;
+            let path = theirs(elsewhere.path(), &sample.bytes);
+            sample.put(&*store).await.unwrap();
+            assert_eq!(store.share(&sample.digest, path.clone()).await.unwrap(), Sharing::Theirs);
+            sample.assert_held(&*store).await;
+            replace(how);
+            let store = match found_by {
+                0 => {
+                    assert!(store.open(&sample.digest).await.unwrap().is_none());
+                    store
+                }
+                1 => {
+                    assert_eq!(store.left_alone().await.unwrap(), [sample.digest]);
+                    store
+                }
+                _ => {
+                    drop(store);
+                    machine.open().await
+                }
+            };
+            assert!(store.held(&sample.digest).is_none(), "{how} {found_by}");
+            let places = &store.inner.places;
+            for name in [places.held(&sample.digest), places.held_theirs(&sample.digest)] {
+                assert!(fs::symlink_metadata(&name).is_err(), "{}", name.display());
+            }
+            // Ours again, and not theirs.
+            sample.put(&*store).await.unwrap();
+            sample.assert_held(&*store).await;
+            store.remove(&sample.digest).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_known_of_a_file_goes_with_the_name_that_led_to_it() {
+    let (elsewhere, near) = (tempfile::tempdir_in("/dev/shm").unwrap(), tempfile::tempdir().unwrap());
+    let machine = Machine::new(0);
+    let (store, sample) = (machine.open().await, Sample::new(1, 3 * BLOCK));
+    sample.put(&*store).await.unwrap();
+    let far = theirs(elsewhere.path(), &sample.bytes);
+    assert_eq!(store.share(&sample.digest, far).await.unwrap(), Sharing::Theirs);
+    let known = store.inner.places.held_theirs(&sample.digest);
+    assert!(known.exists());
+    let near = theirs(near.path(), &sample.bytes);
+    assert_eq!(store.share(&sample.digest, near).await.unwrap(), Sharing::One);
+    assert!(!known.exists());
+    sample.assert_held(&*store).await;
+    // A start clears away what a kill left.
+    fs::write(&known, "1 2 3 4\n").unwrap();
+    drop(store);
+    let store = machine.open().await;
+    sample.assert_held(&*store).await;
+    assert!(!known.exists());
+}
+
 #[tokio::test]
 async fn what_somebody_else_has_is_held_without_a_copy_and_told() {
     let (machine, other) = (Machine::new(BLOCK), tempfile::tempdir().unwrap());
@@ -182,12 +259,19 @@ async fn i2_a_kill_while_two_files_become_one_leaves_right_bytes() {
     let other = tempfile::tempdir().unwrap();
     let sample = Sample::new(1, 3 * BLOCK);
     let path = theirs(other.path(), &sample.bytes);
+    killed_anywhere(&sample, &path).await;
+    // Where there can be no link.
+    let other = tempfile::tempdir_in("/dev/shm").unwrap();
+    killed_anywhere(&sample, &theirs(other.path(), &sample.bytes)).await;
+}
+
+async fn killed_anywhere(sample: &Sample, path: &Path) {
     for steps in 0.. {
         let mut machine = Machine::new(0);
         let store = machine.open().await;
         sample.put(&*store).await.unwrap();
         machine.faults.kill_after(steps);
-        let shared = store.share(&sample.digest, path.clone()).await;
+        let shared = store.share(&sample.digest, path.to_owned()).await;
         machine.kill(Some(store)).await;
         let store = machine.open().await;
         sample.assert_held(&*store).await;
