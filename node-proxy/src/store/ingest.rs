@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::content::Labels;
 
-pub(super) use sums::Sums;
+pub(super) use sums::{Cut, Sums};
 
 /// The bytes of an ingest, in its directory.
 pub(super) const DATA: &str = "data";

@@ -79,13 +79,11 @@ impl Forward {
         upstream: &Upstream,
     ) -> Result<(M, Response<Body>), Response<Body>> {
         let (head, body) = request.into_parts();
-        let message = grpc::message(body, MOST).await.map_err(|status| grpc::refusal(&status))?;
-        let answer = upstream.send(Request::from_parts(head, grpc::body(&message))).await;
+        let looked = grpc::look(body, MOST).await;
+        let answer = upstream.send(Request::from_parts(head, looked.body)).await;
+        let Some(asked) = looked.message.and_then(|message| M::decode(message).ok()) else { return Err(answer) };
         let (lacking, answer) = grpc::is_refused(answer, Code::NotFound).await;
-        match M::decode(message) {
-            Ok(asked) if lacking => Ok((asked, answer)),
-            _ => Err(answer),
-        }
+        if lacking { Ok((asked, answer)) } else { Err(answer) }
     }
 
     /// Opens what the cluster holds. Of anything else containerd's own answer stands.

@@ -6,7 +6,6 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Empty, StreamBody};
-use hyper::body::Incoming;
 use prost::Message;
 use tonic::{Code, Status};
 
@@ -15,36 +14,51 @@ use super::{Body, Failed};
 /// Flag and length before each message.
 const PREFIX: usize = 5;
 
-/// The single message of a request, at most `most` bytes of it.
-///
-/// # Errors
-/// What the client hears: it is longer, compressed, cut, or more than one.
-pub(super) async fn message(mut body: Incoming, most: usize) -> Result<Bytes, Status> {
-    let mut bytes = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Status::cancelled(format!("the request broke off: {error}")))?;
-        if let Ok(data) = frame.into_data() {
-            if bytes.len() + data.len() > most + PREFIX {
-                return Err(Status::resource_exhausted(format!("the request has more than {most} bytes")));
+/// A request's body that was looked into.
+pub(super) struct Looked {
+    /// Its single message. `None`: it is compressed, cut, longer than it may be, or not alone, and containerd's to answer.
+    pub(super) message: Option<Bytes>,
+    /// All of it, as it came and as it goes on to come.
+    pub(super) body: Body,
+}
+
+/// Looks for the single message of a request, of at most `most` bytes.
+pub(super) async fn look<B>(mut body: B, most: usize) -> Looked
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Failed>,
+{
+    let (mut frames, mut bytes) = (Vec::new(), BytesMut::new());
+    let over = loop {
+        let Some(frame) = body.frame().await else { break true };
+        let frame = frame.map_err(Into::into);
+        let end = match &frame {
+            Ok(frame) => {
+                if let Some(data) = frame.data_ref() {
+                    bytes.put_slice(data);
+                }
+                bytes.len() > most + PREFIX
             }
-            bytes.put(data);
+            Err(_) => true,
+        };
+        frames.push(frame);
+        if end {
+            break false;
         }
-    }
-    single(bytes.freeze())
+    };
+    let message = over.then(|| single(bytes.freeze())).flatten();
+    let rest = futures::stream::unfold(body, |mut body| async move {
+        let frame = body.frame().await?;
+        Some((frame.map_err(Into::into), body))
+    });
+    let whole = StreamBody::new(futures::StreamExt::chain(futures::stream::iter(frames), rest)).boxed_unsync();
+    Looked { message, body: whole }
 }
 
 /// Takes the prefix off.
-fn single(mut bytes: Bytes) -> Result<Bytes, Status> {
-    if bytes.len() < PREFIX {
-        return Err(Status::internal("the request ends before its message"));
-    }
-    if bytes.get_u8() != 0 {
-        return Err(Status::unimplemented("the request's message is compressed"));
-    }
-    if bytes.get_u32() as usize != bytes.len() {
-        return Err(Status::internal("the request's message has another length than it says"));
-    }
-    Ok(bytes)
+fn single(mut bytes: Bytes) -> Option<Bytes> {
+    let framed = bytes.len() >= PREFIX && bytes.get_u8() == 0 && bytes.get_u32() as usize == bytes.len();
+    framed.then_some(bytes)
 }
 
 /// A message as it travels.
@@ -128,16 +142,48 @@ pub(super) async fn is_refused(answer: Response<Body>, code: Code) -> (bool, Res
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_message_goes_and_comes_and_what_is_none_is_refused() {
+    /// A body that comes in these parts, and then breaks off or ends.
+    fn coming(
+        parts: &[&[u8]],
+        breaks: bool,
+    ) -> impl http_body::Body<Data = Bytes, Error = Failed> + Send + Unpin + 'static {
+        let parts: Vec<_> = parts.iter().map(|part| Ok(Frame::data(Bytes::copy_from_slice(part)))).collect();
+        let end = breaks.then(|| Err(Failed::from("broke off")));
+        StreamBody::new(futures::stream::iter(parts.into_iter().chain(end)))
+    }
+
+    #[tokio::test]
+    async fn a_message_is_seen_and_whatever_it_is_goes_on_as_it_came() {
         let framed = framed(b"words");
-        assert_eq!(single(framed.clone()).unwrap(), "words");
-        assert_eq!(single(Bytes::from_static(&[0, 0, 0, 0, 0])).unwrap(), "");
-        assert_eq!(single(framed.slice(..4)).unwrap_err().code(), Code::Internal);
-        assert_eq!(single(framed.slice(..7)).unwrap_err().code(), Code::Internal, "cut");
-        let two = Bytes::from([&framed[..], &framed[..]].concat());
-        assert_eq!(single(two).unwrap_err().code(), Code::Internal, "two of them");
-        assert_eq!(single(Bytes::from_static(&[1, 0, 0, 0, 0])).unwrap_err().code(), Code::Unimplemented);
+        let two = [&framed[..], &framed[..]].concat();
+        let compressed = [&[1][..], &framed[1..]].concat();
+        let empty = [0; 5];
+        let cases: [(&[u8], Option<&[u8]>); 7] = [
+            (&framed, Some(b"words")),
+            (&empty, Some(b"")),
+            (&framed[..4], None),
+            (&framed[..7], None),
+            (&two, None),
+            (&compressed, None),
+            (b"", None),
+        ];
+        for (bytes, message) in cases {
+            for cut in [0, bytes.len() / 2, bytes.len()] {
+                let looked = look(coming(&[&bytes[..cut], &bytes[cut..]], false), 5).await;
+                assert_eq!(looked.message.as_deref(), message, "{bytes:?}");
+                assert_eq!(looked.body.collect().await.unwrap().to_bytes(), bytes);
+            }
+        }
+        // Longer than what is looked into: no more is kept than that, and the rest follows.
+        let long = self::framed(&[7; 100]);
+        let looked = look(coming(&[&long[..50], &long[50..]], false), 20).await;
+        assert!(looked.message.is_none());
+        assert_eq!(looked.body.collect().await.unwrap().to_bytes(), long);
+        // One that breaks off does so for containerd too.
+        let mut looked = look(coming(&[&framed], true), 20).await;
+        assert!(looked.message.is_none());
+        assert_eq!(looked.body.frame().await.unwrap().unwrap().into_data().unwrap(), framed);
+        assert!(looked.body.frame().await.unwrap().is_err());
     }
 
     #[tokio::test]

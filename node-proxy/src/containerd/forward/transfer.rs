@@ -13,27 +13,25 @@ use prost_types::Any;
 use super::upstream::Upstream;
 use super::{Body, Forward, Response, grpc};
 
-/// containerd takes no more.
+/// containerd takes no more, and says so itself of what is longer.
 const MOST: usize = 16 << 20;
 
 impl Forward {
     /// A transfer: to the mirror if it is one from a registry into the image store and its client named no hosts.
     pub(super) async fn transfer(&self, request: Request<Incoming>, upstream: &Upstream) -> Response<Body> {
         let (mut head, body) = request.into_parts();
-        let asked = match grpc::message(body, MOST).await {
-            Ok(asked) => asked,
-            Err(status) => return grpc::refusal(&status),
-        };
+        let looked = grpc::look(body, MOST).await;
         let hosts = self.config.hosts_dir.to_str();
-        let message = match hosts.and_then(|hosts| steered(&asked, hosts)) {
+        let ours = looked.message.zip(hosts).and_then(|(asked, hosts)| steered(&asked, hosts));
+        let body = match ours {
             Some(message) => {
                 self.metrics.steered.inc();
-                message
+                head.headers.remove(http::header::CONTENT_LENGTH);
+                grpc::body(&message)
             }
-            None => asked.to_vec(),
+            None => looked.body,
         };
-        head.headers.remove(http::header::CONTENT_LENGTH);
-        upstream.send(Request::from_parts(head, grpc::body(&message))).await
+        upstream.send(Request::from_parts(head, body)).await
     }
 }
 

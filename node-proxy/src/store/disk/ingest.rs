@@ -30,7 +30,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{Inner, now};
 use crate::store::content::{Commit, IngestError, IngestStatus};
 use crate::store::files::failed;
-use crate::store::ingest::{DATA, Key, Labelled, NEW, STATE, State, Sums, key_of};
+use crate::store::ingest::{Cut, DATA, Key, Labelled, NEW, STATE, State, Sums, key_of};
 use crate::store::walk::FoundIngest;
 use crate::store::{Info, Notes, StoreError, sidecar};
 
@@ -325,6 +325,7 @@ impl Ingest {
         sums.update(bytes);
         let digest = sums.digest();
         work.offset = end;
+        slot.cut_anew(&mut work)?;
         inner.ledger.wrote_ingest(&slot.key, end);
         slot.show(&work, now());
         let due = end - work.state.durable >= SYNC_EVERY || end == work.state.total;
@@ -496,11 +497,31 @@ impl Slot {
             work.file = Some(Arc::new(file));
         }
         if let Some(file) = work.file.as_ref().filter(|_| work.sums.is_none()) {
-            let mut sums = Sums::new(work.state.total);
+            let mut sums = Sums::new(work.state.total.max(work.offset));
             read_all(file, &path, work.offset, |bytes| sums.update(bytes))?;
             work.sums = Some(sums);
         }
         work.sums.as_mut().ok_or(IngestError::Gone)
+    }
+
+    /// An ingest whose size nobody said may outgrow the blocks it was cut into: it is read again for those of the next size, here and
+    /// not in its commit, which containerd asks for with its database locked. All in all that is one reading more.
+    fn cut_anew(&self, work: &mut Work) -> Result<(), IngestError> {
+        let grown = work.state.total == 0 && work.sums.as_ref().is_some_and(|sums| sums.outgrown(work.offset));
+        if grown {
+            let cut = self.cut(work)?;
+            if let Some(sums) = &mut work.sums {
+                sums.cut_anew(cut);
+            }
+        }
+        Ok(())
+    }
+
+    /// The blocks of what came, read again.
+    fn cut(&self, work: &Work) -> Result<Cut, IngestError> {
+        let mut cut = Cut::new(work.offset);
+        read_all(work.writable()?, &self.dir.join(DATA), work.offset, |bytes| cut.update(bytes))?;
+        Ok(cut)
     }
 
     /// The piece list of what came, which is all. It is read again when it was cut into blocks of another size.
@@ -512,9 +533,8 @@ impl Slot {
         if let Some(list) = self.find_sums(work)?.list(layout) {
             return Ok(list);
         }
-        let mut sums = Sums::new(work.offset);
-        read_all(work.writable()?, &self.dir.join(DATA), work.offset, |bytes| sums.update(bytes))?;
-        Ok(sums.list(layout).ok_or_else(|| StoreError::Damaged("an ingest has no piece list".into()))?)
+        let list = self.cut(work)?.list(layout);
+        Ok(list.ok_or_else(|| StoreError::Damaged("an ingest has no piece list".into()))?)
     }
 
     /// Brings what was written to the disk, and says so there.

@@ -7,6 +7,12 @@ use shoal_proto::{Digest, Hash, Layout, PieceList};
 #[derive(Clone)]
 pub(in crate::store) struct Sums {
     whole: Sha256,
+    cut: Cut,
+}
+
+/// Hashes of blocks of one size.
+#[derive(Clone)]
+pub(in crate::store) struct Cut {
     block_size: u64,
     /// Of the blocks that are full.
     blocks: Vec<Hash>,
@@ -18,18 +24,44 @@ pub(in crate::store) struct Sums {
 impl Sums {
     /// For a blob of `total` bytes; 0: not known.
     pub(in crate::store) fn new(total: u64) -> Self {
-        let layout = Layout::of(total).or_else(|_| Layout::of(0));
-        Self {
-            whole: Sha256::new(),
-            block_size: layout.map_or(256 << 10, |layout| layout.block_size()),
-            blocks: Vec::new(),
-            block: blake3::Hasher::new(),
-            filled: 0,
-        }
+        Self { whole: Sha256::new(), cut: Cut::new(total) }
+    }
+
+    pub(in crate::store) fn update(&mut self, bytes: &[u8]) {
+        self.whole.update(bytes);
+        self.cut.update(bytes);
+    }
+
+    /// The digest of what came so far.
+    pub(in crate::store) fn digest(&self) -> Digest {
+        Digest::from_bytes(self.whole.clone().finalize().into())
+    }
+
+    /// The piece list of a blob that ends here. `None`: it is cut into other blocks than these.
+    pub(in crate::store) fn list(&self, layout: Layout) -> Option<PieceList> {
+        self.cut.list(layout)
+    }
+
+    /// Whether a blob of `size` bytes is cut into other blocks than these.
+    pub(in crate::store) fn outgrown(&self, size: u64) -> bool {
+        Layout::of(size).is_ok_and(|layout| layout.block_size() != self.cut.block_size)
+    }
+
+    /// Goes on with other blocks, into which all that came so far was cut again.
+    pub(in crate::store) fn cut_anew(&mut self, cut: Cut) {
+        self.cut = cut;
+    }
+}
+
+impl Cut {
+    /// As a blob of `size` bytes is cut; 0: not known.
+    pub(in crate::store) fn new(size: u64) -> Self {
+        let layout = Layout::of(size).or_else(|_| Layout::of(0));
+        let block_size = layout.map_or(256 << 10, |layout| layout.block_size());
+        Self { block_size, blocks: Vec::new(), block: blake3::Hasher::new(), filled: 0 }
     }
 
     pub(in crate::store) fn update(&mut self, mut bytes: &[u8]) {
-        self.whole.update(bytes);
         while !bytes.is_empty() {
             let room = usize::try_from(self.block_size - self.filled).unwrap_or(usize::MAX);
             let (part, rest) = bytes.split_at(room.min(bytes.len()));
@@ -44,20 +76,18 @@ impl Sums {
         }
     }
 
-    /// The digest of what came so far.
-    pub(in crate::store) fn digest(&self) -> Digest {
-        Digest::from_bytes(self.whole.clone().finalize().into())
-    }
-
     /// The piece list of a blob that ends here. `None`: it is cut into other blocks than these.
     pub(in crate::store) fn list(&self, layout: Layout) -> Option<PieceList> {
+        if self.block_size != layout.block_size() {
+            return None;
+        }
         let mut list = PieceList::new(layout);
         let last = (self.filled > 0).then(|| *self.block.finalize().as_bytes());
         let blocks = self.blocks.iter().copied().chain(last);
         for (block, hash) in (0..).zip(blocks) {
             list.set(block, hash).ok()?;
         }
-        (self.block_size == layout.block_size() && list.is_complete()).then_some(list)
+        list.is_complete().then_some(list)
     }
 }
 
@@ -96,5 +126,22 @@ mod tests {
         let mut sums = Sums::new(3 << 30);
         sums.update(&[0; 1 << 20]);
         assert!(sums.list(Layout::of(1 << 20).unwrap()).is_none());
+    }
+
+    #[test]
+    fn who_did_not_know_how_much_would_come_cuts_it_anew_and_hashes_the_whole_once() {
+        let (mut sums, bytes) = (Sums::new(0), vec![7; (1 << 20) + 3]);
+        sums.update(&bytes);
+        assert!(!sums.outgrown(2 << 30) && sums.outgrown((2 << 30) + 1));
+        assert!(!sums.outgrown(u64::MAX), "what can't be cut at all stays as it is");
+        let digest = sums.digest();
+        let mut cut = Cut::new((2 << 30) + 1);
+        cut.update(&bytes);
+        sums.cut_anew(cut);
+        assert!(!sums.outgrown((2 << 30) + 1));
+        assert_eq!(sums.digest(), digest);
+        let mut known = Sums::new((2 << 30) + 1);
+        known.update(&bytes);
+        assert_eq!((sums.cut.block_size, sums.cut.blocks), (known.cut.block_size, known.cut.blocks));
     }
 }

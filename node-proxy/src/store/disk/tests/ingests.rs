@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use shoal_proto::Layout;
+
 use super::Machine;
 use crate::store::suite::{BLOCK, Sample, eventually};
 use crate::store::{Adopted, Change, Commit, Content, Disk, Ingest, IngestError, LabelUpdate, Store, StoreError};
@@ -410,4 +412,27 @@ async fn sixteen_writers_of_sixteen_references_do_not_meet() {
     }
     eventually(async || disk.ingests().is_empty().then_some(())).await;
     machine.assert_tidy(&disk);
+}
+
+/// `ctr content ingest` without a size, of more than 2 GiB. What containerd asks for with its database locked must not read it all.
+#[tokio::test]
+async fn what_outgrows_its_blocks_is_cut_anew_before_its_commit() {
+    const PART: usize = 64 << 20;
+    let machine = machine(0);
+    let disk = machine.open().await;
+    let ingest = disk.ingest("large", 0).await.unwrap();
+    let (part, parts, mut cut) = (vec![9; PART], 33, crate::store::ingest::Cut::new(33 * PART as u64));
+    for at in 0..parts {
+        ingest.write((at * PART) as u64, part.clone()).await.unwrap();
+        cut.update(&part);
+    }
+    // Read again now, it would be others' bytes.
+    let path = disk.inner.places.ingests_dir().join(hex::encode(crate::store::ingest::key_of("large"))).join("data");
+    let data = std::fs::File::options().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&data, &[0; 4096], 0).unwrap();
+    let digest = ingest.commit(commit()).await.unwrap();
+    let list = disk.open(&digest).await.unwrap().unwrap().list().await.unwrap();
+    let layout = Layout::of((parts * PART) as u64).unwrap();
+    assert_eq!(layout.block_size(), 512 << 10);
+    assert!(list == cut.list(layout).unwrap());
 }
