@@ -135,12 +135,42 @@ fn a_full_quota_never_breaks_an_image_that_containerd_knows() {
     alone(async {
         let image = Image::obtain(&Plan::random(43_200, vec![12 * MIB, 6 * MIB]))?;
         let mut world = set(Edition::USUAL[0], &image, &[("store.quota", "\"9MiB\"")]).await?;
+        let others: Vec<Image> = (0..3)
+            .map(|seed| Image::obtain(&Plan::random(43_201 + seed, vec![5 * MIB, 3 * MIB])))
+            .collect::<Result<_>>()?;
+        for (tag, other) in (2..).zip(&others) {
+            world.registry.push(other, REPOSITORY, &tag.to_string()).await?;
+        }
         let node = world.node("a1")?;
         node.pull(REPOSITORY, "1", &image).await?;
+        let of = async |node: &mut Node, metric: &str| node.shoal()?.metric(metric).await;
+        ensure!(of(node, "shoal_store_held_bytes").await? as u64 >= image.size(), "it goes beyond the quota");
+        // Two more images that it knows, and one that goes and is cache: that one makes room, and no other does.
+        for tag in 2..4 {
+            node.pull(REPOSITORY, &tag.to_string(), &others[tag - 2]).await?;
+        }
+        node.containerd.puller().remove(&format!("{}/{REPOSITORY}:3", registry::HOST)).await?;
+        let known = [&image, &others[0]];
+        let blobs = known.iter().map(|image| image.blobs().count() + 1).sum::<usize>();
+        becomes(node, "shoal_store_claimed_blobs", blobs as f64).await?;
+        // What is read and not kept finds no room, and is given all the same.
+        for blob in others[2].blobs() {
+            world.reader("a1")?.read(REPOSITORY, blob, Duration::ZERO).await?;
+        }
+        let node = world.node("a1")?;
+        known.iter().try_for_each(|image| every_blob_is_there(node, image))?;
+        let gone = others[1].layers.iter().filter(|layer| !node.containerd.blob(&layer.digest).exists()).count();
+        ensure!(gone == 2, "{gone} of 2 layers of an image that went made room");
         node.shoal()?.restart(true).await?;
         becomes(node, "shoal_content_compared", 1.0).await?;
-        every_blob_is_there(node, &image)?;
-        node.pull(REPOSITORY, "1", &image).await.map(drop)
+        known.iter().try_for_each(|image| every_blob_is_there(node, image))?;
+        let asked = asked_for(node, &image)? + asked_for(node, &others[0])?;
+        for (tag, image) in ["1", "2"].into_iter().zip(known) {
+            node.pull(REPOSITORY, tag, image).await?;
+        }
+        let again = asked_for(node, &image)? + asked_for(node, &others[0])? - asked;
+        ensure!(again == 0, "{again} blobs of images that it knows were asked for again");
+        Ok(())
     });
 }
 

@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use lab::{
     containerd::edition::Edition,
+    disk::Disk,
     image::{Image, Plan},
     node::Node,
     registry,
@@ -157,6 +158,58 @@ async fn removed_and_pulled_again(world: &mut World, image: &Image) -> Result<()
     let after = node.shoal()?.bytes_by_source().await?;
     ensure!(before == after, "it was there, and {before:?} became {after:?}");
     lies_there_once(node, image).await.map(drop)
+}
+
+/// Our state and containerd's are two file systems: nothing can be linked, and our own copy goes.
+#[test]
+fn on_two_file_systems_containerds_file_is_what_is_served_as_long_as_it_is_the_one_that_was_checked() {
+    alone(async {
+        let image = Image::obtain(&Plan::random(62_004, vec![9 * MIB, 2 * MIB, MIB]))?;
+        let mut world = set(WorldPlan::one_cluster(2), &image).await?;
+        let node = world.node("a1")?;
+        node.shoal()?.move_to(|at| Disk::in_memory(at, 64 * MIB)).await?;
+        node.pull(REPOSITORY, "1", &image).await?;
+        for blob in image.blobs() {
+            let (ours, theirs) = (ours(node, &blob.digest)?, theirs(node, &blob.digest));
+            eventually(SOON, "a name that leads to containerd's file", || async {
+                ensure!(fs::read_link(&ours)? == theirs, "{} leads elsewhere", ours.display());
+                Ok(())
+            })
+            .await?;
+        }
+        let store = node.shoal()?.state.join("store");
+        let content = node.containerd.content().ancestors().nth(2).context("the content store has a directory")?;
+        let ratio = on_disk(&[&store, content])? as f64 / image.size() as f64;
+        println!("{ratio:.4} of the image on two disks");
+        ensure!(ratio <= 1.02, "{ratio:.4} of the image lie on two disks");
+        again(node).await?;
+        // Another file comes to the place of one of them, as long as it was.
+        let (replaced, others) = image.layers.split_first().context("an image has layers")?;
+        let path = theirs(node, &replaced.digest);
+        let mut bytes = fs::read(&path)?;
+        bytes[4 * MIB as usize] ^= 1;
+        fs::remove_file(&path)?;
+        fs::write(&path, bytes)?;
+        // What is left is served to a peer; the other comes from the registry again, right to the byte.
+        for blob in image.blobs() {
+            world.reader("a2")?.read(REPOSITORY, blob, Duration::ZERO).await?;
+        }
+        let bytes = world.node("a2")?.shoal()?.bytes_by_source().await?;
+        let kept: u64 = others.iter().map(|layer| layer.size).sum();
+        ensure!(bytes["peer"] >= kept, "{bytes:?}, and the peer has {kept}");
+        ensure!(bytes["origin"] == replaced.size, "{bytes:?} instead of {} from the registry", replaced.size);
+        let log = fs::read_to_string(world.node("a1")?.shoal()?.log())?;
+        ensure!(log.contains("another file is where its own was"), "the log says nothing of it");
+        // What containerd removes is gone here too.
+        let node = world.node("a1")?;
+        node.containerd.puller().remove(&format!("{}/{REPOSITORY}:1", registry::HOST)).await?;
+        eventually(SOON, "what containerd removed to be held no more", || async {
+            let held = node.shoal_ref()?.metric("shoal_store_shared_bytes").await?;
+            ensure!(held == 0.0, "{held} bytes");
+            Ok(())
+        })
+        .await
+    });
 }
 
 #[test]

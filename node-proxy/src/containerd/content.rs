@@ -128,14 +128,12 @@ impl content_server::Content for Content {
     }
 
     async fn delete(&self, request: Request<wire::DeleteContentRequest>) -> Result<Response<()>, Status> {
-        let answer = parse(&request.get_ref().digest).map(|digest| {
-            self.opened.close(&digest);
-            // What is not there is as it should be, as for containerd's own store: NotFound would end its GC.
-            let was = self.store.unclaim(&digest);
-            tracing::debug!(%digest, was, "containerd let go of a blob");
-            Response::new(())
-        });
-        self.metrics.counted(Method::Delete, answer)
+        let digest = self.metrics.counted(Method::Delete, parse(&request.get_ref().digest))?;
+        self.opened.close(&digest);
+        // What is not there is as it should be, as for containerd's own store: NotFound would end its GC.
+        let was = self.store.unclaim(&digest).await;
+        tracing::debug!(%digest, was, "containerd let go of a blob");
+        Ok(Response::new(()))
     }
 
     async fn read(&self, request: Request<wire::ReadContentRequest>) -> Result<Response<Self::ReadStream>, Status> {

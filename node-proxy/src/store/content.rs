@@ -118,8 +118,9 @@ pub trait Content: Store {
     /// Claims a held blob: a look-up in memory. `None`: it is not held.
     fn claim(&self, digest: &Digest) -> Option<Claimed>;
 
-    /// Gives a claim up: the blob is cache from now on. False: it was not claimed.
-    fn unclaim(&self, digest: &Digest) -> bool;
+    /// Gives a claim up: the blob is cache from now on, and goes at once where more than the quota is held (I11). False: it was not
+    /// claimed.
+    async fn unclaim(&self, digest: &Digest) -> bool;
 
     /// Everything that is claimed, in no order.
     fn claimed(&self) -> Vec<Claimed>;

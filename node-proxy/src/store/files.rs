@@ -27,10 +27,12 @@ pub(super) fn failed(action: &'static str, path: &Path, need: u64) -> impl FnOnc
 }
 
 impl Files {
-    /// Writes a small file, replacing what is there. One that could not be written whole goes.
+    /// Writes a small file, replacing what is there. One that could not be written whole goes. What is there may be one more name of
+    /// somebody else's file, or lead to it: it is never written into.
     pub(super) fn write_new(&self, path: &Path, bytes: &[u8], sync: bool) -> Result<(), StoreError> {
+        self.unlink(path)?;
         self.step(path, "create")?;
-        let file = File::create(path).map_err(failed("create", path, bytes.len() as u64))?;
+        let file = File::create_new(path).map_err(failed("create", path, bytes.len() as u64))?;
         let written = self.write_at(&file, path, bytes, 0);
         written.and_then(|()| if sync { self.sync_file(&file, path) } else { Ok(()) }).inspect_err(|_| {
             // The error of the write is the one that matters.
@@ -164,7 +166,7 @@ mod faults {
     use std::path::{Path, PathBuf};
     use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-    use parking_lot::Mutex;
+    use parking_lot::{Condvar, Mutex};
 
     /// What a test does to the disk below the store.
     #[derive(Debug)]
@@ -179,6 +181,9 @@ mod faults {
         pub(in crate::store) for_real: AtomicBool,
         /// Syncs are only modelled: what they do to a real disk no test can see, and it takes long.
         pub(in crate::store) model_only: AtomicBool,
+        /// Whoever removes this file waits before it does, while there is one; and whether somebody waits.
+        stalled: Mutex<(Option<PathBuf>, bool)>,
+        resumed: Condvar,
         /// What was overwritten since the last sync, by file, oldest first: offset and bytes, zeros for a hole.
         unsynced: Mutex<BTreeMap<PathBuf, Overwritten>>,
     }
@@ -193,6 +198,8 @@ mod faults {
                 sync_fails: AtomicBool::new(false),
                 for_real: AtomicBool::new(false),
                 model_only: AtomicBool::new(false),
+                stalled: Mutex::default(),
+                resumed: Condvar::new(),
                 unsynced: Mutex::default(),
             }
         }
@@ -273,7 +280,28 @@ mod faults {
             }
         }
 
+        /// Holds up who removes this file, until [`Self::resume`].
+        pub(in crate::store) fn stall(&self, path: &Path) {
+            *self.stalled.lock() = (Some(path.to_owned()), false);
+        }
+
+        /// Whether somebody is held up.
+        pub(in crate::store) fn stalls(&self) -> bool {
+            self.stalled.lock().1
+        }
+
+        pub(in crate::store) fn resume(&self) {
+            *self.stalled.lock() = (None, false);
+            self.resumed.notify_all();
+        }
+
         pub(super) fn unlinked(&self, path: &Path) {
+            let mut stalled = self.stalled.lock();
+            while stalled.0.as_deref() == Some(path) {
+                stalled.1 = true;
+                self.resumed.wait(&mut stalled);
+            }
+            drop(stalled);
             self.unsynced.lock().remove(path);
         }
     }

@@ -213,7 +213,13 @@ impl Ledger {
         Ok(Claim { victims, resumable, left })
     }
 
-    /// Drops what is above the quota, for a quota that was lowered. What can't go stays.
+    /// Whether more is held than the quota.
+    pub(super) fn is_above(&self) -> bool {
+        let usage = self.books.lock().usage;
+        usage.quota != 0 && usage.all() > usage.quota
+    }
+
+    /// Drops what is above the quota, for a quota that was lowered, or what was let go. What can't go stays.
     pub(super) fn shrink(&self) -> Vec<Candidate> {
         let mut books = self.books.lock();
         let (taken, quota) = (books.usage.all(), books.usage.quota);

@@ -18,8 +18,19 @@ impl Content for Disk {
         self.inner.ledger.keep(digest, now())
     }
 
-    fn unclaim(&self, digest: &Digest) -> bool {
-        self.inner.ledger.let_go(digest)
+    async fn unclaim(&self, digest: &Digest) -> bool {
+        let was = self.inner.ledger.let_go(digest);
+        if was && self.inner.ledger.is_above() {
+            let inner = Arc::clone(&self.inner);
+            let shrunk = blocking(move || {
+                let _room = inner.room.lock();
+                inner.evict(inner.ledger.shrink());
+                Ok(())
+            });
+            // A daemon that ends: the next start does it.
+            _ = shrunk.await;
+        }
+        was
     }
 
     fn claimed(&self) -> Vec<Claimed> {

@@ -24,6 +24,9 @@ use crate::store::files::failed;
 use crate::store::places::{LIST, THEIRS};
 use crate::store::{FileIdentity, Info, Notes, StoreError, sidecar};
 
+/// A name that is about to lead to somebody else's file. Nobody else uses it: a flight writes beside its bytes.
+const LED: &str = "led";
+
 /// What became of a blob whose bytes are in somebody else's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
@@ -165,7 +168,7 @@ impl Inner {
     /// whoever opens the blob between the steps.
     fn lead(&self, digest: &Digest, there: &Metadata, path: &Path) -> Result<Sharing, StoreError> {
         let held = self.places.held(digest);
-        let new = self.places.beside_partial(digest, "new");
+        let new = self.places.beside_partial(digest, LED);
         // What a kill left.
         self.files.unlink(&new)?;
         let sharing = match self.files.link(path, &new) {

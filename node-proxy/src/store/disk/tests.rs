@@ -7,6 +7,7 @@ mod index;
 mod ingest_crash;
 mod ingests;
 mod kills;
+mod meetings;
 mod restart;
 mod share;
 mod upgrade;
