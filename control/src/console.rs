@@ -11,10 +11,12 @@ mod ask;
 mod clusters;
 mod flights;
 mod guard;
+mod images;
 mod pages;
 mod preheats;
 mod session;
 mod tokens;
+mod traffic;
 mod view;
 
 use std::collections::HashMap;
@@ -74,6 +76,7 @@ pub fn router(api: Router, secure: bool) -> Router {
         .route("/console/flights", get(flights::show))
         .route("/console/preheats", get(preheats::list).post(preheats::create))
         .route("/console/preheats/{preheat}", get(preheats::show).post(preheats::change))
+        .route("/console/images", get(images::ask).post(images::show))
         .route("/console/tokens", get(tokens::show).post(tokens::change))
         .route("/console/members", get(tokens::members).post(tokens::change_member))
         .route("/console/audit", get(pages::audit))

@@ -22,14 +22,17 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clusters::{ClusterSet, Decision, Facts};
+use traffic::Traffic;
 
 mod metrics;
+mod traffic;
 mod view;
 
 #[cfg(test)]
 mod tests;
 
 pub use metrics::Metrics;
+pub use traffic::{Bytes, STEP, STEPS};
 pub use view::{Move, NodeView};
 
 /// Ties Find streams to a session.
@@ -208,6 +211,8 @@ pub struct Nodes {
     clusters: watch::Receiver<Arc<ClusterSet>>,
     watcher: Arc<dyn Watcher>,
     metrics: Metrics,
+    /// Steps of traffic are counted from here.
+    began: Instant,
     inner: Mutex<Inner>,
 }
 
@@ -215,6 +220,7 @@ pub struct Nodes {
 struct Inner {
     nodes: HashMap<NodeId, Record>,
     sessions: HashMap<SessionId, NodeId>,
+    traffic: Traffic,
 }
 
 struct Record {
@@ -226,6 +232,8 @@ struct Record {
     heard: Instant,
     heard_at: SystemTime,
     load: Load,
+    /// Up to what its traffic is counted; `None`: what it fetched before it came here is not known.
+    counted: Option<Load>,
     held: usize,
     assignment: watch::Sender<Assignment>,
     orders: mpsc::Sender<FetchOrder>,
@@ -240,7 +248,7 @@ impl Nodes {
         watcher: Arc<dyn Watcher>,
         metrics: Metrics,
     ) -> Self {
-        Self { config, clusters, watcher, metrics, inner: Mutex::default() }
+        Self { config, clusters, watcher, metrics, began: Instant::now(), inner: Mutex::default() }
     }
 
     /// How often nodes say that they live.
@@ -261,11 +269,12 @@ impl Nodes {
         let session: SessionId = rand::random();
         let id = who.node.clone();
         let before = inner.nodes.remove(&id);
-        let mut restarted = false;
+        let (mut restarted, mut counted) = (false, None);
         let mut assignment = Assignment { cluster, epoch: unix_now(), reason };
         if let Some(before) = before {
             inner.sessions.remove(&before.session);
             restarted = before.who.instance != who.instance;
+            counted = if restarted { Some(Load::default()) } else { before.counted };
             if restarted && before.connected && before.who.facts.ip() != who.facts.ip() {
                 tracing::warn!(
                     node = %id, name = who.name, ip = %who.facts.ip(), other = before.who.name, other_ip = %before.who.facts.ip(),
@@ -303,6 +312,7 @@ impl Nodes {
             heard: Instant::now(),
             heard_at: SystemTime::now(),
             load: Load::default(),
+            counted,
             held: 0,
             assignment,
             orders,
@@ -317,15 +327,33 @@ impl Nodes {
     /// Renews the lease. False: the session is over.
     pub fn heartbeat_of(&self, session: &SessionId, load: Load) -> bool {
         let mut inner = self.inner.lock();
-        let Some(record) = inner.of(session) else { return false };
+        let step = self.step();
+        let Inner { nodes, sessions, traffic } = &mut *inner;
+        let Some(record) = sessions.get(session).and_then(|node| nodes.get_mut(node)) else { return false };
         let known = (record.load.uploads, record.load.upload_slots);
         record.renew();
         record.load = load;
+        if let Some(before) = record.counted.replace(load) {
+            let assignment = record.assignment.borrow();
+            let cluster = assignment.cluster.as_ref().map(|(id, _)| id);
+            traffic.add(cluster, step, Bytes::between(&before, &load));
+        }
         let (node, uploads, slots) = (record.who.node.clone(), load.uploads, load.upload_slots);
         if known != (uploads, slots) {
             self.watcher.changed(Change::Load { node, uploads, slots });
         }
         true
+    }
+
+    /// The step of traffic that is now.
+    fn step(&self) -> u64 {
+        self.began.elapsed().as_secs() / STEP.as_secs()
+    }
+
+    /// Bytes by source in the last `steps` steps ([`STEP`]; at most [`STEPS`] of them, fewer after a start), the oldest first, of the
+    /// clusters that `keep` takes; `None` is nodes that run alone. The last one is not over.
+    pub fn traffic(&self, steps: u64, keep: impl Fn(Option<&ClusterId>) -> bool) -> Vec<Bytes> {
+        self.inner.lock().traffic.last(self.step(), steps, keep)
     }
 
     /// Notes how many blobs the node holds; that it said so renews the lease too.

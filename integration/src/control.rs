@@ -117,6 +117,14 @@ impl Control {
         self.daemon.kill();
     }
 
+    /// An admin's API token.
+    ///
+    /// # Errors
+    /// When its file can't be read.
+    pub fn token(&self) -> Result<String> {
+        fs::read_to_string(&self.token_file).context("read the admin's token")
+    }
+
     /// Its log file.
     pub fn log(&self) -> &Path {
         self.daemon.log()

@@ -11,6 +11,7 @@
 
 pub mod aftermath;
 pub mod bench;
+pub mod browser;
 pub mod chaos;
 pub mod check;
 pub mod clock;

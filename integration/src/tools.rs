@@ -34,6 +34,9 @@ const NGINX: (&str, &str) = ("nginx", "usr/sbin/nginx");
 /// A package that is unpacked for its library.
 const FAKETIME: &str = "libfaketime";
 
+/// Packages of the console's tests alone, installed because a browser needs much of the machine, each with its program.
+const BROWSER: [(&str, &str); 2] = [("chromium", "chromium"), ("chromium-driver", "chromedriver")];
+
 /// Packages that are installed, with a program of each.
 const INSTALLED: [(&str, &str); 3] = [("iproute2", "ip"), ("nftables", "nft"), ("procps", "sysctl")];
 
@@ -89,6 +92,26 @@ fn faketime() -> Option<PathBuf> {
 /// When it is missing: the message tells the command that gets it.
 pub fn nginx() -> Result<PathBuf> {
     unpacked(NGINX.1).context("the lab lacks nginx: run `make tools`")
+}
+
+/// A browser and the program that drives it.
+#[derive(Debug, Clone)]
+pub struct Chromium {
+    /// `chromium`
+    pub browser: PathBuf,
+    /// `chromedriver`
+    pub driver: PathBuf,
+}
+
+/// Where Chromium is. Ubuntu's is a snap, which does not run here: there it must be put in place by hand.
+///
+/// # Errors
+/// When it is missing: the message tells the command that gets it.
+pub fn chromium() -> Result<Chromium> {
+    let find = |(package, program): (&str, &str)| {
+        find_program(program).with_context(|| format!("the lab lacks {package}: run `make tools`"))
+    };
+    Ok(Chromium { browser: find(BROWSER[0])?, driver: find(BROWSER[1])? })
 }
 
 /// containerd's suite for content stores, built from `integration/contentsuite`; Go's own cache spares the second time.
@@ -186,8 +209,11 @@ impl Tools {
 /// # Errors
 /// When something can't be had: the message says what to do.
 pub fn setup() -> Result<Tools> {
-    let complete =
-        |tools: &Tools| nginx().is_ok() && Version::ALL.into_iter().all(|version| tools.containerd(version).is_ok());
+    let complete = |tools: &Tools| {
+        nginx().is_ok()
+            && chromium().is_ok()
+            && Version::ALL.into_iter().all(|version| tools.containerd(version).is_ok())
+    };
     if let Some(tools) = Tools::locate().ok().filter(complete) {
         return Ok(tools);
     }
@@ -196,8 +222,12 @@ pub fn setup() -> Result<Tools> {
             "`lab setup` knows Debian and Ubuntu only (no apt-get here); README names the programs to put in place by hand"
         );
     }
-    let wanted: Vec<&str> =
-        INSTALLED.iter().filter(|(_, program)| find_program(program).is_none()).map(|(package, _)| *package).collect();
+    let wanted: Vec<&str> = INSTALLED
+        .iter()
+        .chain(&BROWSER)
+        .filter(|(_, program)| find_program(program).is_none())
+        .map(|(package, _)| *package)
+        .collect();
     apt::install(&wanted)?;
     fs::create_dir_all(tools_dir().join("bin")).with_context(|| format!("create {}", tools_dir().display()))?;
     for (package, file) in UNPACKED.into_iter().chain([NGINX]) {

@@ -12,6 +12,8 @@ use nix::fcntl::{Flock, FlockArg};
 mod answers;
 #[path = "lab/bad_input.rs"]
 mod bad_input;
+#[path = "lab/browser.rs"]
+mod browser;
 #[path = "lab/chaos.rs"]
 mod chaos;
 #[path = "lab/commands.rs"]

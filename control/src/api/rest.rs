@@ -27,6 +27,7 @@ mod shape;
 #[cfg(test)]
 mod tests;
 mod time;
+mod traffic;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,6 +98,7 @@ fn described() -> OpenApiRouter<Parts> {
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::show))
         .routes(routes!(explain))
+        .routes(routes!(traffic::show))
         .routes(routes!(blobs::list))
         .routes(routes!(blobs::show))
         .routes(routes!(blobs::holders))

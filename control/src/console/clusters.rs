@@ -76,6 +76,7 @@ impl Draft {
             buttons: vec![("preview", "Preview which nodes move"), ("save", "Save")],
             live: true,
             target: "preview",
+            ..Form::default()
         }
         .html()
     }

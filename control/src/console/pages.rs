@@ -67,11 +67,12 @@ pub(super) async fn overview(me: Signed) -> Result<Response, Stop> {
     let clusters = me.get("/api/v1/clusters?limit=1000").await?;
     let flights = me.get("/api/v1/flights?limit=1000").await?;
     let running = me.get("/api/v1/preheats?state=running").await?;
+    let traffic = me.get("/api/v1/traffic").await?;
     let connected = nodes.items().iter().filter(|node| node["connected"] == true).count();
     let sum = |key: &str| nodes.items().iter().filter_map(|node| node[key].as_u64()).fold(0, u64::saturating_add);
     let sources = [("The origin", "bytes_from_origin"), ("Peers", "bytes_from_peers"), ("Own disk", "bytes_local")];
     let rows = sources.map(|(label, key)| vec![Cell::new(label), Cell::new(view::bytes(sum(key)))]);
-    let live = vec![
+    let mut live = vec![
         view::facts(
             "Now",
             vec![
@@ -85,6 +86,7 @@ pub(super) async fn overview(me: Signed) -> Result<Response, Stop> {
         view::table("Bytes by source, since the live nodes started", &["Source", "Bytes"], rows.into(), String::new()),
         super::clusters::table(clusters.items(), String::new()),
     ];
+    live.splice(1..1, super::traffic::parts(&traffic.body));
     Ok(view::live(me.shell("Overview", "/console/"), Vec::new(), live, 5).into_response())
 }
 

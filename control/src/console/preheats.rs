@@ -152,23 +152,7 @@ async fn one(me: &Signed, id: &str, failed: Option<&Answer>) -> Result<Response,
     if !blobs.is_empty() {
         let ask = json!({"blobs": blobs, "cluster": preheat["cluster_id"]});
         let share = me.ask(Method::POST, "/api/v1/images/share", None, Some(ask)).await?;
-        let nodes = share.body["nodes"]["items"].as_array().into_iter().flatten();
-        let all = share.body["bytes"].as_u64().unwrap_or(0);
-        let row = |node: &Value| {
-            let id = text(&node["node"], "");
-            vec![
-                Cell::link(text(&node["name"], &id), format!("/console/nodes/{id}")),
-                Cell::of(&node["blobs"]),
-                Cell::progress(node["bytes"].as_u64().unwrap_or(0), all),
-            ]
-        };
-        let columns = ["Node", "Whole blobs", "Share"];
-        live.push(view::table(
-            "The image over all nodes of the cluster",
-            &columns,
-            nodes.map(row).collect(),
-            String::new(),
-        ));
+        live.push(super::images::share(&share));
     }
     let mut parts = Vec::new();
     if me.operates() {

@@ -35,8 +35,17 @@ fn removal(me: &Signed, heading: &'static str, action: &str, what: &'static str,
         "join" => vec![("delete-join", "Delete this join token")],
         _ => vec![("delete-api", "Delete this API token")],
     };
-    Form { heading, method: "post", action: action.to_owned(), csrf: me.csrf(), fields, buttons, ..Form::default() }
-        .html()
+    Form {
+        id: what,
+        heading,
+        method: "post",
+        action: action.to_owned(),
+        csrf: me.csrf(),
+        fields,
+        buttons,
+        ..Form::default()
+    }
+    .html()
 }
 
 fn join_form(me: &Signed, sent: Sent) -> String {
@@ -52,6 +61,7 @@ fn join_form(me: &Signed, sent: Sent) -> String {
     ];
     let buttons = vec![("make-join", "Make a join token")];
     Form {
+        id: "new-join",
         heading: "New join token",
         method: "post",
         action: HERE.into(),
@@ -78,6 +88,7 @@ fn api_form(me: &Signed, sent: Sent) -> String {
     ];
     let buttons = vec![("make-api", "Make an API token")];
     Form {
+        id: "new-api",
         heading: "New API token",
         method: "post",
         action: HERE.into(),

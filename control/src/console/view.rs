@@ -38,6 +38,7 @@ impl Shell {
             ("/console/clusters", "Clusters"),
             ("/console/nodes", "Nodes"),
             ("/console/blobs", "Blobs"),
+            ("/console/images", "Images"),
             ("/console/flights", "Flights"),
             ("/console/preheats", "Preheats"),
             ("/console/explain", "Explain"),
@@ -138,6 +139,8 @@ pub(super) struct Field {
     hint: &'static str,
     fault: String,
     options: Vec<(String, String)>,
+    /// The form's id and a dash, where that has one.
+    form: String,
 }
 
 impl Field {
@@ -164,8 +167,9 @@ impl Field {
         self
     }
 
+    /// Of its own on a page with several forms.
     fn id(&self) -> String {
-        format!("field-{}", self.name)
+        format!("{}field-{}", self.form, self.name)
     }
 
     fn described(&self) -> String {
@@ -178,6 +182,8 @@ impl Field {
 #[derive(Template, Default)]
 #[template(path = "form.html")]
 pub(super) struct Form {
+    /// What tells it from other forms of a page that ask for fields of the same names.
+    pub(super) id: &'static str,
     pub(super) heading: &'static str,
     pub(super) method: &'static str,
     pub(super) action: String,
@@ -191,8 +197,11 @@ pub(super) struct Form {
 }
 
 impl Form {
-    pub(super) fn html(&self) -> String {
-        rendered(self)
+    pub(super) fn html(mut self) -> String {
+        if !self.id.is_empty() {
+            self.fields.iter_mut().for_each(|field| field.form = format!("{}-", self.id));
+        }
+        rendered(&self)
     }
 }
 
@@ -214,8 +223,19 @@ struct Text<'a> {
     heading: &'a str,
     text: &'a str,
     code: bool,
+    bare: bool,
     link: &'a str,
     label: &'a str,
+}
+
+/// A heading of a part.
+pub(super) fn heading(text: &str) -> String {
+    rendered(&Text { heading: text, bare: true, ..Text::default() })
+}
+
+/// A drawing.
+pub(super) fn drawn(drawing: &impl Template) -> String {
+    rendered(drawing)
 }
 
 /// A heading, or none, and a sentence.

@@ -54,6 +54,8 @@ pub(super) enum Command {
     /// Live flights: which node fetches which digest, and from whom.
     #[command(subcommand)]
     Flight(FlightCommand),
+    /// Bytes by source in the last minutes.
+    Traffic(TrafficArgs),
     /// Which share of an image each node has.
     #[command(subcommand)]
     Image(ImageCommand),
@@ -205,6 +207,16 @@ pub(super) struct FlightFilter {
     /// Only those of this digest.
     #[arg(long, value_name = "DIGEST")]
     pub(super) digest: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TrafficArgs {
+    /// Only of this cluster, by name or id.
+    #[arg(long, value_name = "CLUSTER")]
+    pub(super) cluster: Option<String>,
+    /// Of so many minutes, 60 at most.
+    #[arg(long, value_name = "MINUTES", default_value_t = 10)]
+    pub(super) minutes: u32,
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::cli::{BlobCommand, BlobFilter, FlightCommand, FlightFilter, ImageCommand, Output, ShareArgs};
+use super::cli::{BlobCommand, BlobFilter, FlightCommand, FlightFilter, ImageCommand, Output, ShareArgs, TrafficArgs};
 use super::client::Client;
 use super::table::{Table, bytes};
 use super::{Error, show, understand};
@@ -58,6 +58,26 @@ struct Parent {
     name: Option<String>,
 }
 
+#[derive(Debug, Deserialize)]
+struct Traffic {
+    steps: Vec<Step>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Step {
+    at: String,
+    bytes_from_origin: u64,
+    bytes_from_peers: u64,
+    bytes_local: u64,
+}
+
+impl Step {
+    /// Date and time without seconds.
+    fn minute(&self) -> &str {
+        self.at.get(..16).unwrap_or(&self.at)
+    }
+}
+
 fn given<'a>(query: &[(&'a str, Option<&'a str>)]) -> Vec<(&'a str, &'a str)> {
     query.iter().filter_map(|(key, value)| Some((*key, (*value)?))).collect()
 }
@@ -102,6 +122,25 @@ fn blobs(blobs: &[Blob]) -> String {
         ]);
     }
     table.print()
+}
+
+/// One line a minute: steps that began in the same one.
+pub(super) async fn traffic(client: &Client, args: &TrafficArgs, output: Output) -> Result<String, Error> {
+    let minutes = args.minutes.to_string();
+    let query = given(&[("cluster", args.cluster.as_deref()), ("minutes", Some(&minutes))]);
+    let answer = client.request(Method::GET, &["traffic"]).query(&query).send().await?;
+    show(output, &answer, || {
+        let Traffic { steps } = understand(&answer)?;
+        let mut table = Table::new(&["minute (utc)", "from origin", "from peers", "from own disk"]);
+        for minute in steps.chunk_by(|one, next| one.minute() == next.minute()) {
+            let of: [fn(&Step) -> u64; 3] =
+                [|step| step.bytes_from_origin, |step| step.bytes_from_peers, |step| step.bytes_local];
+            let sums = of.map(|of| bytes(minute.iter().map(of).fold(0, u64::saturating_add)));
+            let at = minute.first().map(Step::minute).unwrap_or_default().replace('T', " ");
+            table.row(std::iter::once(at).chain(sums));
+        }
+        Ok(table.print())
+    })
 }
 
 pub(super) async fn flight(client: &Client, command: &FlightCommand, output: Output) -> Result<String, Error> {

@@ -93,6 +93,36 @@ async fn a_silent_node_is_gone_when_its_lease_ends_and_heartbeats_renew_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn traffic_is_what_came_since_a_node_was_heard_of_and_nothing_twice() {
+    let bench = bench();
+    let says = |joined: &Joined, origin: u64| {
+        let load = Load { bytes_from_origin: origin, bytes_local: origin / 2, ..Load::default() };
+        assert!(bench.nodes.heartbeat_of(&joined.session, load));
+    };
+    let sum = || bench.nodes.traffic(STEPS, |_| true).iter().map(|bytes| bytes.origin + bytes.local).sum::<u64>();
+    // What it fetched before control knew it is not of this hour.
+    let first = bench.nodes.register(who("n", 1, ""));
+    says(&first, 1000);
+    assert_eq!(sum(), 0);
+    says(&first, 1100);
+    assert_eq!(sum(), 150);
+    // A session that breaks, of the same process; then of another.
+    let second = bench.nodes.register(who("n", 1, ""));
+    says(&second, 1200);
+    assert_eq!(sum(), 300);
+    let third = bench.nodes.register(who("n", 2, ""));
+    says(&third, 40);
+    assert_eq!(sum(), 360);
+    // In the cluster that it is in.
+    let of = |name: &str| bench.nodes.traffic(1, |of| of == Some(&name.parse().unwrap()))[0].origin;
+    assert_eq!((of("a"), of("b")), (240, 0));
+    tokio::time::sleep(STEP).await;
+    let fourth = bench.nodes.register(who("n", 2, ""));
+    says(&fourth, 41);
+    assert_eq!(bench.nodes.traffic(2, |_| true).iter().map(|bytes| bytes.origin).collect::<Vec<_>>(), [240, 1]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_second_session_takes_the_place_of_the_first() {
     let bench = bench();
     let first = bench.nodes.register(who("n", 1, ""));
