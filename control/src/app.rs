@@ -120,7 +120,7 @@ impl App {
             "ready"
         );
         tokio::spawn(Arc::clone(&self.nodes).run(drain.clone()));
-        tokio::spawn(Arc::clone(&self.swarm).run(drain.clone()));
+        tokio::spawn(Arc::clone(&self.swarm).run(Arc::clone(&self.nodes), drain.clone()));
         tokio::spawn(Arc::clone(&self.preheats).run(drain.clone()));
         tokio::spawn(Arc::clone(&self.feed).run(&self.clusters, drain.clone()));
         // Health and metrics outlive the drain: a probe may look on while streams end.

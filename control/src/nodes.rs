@@ -90,6 +90,8 @@ pub struct Registration {
     pub bound: Option<ClusterId>,
     /// What it is for.
     pub role: Role,
+    /// It takes orders of single blobs.
+    pub takes_orders: bool,
 }
 
 impl Registration {
@@ -166,6 +168,8 @@ pub enum Change {
         location: String,
         /// Its job is to fetch from the origin first.
         seed: bool,
+        /// It takes orders of single blobs.
+        orders: bool,
         /// The process is another one than in the session before.
         restarted: bool,
     },
@@ -299,6 +303,7 @@ impl Nodes {
             addr: SocketAddr::new(who.facts.ip(), who.peer_port),
             location: who.facts.location().to_owned(),
             seed: who.role == Role::Seed,
+            orders: who.takes_orders,
             restarted,
         });
         let (assignment, receiver) = watch::channel(assignment);

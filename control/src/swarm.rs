@@ -17,7 +17,7 @@ use shoal_proto::{Digest, NodeId};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use crate::nodes::{Change, Watcher};
+use crate::nodes::{Change, Nodes, Watcher};
 
 mod around;
 mod blob;
@@ -28,17 +28,20 @@ mod finder;
 mod look;
 mod meter;
 mod metrics;
+mod order;
 mod permit;
 mod public;
+mod seeds;
 mod state;
 mod willing;
 
 pub use event::{
     Announced, Ask, At, Cause, Certificate, Effect, Event, FinderId, FlightChange, Grant, Member, Meta, Notice,
-    ParentSaid, Proof, Say, Signature, Stop, Tell, Trouble, Waiting,
+    ParentSaid, Proof, Say, Signature, Skip, Stop, Tell, Trouble, Waiting,
 };
 pub use look::{BlobView, FlightView, HolderView, Parent};
 pub use metrics::Metrics;
+pub use order::{Order, Reply};
 pub use public::Repository;
 pub use state::{Counts, STARTING, State};
 
@@ -47,6 +50,8 @@ pub use state::{Counts, STARTING, State};
 const QUEUE: usize = 8192 + 1024;
 /// How many complaints are remembered so that each is logged once.
 const MOST_COMPLAINTS: usize = 4096;
+/// Orders that wait to be handed to sessions: a moment's work each.
+const ORDERS: usize = 4096;
 
 /// The swarm of every cluster.
 pub struct Swarm {
@@ -56,7 +61,12 @@ pub struct Swarm {
     metrics: Metrics,
     follower: Option<Arc<dyn Follower>>,
     inner: Mutex<Inner>,
+    /// To whoever hands orders to sessions, which must not be done under the lock.
+    orders: (mpsc::Sender<ToSeed>, Mutex<Option<mpsc::Receiver<ToSeed>>>),
 }
+
+/// An order to a seed, or that it is taken back.
+type ToSeed = (NodeId, Order, bool);
 
 /// Hears of flights, in order. Must be quick, and must not call back.
 pub trait Follower: Send + Sync + 'static {
@@ -82,7 +92,16 @@ impl Swarm {
             complaints: HashSet::new(),
             public: public::Public::default(),
         };
-        Self { started: Instant::now(), nearer: Notify::new(), metrics, follower: None, inner: Mutex::new(inner) }
+        let (orders, given) = mpsc::channel(ORDERS);
+        let orders = (orders, Mutex::new(Some(given)));
+        Self {
+            started: Instant::now(),
+            nearer: Notify::new(),
+            metrics,
+            follower: None,
+            inner: Mutex::new(inner),
+            orders,
+        }
     }
 
     /// The same, with somebody who hears of flights.
@@ -147,8 +166,14 @@ impl Swarm {
         self.inner.lock().state.counts()
     }
 
-    /// Lets time go by for the machine, until drained.
-    pub async fn run(self: Arc<Self>, drain: Drain) {
+    /// Takes what a seed says of an order.
+    pub fn answered(&self, seed: &NodeId, (number, digest): (u64, Digest), answer: Reply) {
+        self.apply(&mut self.inner.lock(), Event::Answered { seed: seed.clone(), number, digest, answer });
+    }
+
+    /// Lets time go by for the machine, and hands its orders to sessions, until drained.
+    pub async fn run(self: Arc<Self>, nodes: Arc<Nodes>, drain: Drain) {
+        let mut orders = self.orders.1.lock().take();
         loop {
             let next = self.inner.lock().state.next_tick();
             let due = async {
@@ -159,6 +184,11 @@ impl Swarm {
             };
             tokio::select! {
                 () = drain.signalled() => return,
+                Some((seed, order, back)) = next_order(&mut orders) => {
+                    if !nodes.order(&seed, order.to_wire(back)) && !back {
+                        self.answered(&seed, (order.number, order.digest), Reply::Untold);
+                    }
+                }
                 () = self.nearer.notified() => {}
                 () = due => self.apply(&mut self.inner.lock(), Event::Tick),
             }
@@ -187,6 +217,12 @@ impl Swarm {
                             events.push(Event::Ended { finder, clean: false });
                         }
                     }
+                    Effect::Order { seed, order, back } => {
+                        if let Err(full) = self.orders.0.try_send((seed, order, back)) {
+                            let (seed, Order { number, digest, .. }, _) = full.into_inner();
+                            events.push(Event::Answered { seed, number, digest, answer: Reply::Untold });
+                        }
+                    }
                     Effect::Notice { cluster, digest, notice } => {
                         self.metrics.notice(&notice);
                         inner.log(cluster.as_str(), digest, &notice);
@@ -202,12 +238,20 @@ impl Swarm {
     }
 }
 
+async fn next_order(orders: &mut Option<mpsc::Receiver<ToSeed>>) -> Option<ToSeed> {
+    match orders {
+        Some(orders) => orders.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Watcher for Swarm {
     fn changed(&self, change: Change) {
         let event = match change {
-            Change::Registered { node, name: _, cluster, addr, location, seed, restarted } => {
+            Change::Registered { node, name: _, cluster, addr, location, seed, orders, restarted } => {
                 let location = location.split('|').filter(|part| !part.is_empty()).map(str::to_lowercase).collect();
-                Event::Registered { member: Member { node, cluster, addr, location, seed }, restarted }
+                let member = Member { node, cluster, addr, location, seed, orders };
+                Event::Registered { member, restarted }
             }
             Change::Moved { node, cluster } => Event::Moved { node, cluster },
             Change::Left { node } => Event::Left { node },
@@ -225,6 +269,11 @@ impl Inner {
                 tracing::debug!(cluster, %digest, beside, "try one more reader of the origin")
             }
             Notice::Moved { node, cause } => tracing::info!(cluster, %digest, %node, ?cause, "took the permit back"),
+            Notice::SeedAsked { seed } => tracing::debug!(cluster, %digest, %seed, "ordered a seed to fetch"),
+            Notice::SeedCame { seed } => tracing::debug!(cluster, %digest, %seed, "an ordered seed came"),
+            Notice::SeedSkipped { seed, why } => {
+                tracing::info!(cluster, %digest, %seed, ?why, "an ordered seed is not waited for any more");
+            }
             Notice::ReadAgain { blocks } => {
                 tracing::info!(cluster, %digest, blocks, "readers of the origin are gone with what they read");
             }

@@ -174,6 +174,7 @@ impl Stage {
             pin: None,
             bound: None,
             role: Role::Node,
+            takes_orders: true,
         });
     }
 

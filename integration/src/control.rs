@@ -184,12 +184,13 @@ impl Control {
         &self.rest
     }
 
-    /// A file with a token that all nodes of a lab join by.
+    /// A file with a token that all nodes of a lab join by, and, with `seeds`, may be seeds.
     ///
     /// # Errors
     /// As [`Control::ctl`].
-    pub async fn invite(&self) -> Result<PathBuf> {
-        let token = self.ctl(&["join-token", "create", "--uses", USES, "--ttl", "24h"]).await?;
+    pub async fn invite(&self, seeds: bool) -> Result<PathBuf> {
+        let role = if seeds { "seed" } else { "node" };
+        let token = self.ctl(&["join-token", "create", "--uses", USES, "--ttl", "24h", "--role", role]).await?;
         let path = self.token_file.with_file_name("join-token");
         fs::write(&path, token).with_context(|| format!("write {}", path.display()))?;
         Ok(path)

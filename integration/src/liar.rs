@@ -184,6 +184,7 @@ impl Liar {
             peer_port: u32::from(PEER_PORT),
             pinned_cluster: String::new(),
             role: wire::Role::Node.into(),
+            takes_blob_orders: false,
         };
         up.send(session(wire::session_request::Message::Register(register))).await?;
         let mut down = tokio::time::timeout(BOUND, grpc.session(ReceiverStream::new(stream))).await??.into_inner();

@@ -188,7 +188,8 @@ impl World {
             let (place, state) = (net.namespace("control")?, dirs.state.join("control"));
             let started = Control::start(programs, &place, &state, plan.tls).await?;
             if plan.tls {
-                join_token = Some(started.invite().await?);
+                let seeds = plan.nodes.iter().any(|node| node.settings.contains_key("node.role"));
+                join_token = Some(started.invite(seeds).await?);
             }
             control = Some(started);
         }

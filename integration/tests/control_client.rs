@@ -82,7 +82,7 @@ impl Control {
         let nodes = Arc::new(Nodes::new(nodes::Config::default(), receiver, swarm.clone(), metrics));
         let (trigger, drain) = drain::channel();
         tokio::spawn(nodes.clone().run(drain.clone()));
-        tokio::spawn(swarm.clone().run(drain.clone()));
+        tokio::spawn(swarm.clone().run(nodes.clone(), drain.clone()));
         let (config, connections) = (control::api::grpc::Config::default(), control::api::grpc::Metrics::default());
         let store = Arc::new(control::store::MemoryStore::default());
         let preheats = Preheats::open(store, nodes.clone(), control::preheat::Metrics::default());

@@ -56,6 +56,8 @@ mod rogues;
 mod scope;
 #[path = "lab/secrets.rs"]
 mod secrets;
+#[path = "lab/seeds.rs"]
+mod seeds;
 #[path = "lab/socket.rs"]
 mod socket;
 #[path = "lab/walk.rs"]

@@ -60,6 +60,8 @@ pub struct App {
     control: Arc<control::Client>,
     node: Arc<facts::Node>,
     limits: Limits,
+    /// This node can log in somewhere.
+    has_own: bool,
     /// Ends what serves containerd.
     end: (Trigger, Drain),
     /// Ends what serves peers.
@@ -120,6 +122,7 @@ impl App {
         let peer_config = peer::Config { upload: limits.upload.clone(), tls: control.secured(), ..config.peer.clone() };
         let peer = Peer::new(peer_config, control.membership(), offers, peer);
         let mirror = mirror::Metrics::new(registry.sub("mirror"));
+        let has_own = origin.has_own();
         let mirror = Mirror::new(config.mirror.clone(), origin, engine.clone(), mirror);
         let (forward, stock) = beside_containerd(&config, &me, &store, &engine, &mut registry).await?;
         let (end, leave) = (drain::channel(), drain::channel());
@@ -164,6 +167,7 @@ impl App {
             control,
             node,
             limits,
+            has_own,
             end,
             leave,
         })
@@ -187,7 +191,8 @@ impl App {
         }
         if let Some(orders) = self.control.orders() {
             let (control, origin) = (Arc::clone(&self.control), self.config.origin.clone());
-            let carrying = Orders { control, mirror: self.config.mirror_listen, origin };
+            let (engine, has_own) = (self.node.engine.clone(), self.has_own);
+            let carrying = Orders { control, mirror: self.config.mirror_listen, origin, engine, has_own };
             tokio::spawn(carrying.run(orders, drain.clone()));
         }
         let (mirror, listener) = self.mirror;

@@ -23,6 +23,7 @@ use crate::swarm::ParentSource;
 
 mod close;
 mod cluster;
+mod fetch;
 mod flight;
 #[doc(hidden)]
 pub mod fuzz;

@@ -42,7 +42,7 @@ mod speak;
 pub use assignment::node_id;
 use identity::Identity;
 pub use metrics::Metrics;
-pub use orders::{ImageOrder, Order, Outcome, Progress};
+pub use orders::{BlobOrder, ImageOrder, Order, Outcome, Progress};
 pub use public::Name as PublicName;
 
 /// A call to control that takes longer than this has failed: a flight must not wait for a control that is away.

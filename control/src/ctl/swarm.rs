@@ -50,6 +50,7 @@ struct Flight {
     reads_origin: bool,
     parents: Vec<Parent>,
     waiting: Option<String>,
+    seed: Option<Parent>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -173,7 +174,10 @@ pub(super) async fn flight(client: &Client, command: &FlightCommand, output: Out
                 if flight.reads_origin { "yes".to_owned() } else { String::new() },
                 parents.join(","),
                 format!("{}/{}", flight.registry, flight.repository),
-                flight.waiting.unwrap_or_default(),
+                match (flight.waiting, flight.seed) {
+                    (Some(why), Some(seed)) => format!("{why}: {}", seed.name.unwrap_or(seed.node)),
+                    (why, _) => why.unwrap_or_default(),
+                },
             ]);
         }
         Ok(table.print())

@@ -46,6 +46,7 @@ fn who(node: &str, instance: u64, idc: &str) -> Registration {
         pin: None,
         bound: None,
         role: Role::Node,
+        takes_orders: true,
     }
 }
 

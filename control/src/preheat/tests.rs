@@ -72,6 +72,7 @@ impl Bench {
             pin: None,
             bound: None,
             role,
+            takes_orders: true,
         })
     }
 }

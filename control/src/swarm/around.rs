@@ -10,6 +10,7 @@ use super::distrust::Distrust;
 use super::event::{At, Certificate, Effect, FinderId, Meta, Notice, Say};
 use super::finder::Finder;
 use super::meter::Rates;
+use super::seeds::Seeds;
 
 /// A node as the machine keeps it.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(super) struct Node {
     pub(super) location: Arc<[String]>,
     /// Its job is to fetch from the origin first.
     pub(super) seed: bool,
+    /// It takes orders of single blobs.
+    pub(super) orders: bool,
     pub(super) uploads: u32,
     pub(super) slots: u32,
     pub(super) held: HashMap<Digest, Arc<Meta>>,
@@ -39,6 +42,7 @@ pub(super) struct Around<'a> {
     pub(super) busy: &'a HashMap<(ClusterId, String), At>,
     pub(super) distrust: &'a Distrust,
     pub(super) rates: &'a Rates,
+    pub(super) seeds: &'a mut Seeds,
     /// Until when no permit is granted.
     pub(super) starting: At,
     pub(super) dice: &'a mut Dice,

@@ -23,6 +23,7 @@ use super::willing::Willing;
 
 #[cfg(test)]
 mod check;
+mod errand;
 mod offer;
 mod pace;
 mod runs;
@@ -82,6 +83,8 @@ pub(super) struct Blob {
     grown: (u32, At),
     /// Finders that take no runs.
     take_none: usize,
+    /// Seeds that are sent first.
+    errand: errand::Errand,
     /// A node has one finder at most.
     by_node: HashMap<NodeId, FinderId>,
     index: Index,
@@ -449,6 +452,10 @@ impl Blob {
         self.permits = kept;
         for permit in gone {
             self.changed(around.now);
+            let waited = matches!(cause, Cause::Lost | Cause::Silent | Cause::NoHeaders | Cause::Slow);
+            if waited && around.is_seed(&permit.node) {
+                around.seeds.pause(&permit.node, around.now);
+            }
             self.stopped(&permit, around);
             around.notice(Notice::Moved { node: permit.node, cause });
         }

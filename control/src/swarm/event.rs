@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use shoal_proto::{BlockIndex, ClusterId, Digest, Hash, NodeId};
+use shoal_proto::{BlockIndex, ClusterId, Digest, Hash, Kind, NodeId};
+
+use super::order::{Order, Reply};
 
 /// A moment: how long control has been running.
 pub type At = Duration;
@@ -30,6 +32,8 @@ pub struct Member {
     pub location: Vec<String>,
     /// Its job is to fetch from the origin first: others are named before it.
     pub seed: bool,
+    /// It takes orders of single blobs.
+    pub orders: bool,
 }
 
 /// What is known of a blob that a node holds whole.
@@ -100,6 +104,8 @@ pub struct Ask {
     pub registry: String,
     /// Which repository there.
     pub repository: String,
+    /// Blob or manifest.
+    pub kind: Kind,
     /// Whether it would read the origin if it got the permit.
     pub may_read_origin: bool,
     /// Blocks on its disk from an earlier flight.
@@ -256,6 +262,17 @@ pub enum Event {
         /// The node closed it on purpose: the flight is over. Else the connection broke, and the flight may go on.
         clean: bool,
     },
+    /// A seed said what becomes of an order, or could not be given it.
+    Answered {
+        /// Who.
+        seed: NodeId,
+        /// The order's number.
+        number: u64,
+        /// Of what it was.
+        digest: Digest,
+        /// What.
+        answer: Reply,
+    },
     /// Time went by.
     Tick,
 }
@@ -292,6 +309,11 @@ pub enum Waiting {
     },
     /// Nobody holds it, and nobody who waits would read the origin.
     Nobody,
+    /// A seed was ordered to fetch it, and may come for the permit.
+    Seed {
+        /// Until it is waited for no more.
+        left: Duration,
+    },
 }
 
 /// Why a finder's stream ends, or its permit.
@@ -386,6 +408,21 @@ pub enum Cause {
     Distrusted,
 }
 
+/// Why a seed that was ordered to fetch is not waited for any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Skip {
+    /// It did not say that it begins.
+    Silent,
+    /// It began, and did not come for the permit in time.
+    Late,
+    /// It said that it can't, or won't.
+    Refused,
+    /// Its session ended, or another began.
+    Gone,
+    /// Its session takes no more orders.
+    Untold,
+}
+
 /// What happened that a person or a counter should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
@@ -441,6 +478,23 @@ pub enum Notice {
         /// Who says so.
         reporter: NodeId,
     },
+    /// A seed was ordered to fetch a blob.
+    SeedAsked {
+        /// Who.
+        seed: NodeId,
+    },
+    /// It came for the permit.
+    SeedCame {
+        /// Who.
+        seed: NodeId,
+    },
+    /// It is waited for no more.
+    SeedSkipped {
+        /// Who.
+        seed: NodeId,
+        /// Why.
+        why: Skip,
+    },
 }
 
 /// A flight that began or ended, for people who look on.
@@ -483,5 +537,14 @@ pub enum Effect {
         digest: Digest,
         /// What.
         notice: Notice,
+    },
+    /// Tell a seed to fetch.
+    Order {
+        /// Who.
+        seed: NodeId,
+        /// What.
+        order: Order,
+        /// It is taken back.
+        back: bool,
     },
 }

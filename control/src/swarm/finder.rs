@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use shoal_proto::NodeId;
+use shoal_proto::{Kind, NodeId};
 
 use super::event::{Ask, At, Meta, ParentSaid, Waiting};
 use super::meter::Meter;
@@ -24,6 +24,7 @@ pub(super) struct Finder {
     pub(super) node: NodeId,
     pub(super) registry: Arc<str>,
     pub(super) repository: String,
+    pub(super) kind: Kind,
     pub(super) may_read: bool,
     pub(super) blocks: u32,
     /// It may be given a run.
@@ -39,6 +40,8 @@ pub(super) struct Finder {
     /// The origin refused it: it is not asked to read again.
     pub(super) denied: bool,
     pub(super) done: bool,
+    /// A seed that was ordered to fetch, and reads before all others.
+    pub(super) ordered: bool,
     pub(super) liars: HashSet<NodeId>,
     /// Parents that it can't use, and until when that is believed.
     pub(super) lost: HashMap<NodeId, At>,
@@ -67,6 +70,7 @@ impl Finder {
             node,
             registry: ask.registry.as_str().into(),
             repository: ask.repository.clone(),
+            kind: ask.kind,
             may_read: ask.may_read_origin,
             blocks: ask.blocks,
             runs: ask.runs,
@@ -77,6 +81,7 @@ impl Finder {
             not_before: At::ZERO,
             denied: false,
             done: false,
+            ordered: false,
             liars: HashSet::new(),
             lost: HashMap::new(),
             lost_until: None,

@@ -69,6 +69,10 @@ pub struct FlightView {
     pub parents: Vec<Parent>,
     /// Why it has neither parents nor the permit.
     pub waiting: Option<Waiting>,
+    /// The seed that was ordered to fetch it, and is waited for.
+    pub seed: Option<NodeId>,
+    /// It is a seed's, and control ordered it.
+    pub ordered: bool,
 }
 
 impl Swarm {

@@ -6,7 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::event::{Cause, Notice};
+use super::event::{Cause, Notice, Skip};
 use super::state::Counts;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -24,6 +24,21 @@ enum CauseLabel {
     failed,
     gave_up,
     distrusted,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SkippedLabels {
+    why: SkipLabel,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types, reason = "the names are the label's values")]
+enum SkipLabel {
+    silent,
+    late,
+    refused,
+    gone,
+    untold,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -53,6 +68,10 @@ pub struct Metrics {
     again: Counter,
     faults: Family<FaultLabels, Counter>,
     pub(super) slow: Counter,
+    seeds: Gauge,
+    orders: Counter,
+    orders_taken: Counter,
+    orders_skipped: Family<SkippedLabels, Counter>,
 }
 
 impl Metrics {
@@ -73,6 +92,12 @@ impl Metrics {
         let help = "Blocks that are read from the origin once more because who had read them is gone";
         registry.register("blocks_read_again", help, metrics.again.clone());
         registry.register("faults", "What nodes said that can't be true of all of them", metrics.faults.clone());
+        registry.register("seeds", "Live seeds that take orders", metrics.seeds.clone());
+        registry.register("seed_orders", "Orders to seeds to fetch a blob that is looked for", metrics.orders.clone());
+        let help = "Orders after which the seed came for the permit";
+        registry.register("seed_orders_taken", help, metrics.orders_taken.clone());
+        let help = "Orders after which the seed was not waited for any more";
+        registry.register("seed_orders_skipped", help, metrics.orders_skipped.clone());
         registry.register("finders_cut_off", "Find streams that did not keep up", metrics.slow.clone());
         metrics
     }
@@ -82,6 +107,7 @@ impl Metrics {
         self.finders.set(counts.finders as i64);
         self.holdings.set(counts.holdings as i64);
         self.permits.set(counts.permits as i64);
+        self.seeds.set(counts.seeds as i64);
     }
 
     pub(super) fn notice(&self, notice: &Notice) {
@@ -109,6 +135,25 @@ impl Metrics {
             }
             Notice::ReadAgain { blocks } => {
                 self.again.inc_by(u64::from(*blocks));
+                return;
+            }
+            Notice::SeedAsked { .. } => {
+                self.orders.inc();
+                return;
+            }
+            Notice::SeedCame { .. } => {
+                self.orders_taken.inc();
+                return;
+            }
+            Notice::SeedSkipped { why, .. } => {
+                let why = match why {
+                    Skip::Silent => SkipLabel::silent,
+                    Skip::Late => SkipLabel::late,
+                    Skip::Refused => SkipLabel::refused,
+                    Skip::Gone => SkipLabel::gone,
+                    Skip::Untold => SkipLabel::untold,
+                };
+                self.orders_skipped.get_or_create(&SkippedLabels { why }).inc();
                 return;
             }
             Notice::RootsDiffer { .. } => FaultLabel::roots_differ,

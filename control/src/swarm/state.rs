@@ -20,10 +20,12 @@ use super::event::{
 use super::finder::{Finder, LOST};
 use super::meter::Rates;
 use super::permit::Permit;
+use super::seeds::Seeds;
 use doubts::Contested;
 
 mod doubts;
 mod look;
+mod seeds;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +43,8 @@ pub struct Counts {
     pub permits: usize,
     /// Whole blobs on nodes, summed over nodes.
     pub holdings: usize,
+    /// Live seeds that take orders.
+    pub seeds: usize,
 }
 
 /// All clusters. A blob's state is kept per cluster, so what one cluster holds can't be named in another (I3).
@@ -52,6 +56,7 @@ pub struct State {
     busy: HashMap<(ClusterId, String), At>,
     distrust: Distrust,
     rates: Rates,
+    seeds: Seeds,
     /// Who says that it holds a blob otherwise than who is believed now.
     contested: Contested,
     timers: BTreeMap<At, BTreeSet<Key>>,
@@ -68,7 +73,7 @@ impl State {
 
     /// How much it knows.
     pub fn counts(&self) -> Counts {
-        Counts { blobs: self.blobs.len(), finders: self.finders.len(), ..self.counts }
+        Counts { blobs: self.blobs.len(), finders: self.finders.len(), seeds: self.seeds.count(), ..self.counts }
     }
 
     /// How many blobs a node holds whole.
@@ -105,6 +110,9 @@ impl State {
             Event::Find { finder, node, ask } => self.find(finder, node, &ask, &mut step),
             Event::Told { finder, tell } => self.told(finder, tell, &mut step),
             Event::Ended { finder, clean } => self.ended(finder, clean, &mut step),
+            Event::Answered { seed, number, digest, answer } => {
+                self.answered(&seed, number, digest, answer, &mut step);
+            }
             Event::Tick => {}
         }
         self.tick(&mut step);
@@ -142,6 +150,7 @@ impl State {
             busy: &self.busy,
             distrust: &self.distrust,
             rates: &self.rates,
+            seeds: &mut self.seeds,
             starting: STARTING,
             dice: &mut step.dice,
             out: step.out,
@@ -183,7 +192,7 @@ impl State {
     /// A blob and what it sees, to be looked at.
     #[cfg(test)]
     fn look(&self, key: &Key, now: At, look: impl FnOnce(&Blob, &Around<'_>)) {
-        let (mut dice, mut out) = (Dice::new(0), Vec::new());
+        let (mut dice, mut out, mut seeds) = (Dice::new(0), Vec::new(), self.seeds.clone());
         let around = Around {
             now,
             cluster: &key.0,
@@ -192,6 +201,7 @@ impl State {
             busy: &self.busy,
             distrust: &self.distrust,
             rates: &self.rates,
+            seeds: &mut seeds,
             starting: STARTING,
             dice: &mut dice,
             out: &mut out,
@@ -200,7 +210,7 @@ impl State {
     }
 
     fn registered(&mut self, member: Member, restarted: bool, step: &mut Step<'_>) {
-        let Member { node: id, cluster, addr, location, seed } = member;
+        let Member { node: id, cluster, addr, location, seed, orders } = member;
         let location: Arc<[String]> = location.into();
         if let Entry::Vacant(slot) = self.nodes.entry(id.clone()) {
             slot.insert(Node {
@@ -208,6 +218,7 @@ impl State {
                 addr,
                 location,
                 seed,
+                orders,
                 uploads: 0,
                 slots: 0,
                 held: HashMap::new(),
@@ -215,19 +226,20 @@ impl State {
                 stale: None,
                 finders: BTreeSet::new(),
             });
-            return;
+            return self.enlist(&id, step);
         }
         self.end_finders(&id, Stop::NoSession, !restarted, step);
         self.moved(&id, cluster, step);
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.stale = None;
-        let elsewhere = node.addr != addr;
-        (node.addr, node.location, node.seed) = (addr, location, seed);
+        let elsewhere = node.addr != addr || node.seed != seed;
+        (node.addr, node.location, node.seed, node.orders) = (addr, location, seed, orders);
         if let Some(cluster) = node.cluster.clone().filter(|_| elsewhere) {
             for digest in node.held.keys().copied().collect::<Vec<_>>() {
                 self.touch(&(cluster.clone(), digest), step, |blob, around| blob.seat(&id, around));
             }
         }
+        self.enlist(&id, step);
     }
 
     fn moved(&mut self, id: &NodeId, cluster: Option<ClusterId>, step: &mut Step<'_>) {
@@ -245,6 +257,7 @@ impl State {
             // What it signed was for its old cluster. It announces all again when it is certified for this one.
             self.hold(id, digest, meta, Signature::new(), step);
         }
+        self.enlist(id, step);
     }
 
     fn certified(&mut self, id: &NodeId, certificate: Arc<Certificate>) {
@@ -260,6 +273,7 @@ impl State {
         if let Some(node) = self.nodes.remove(id) {
             self.counts.holdings -= node.held.len();
         }
+        self.enlist(id, step);
     }
 
     /// Takes a node out of the blobs of its cluster; what it holds stays noted at the node, and counted.
@@ -549,8 +563,12 @@ impl State {
             let now = around.now;
             let cause = if why == Trouble::Abandoned { Cause::GaveUp } else { Cause::Failed };
             blob.drop_permits(|p| p.id == permit, cause, around);
+            // What a registry hides from a seed behind 404 it may show to others.
+            let ordered = blob.finders.get(&finder).is_some_and(|entry| entry.ordered);
+            blob.note_failure(finder, why, around);
             match why {
                 Trouble::Unreachable => blob.change(finder, around, |entry| entry.failed(now)),
+                Trouble::NotFound if ordered => blob.change(finder, around, |entry| entry.denied = true),
                 Trouble::Denied => blob.change(finder, around, |entry| entry.denied = true),
                 Trouble::Abandoned => blob.change(finder, around, |entry| entry.may_read = false),
                 Trouble::NotFound => blob.deny_all_like(finder, around),
@@ -592,6 +610,7 @@ impl State {
             busy: &self.busy,
             distrust: &self.distrust,
             rates: &self.rates,
+            seeds: &mut self.seeds,
             starting: STARTING,
             dice: &mut step.dice,
             out: step.out,

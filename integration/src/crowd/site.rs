@@ -138,7 +138,7 @@ impl Site {
         let control = self.net.namespace("control")?;
         let control = Control::start(&self.programs, &control, &self.dirs.state.join("control"), self.tls).await?;
         // Of this control: it is a new one each time, with an authority of its own.
-        self.around.join_token = if self.tls { Some(control.invite().await?) } else { None };
+        self.around.join_token = if self.tls { Some(control.invite(false).await?) } else { None };
         let started = Instant::now();
         let mut starts = Vec::new();
         for plan in &self.plans {

@@ -53,6 +53,12 @@ pub struct Options {
     /// Nodes that send a wrong block now and then.
     #[arg(long, default_value_t = 0)]
     pub liars: u32,
+    /// Seeds among them: they fetch what control orders.
+    #[arg(long = "seed-nodes", default_value_t = 0)]
+    pub seed_nodes: u32,
+    /// Seeds that say nothing to an order.
+    #[arg(long, default_value_t = 0)]
+    pub deaf_seeds: u32,
     /// Control restarts at this second.
     #[arg(long, value_name = "SECONDS")]
     pub control_restart: Option<f64>,
@@ -182,6 +188,8 @@ fn plans(options: &Options) -> Result<Vec<Plan>> {
             join: options.join,
             holders: options.holders,
             liars: options.liars,
+            seeds: options.seed_nodes,
+            deaf_seeds: options.deaf_seeds,
             control_restart_s: options.control_restart,
             neighbours: options.neighbours,
             seed,

@@ -84,6 +84,8 @@ pub(super) enum Event {
     Lease(NodeIx, Box<NodeId>),
     /// A node has a session with control again.
     Session(NodeIx, Life),
+    /// A seed is told to fetch: the order's number.
+    Ordered(NodeIx, u64),
 }
 
 /// The running hash of every event: kind, moment, and whom it is about.
@@ -131,6 +133,7 @@ impl Fingerprint {
             Event::Return(node) => (22, u64::from(*node), 0),
             Event::Lease(node, id) => (23, u64::from(*node), text(id)),
             Event::Session(node, life) => (24, u64::from(*node), u64::from(*life)),
+            Event::Ordered(node, number) => (25, u64::from(*node), *number),
         };
         self.buffer.push(kind);
         for number in [at, a, b] {

@@ -91,6 +91,7 @@ impl World {
             size: Some(self.layout.size()),
             registry: "registry.example".to_owned(),
             repository: "library/image".to_owned(),
+            kind: shoal_proto::Kind::Blob,
             may_read_origin: true,
             blocks,
             permit,
@@ -345,6 +346,9 @@ impl World {
         let (at, permit, over) = (found.to, found.permit, found.wants.is_empty() && found.flying == 0);
         let len = self.layout.block_len(block) as u64;
         self.sums.origin_bytes += len;
+        if self.nodes[at as usize].seed {
+            self.sums.origin_to_seeds += len;
+        }
         let hashes = self.hub.hashes(block, 1);
         let Some(flight) = self.flight(at) else { return };
         flight.origin_bytes += len;

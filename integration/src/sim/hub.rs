@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use control::swarm::{
-    Announced, Cause, Effect, Event as Said, FinderId, Member, Meta, Notice, Say, Signature, State, Tell,
+    Announced, Cause, Effect, Event as Said, FinderId, Member, Meta, Notice, Reply, Say, Signature, State, Tell,
 };
 use shoal_proto::{ClusterId, Digest, Hash, Layout, PieceList};
 
@@ -117,6 +117,11 @@ impl World {
             match effect {
                 Effect::Say(finder, say) => words.push((finder, say)),
                 Effect::Notice { notice, .. } => self.hub.count(&notice),
+                Effect::Order { back: true, .. } => {}
+                Effect::Order { seed, order, back: false } => {
+                    let at = self.nodes.iter().position(|node| node.id == seed).expect("a seed is a node") as NodeIx;
+                    self.queue.after(self.delay, Event::Ordered(at, order.number));
+                }
             }
         }
         if !words.is_empty() {
@@ -147,6 +152,21 @@ impl World {
         }
     }
 
+    /// A seed is told to fetch. One that is down hears nothing.
+    pub(super) fn ordered(&mut self, at: NodeIx, number: u64) {
+        let node = &self.nodes[at as usize];
+        if node.deaf || node.down.is_some() {
+            return;
+        }
+        let (seed, digest) = (node.id.clone(), self.hub.digest);
+        let idle = node.stage == Stage::Down;
+        self.tell_control(Said::Answered { seed, number, digest, answer: Reply::Begins });
+        if idle {
+            self.left += 1;
+            self.start(at);
+        }
+    }
+
     /// A node's session begins.
     pub(super) fn hub_registers(&mut self, at: NodeIx) {
         if !self.hub.up {
@@ -159,7 +179,8 @@ impl World {
             cluster: Some(self.hub.cluster.clone()),
             addr: addr_of(at),
             location: Vec::new(),
-            seed: false,
+            seed: node.seed,
+            orders: true,
         };
         let held = if node.stage == Stage::Held {
             vec![(self.hub.digest, self.hub.meta(), Signature::new())]

@@ -90,6 +90,9 @@ pub(super) struct Node {
     pub(super) down: Option<Down>,
     pub(super) slow: bool,
     pub(super) liar: bool,
+    pub(super) seed: bool,
+    /// It says nothing to an order.
+    pub(super) deaf: bool,
     pub(super) up: Uplink,
     pub(super) down_rate: Rate,
     pub(super) down_free: Time,

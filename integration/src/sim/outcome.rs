@@ -29,6 +29,10 @@ pub struct Outcome {
     pub all_s: f64,
     /// Bytes read from the origin over the blob's size.
     pub origin_ratio: f64,
+    /// Of these, what seeds read.
+    pub seed_origin_ratio: f64,
+    /// Bytes that seeds sent to others over the blob's size: copies.
+    pub seed_copies: f64,
     /// Bytes that a node got although it had them, over all bytes that nodes needed.
     pub spare_ratio: f64,
     /// Bytes that were sent and not taken (crashes, closed streams), over the same.
@@ -67,7 +71,7 @@ impl Outcome {
         let took = |node: &super::node::Node| node.done.map(|done| seconds(done.saturating_sub(node.started)));
         let (first, joined) = world.nodes.split_at(plan.nodes as usize);
         let mut judged: Vec<f64> =
-            first.iter().filter(|node| !node.slow && node.crashes == 0).filter_map(took).collect();
+            first.iter().filter(|node| !node.slow && !node.seed && node.crashes == 0).filter_map(took).collect();
         judged.sort_by(f64::total_cmp);
         let longest = |times: &mut dyn Iterator<Item = f64>| times.fold(0.0, f64::max);
         let all = world.nodes.iter().filter_map(|node| node.done).max().unwrap_or(0);
@@ -84,6 +88,8 @@ impl Outcome {
             last_joined_s: longest(&mut joined.iter().filter_map(took)),
             all_s: seconds(all),
             origin_ratio: sums.origin_bytes as f64 / bytes,
+            seed_origin_ratio: sums.origin_to_seeds as f64 / bytes,
+            seed_copies: sums.seed_bytes as f64 / bytes,
             spare_ratio: sums.spare_bytes as f64 / needed,
             lost_ratio: sums.lost_bytes as f64 / needed,
             outside_reads: sums.outside_reads,
@@ -119,6 +125,9 @@ pub(super) fn line(outcome: &Outcome) -> String {
     }
     if plan.liars > 0 {
         let _ = write!(what, "{} liars ", plan.liars);
+    }
+    if plan.seeds > 0 {
+        let _ = write!(what, "{} seeds sent {:.1} ", plan.seeds, outcome.seed_copies);
     }
     if let Some(at) = plan.control_restart_s {
         let _ = write!(what, "control away at {at} s ");

@@ -74,6 +74,10 @@ pub struct Plan {
     pub holders: u32,
     /// Nodes that send a wrong block now and then.
     pub liars: u32,
+    /// The last of them are seeds: they fetch what control orders, and nothing by themselves.
+    pub seeds: u32,
+    /// So many of these say nothing to an order.
+    pub deaf_seeds: u32,
     /// When control stops, in seconds; it is back one second later.
     pub control_restart_s: Option<f64>,
     /// How many of the candidates that control names a node looks at; 0: all.
@@ -101,6 +105,8 @@ impl Plan {
             join: 0,
             holders: 0,
             liars: 0,
+            seeds: 0,
+            deaf_seeds: 0,
             control_restart_s: None,
             neighbours: 0,
             seed: 1,
@@ -117,6 +123,8 @@ impl Plan {
         ensure!(self.slow_rate > 0.0 && self.slow_rate <= 1.0, "a slow node's rate is above 0 and at most 1");
         ensure!((0.0..=0.5).contains(&self.crash), "at most half of the nodes crash per second");
         ensure!(self.liars < self.nodes, "one node at least is honest");
+        ensure!(self.seeds + self.holders < self.nodes, "one node at least is no seed, and does not hold the blob");
+        ensure!(self.deaf_seeds <= self.seeds, "no more seeds are deaf than there are");
         ensure!(self.holders < self.nodes, "one node at least does not hold the blob");
         Layout::of(self.blob_bytes)?;
         Ok(())

@@ -31,6 +31,9 @@ const MOMENTS: f64 = 20.0;
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Sums {
     pub(super) origin_bytes: u64,
+    /// Of these, to seeds; and what seeds sent to others.
+    pub(super) origin_to_seeds: u64,
+    pub(super) seed_bytes: u64,
     pub(super) spare_bytes: u64,
     pub(super) blocks: u64,
     /// Blocks that were sent to a node that had crashed or closed the stream.
@@ -84,6 +87,8 @@ impl World {
                 down: None,
                 slow: false,
                 liar: false,
+                seed: false,
+                deaf: false,
                 up: Uplink::new(plan.rate),
                 down_rate: plan.rate,
                 down_free: 0,
@@ -127,7 +132,7 @@ impl World {
         Ok(world)
     }
 
-    /// Who is slow, and who lies. The rest of the dice does not depend on it.
+    /// Who is slow, who lies, and who is a seed. The rest of the dice does not depend on it.
     fn cast(&mut self) {
         let mut dice = Dice::new(self.plan.seed ^ 0x51_0e);
         let mut order: Vec<usize> = (0..self.plan.nodes as usize).collect();
@@ -144,6 +149,11 @@ impl World {
         for at in order[slow..].iter().take(self.plan.liars as usize) {
             self.nodes[*at].liar = true;
         }
+        let seeds = (self.plan.nodes - self.plan.seeds..self.plan.nodes).enumerate();
+        for (number, at) in seeds {
+            let node = &mut self.nodes[at as usize];
+            (node.seed, node.deaf) = (true, number < self.plan.deaf_seeds as usize);
+        }
     }
 
     /// Plans the starts, and what goes wrong later.
@@ -159,6 +169,11 @@ impl World {
         }
         for at in self.plan.holders..self.plan.nodes {
             self.hub_registers(at);
+            if self.nodes[at as usize].seed {
+                // It begins when it is told to.
+                self.left -= 1;
+                continue;
+            }
             // Nobody presses a button in the same nanosecond on every machine.
             let start = self.dice.below(self.delay.max(1));
             self.queue.at(start, Event::Start(at, 0));
@@ -239,6 +254,7 @@ impl World {
             Event::Return(node) => self.comes_back(node),
             Event::Lease(node, id) => self.lease_ends(node, *id),
             Event::Session(node, life) if self.lives(node, life) => self.hub_registers(node),
+            Event::Ordered(node, number) => self.ordered(node, number),
             Event::Start(..)
             | Event::Tick(..)
             | Event::Crew(..)
@@ -307,6 +323,9 @@ impl World {
             let child = found.child;
             let takes = self.uplink(sender).rate.takes(self.layout.block_len(block) as u64);
             self.uplink(sender).busy = true;
+            if self.nodes.get(sender as usize).is_some_and(|node| node.seed) {
+                self.sums.seed_bytes += self.layout.block_len(block) as u64;
+            }
             self.queue.after(takes, Event::UpFree(sender));
             self.queue.after(takes + self.delay, Event::Landing(flow, block));
             self.take_turn(flow);

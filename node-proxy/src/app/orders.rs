@@ -1,6 +1,7 @@
-//! Carries out what control orders: images that nobody on this node asked for yet.
+//! Carries out what control orders: images, and single blobs, that nobody on this node asked for yet.
 //!
-//! A fetch of this kind goes through the mirror, as one of containerd's does: the same rights, permits and checks (DESIGN, preheat).
+//! An image goes through the mirror, as one of containerd's does: the same rights, permits and checks (DESIGN, preheat). A blob that somebody
+//! of the cluster looks for is a flight like any other, without a reader outside.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -16,11 +17,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::image::{Blob, Fetch, Onlooker, Platform};
-use crate::control::{Client, ImageOrder, Order, Outcome, Progress};
+use crate::blob::{Engine, Want};
+use crate::control::{BlobOrder, Client, ImageOrder, Order, Outcome, Progress};
 use crate::origin::{self, Login, Target};
 
 /// Images that are fetched side by side.
 const AT_ONCE: usize = 2;
+/// Blobs that are fetched side by side. One more is refused: it is the next seed's, or the others'.
+const BLOBS_AT_ONCE: usize = 64;
 /// Before another attempt; after the last one the order has failed.
 const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
 /// How often control is told, at most.
@@ -38,6 +42,10 @@ pub(super) struct Orders {
     pub(super) mirror: SocketAddr,
     /// How registries are logged in to.
     pub(super) origin: origin::Config,
+    /// By whom blobs are fetched.
+    pub(super) engine: Engine,
+    /// This node has credentials of its own.
+    pub(super) has_own: bool,
 }
 
 /// One that was heard of.
@@ -52,6 +60,7 @@ impl Orders {
         let this = Arc::new(self);
         let places = Arc::new(Semaphore::new(AT_ONCE));
         let mut known: HashMap<String, Known> = HashMap::new();
+        let blobs = Arc::new(Blobs::default());
         loop {
             let order = tokio::select! {
                 order = orders.recv() => order,
@@ -59,6 +68,8 @@ impl Orders {
             };
             match order {
                 None => return known.values().for_each(|one| one.cancel.cancel()),
+                Some(Order::Cancel(id)) if blobs.cancel(&id) => {}
+                Some(Order::Blob(order)) => Arc::clone(&this).fetch_blob(order, &blobs),
                 Some(Order::Cancel(id)) => match known.get(&id) {
                     Some(one) => one.cancel.cancel(),
                     None => this.control.tell_order(Running::new(id).progress(Outcome::Cancelled)),
@@ -78,6 +89,38 @@ impl Orders {
                 }
             }
         }
+    }
+
+    /// Control is told at once whether it begins, and hears no more of it but by its flight, unless it fails.
+    fn fetch_blob(self: Arc<Self>, order: BlobOrder, blobs: &Arc<Blobs>) {
+        let target = order.registry.parse().ok().zip(order.repository.parse().ok());
+        let Some((registry, repository)) = target else {
+            return self.control.tell_blob_order(&order.id, Outcome::Failed("registry, repository: are none".into()));
+        };
+        let Some(cancel) = blobs.enter(&order.id) else {
+            return self.control.tell_blob_order(&order.id, Outcome::Failed("too many orders at once".into()));
+        };
+        self.control.tell_blob_order(&order.id, Outcome::Running);
+        let want = Want {
+            digest: order.digest,
+            target: Target { registry, repository },
+            kind: order.kind,
+            who: origin::Who::Anybody,
+        };
+        let blobs = Arc::clone(blobs);
+        tokio::spawn(async move {
+            tokio::select! {
+                fetched = self.engine.fetch(want, self.has_own) => match fetched {
+                    Ok(()) => self.control.tell_blob_order(&order.id, Outcome::Done),
+                    Err(error) => {
+                        tracing::info!(?order, %error, "an ordered blob did not come");
+                        self.control.tell_blob_order(&order.id, Outcome::Failed(error.to_string()));
+                    }
+                },
+                () = cancel.cancelled() => tracing::debug!(?order, "an ordered blob is not wanted any more"),
+            }
+            blobs.leave(&order.id);
+        });
     }
 
     async fn carry_out(&self, order: ImageOrder, running: &Running, places: &Semaphore, cancel: CancellationToken) {
@@ -122,6 +165,30 @@ impl Orders {
             }
         }
         fetch.image(&order.reference, &platforms, &onlooker).await
+    }
+}
+
+/// Blobs that are being fetched by order.
+#[derive(Default)]
+struct Blobs(Mutex<HashMap<String, CancellationToken>>);
+
+impl Blobs {
+    /// `None`: there is no room.
+    fn enter(&self, id: &str) -> Option<CancellationToken> {
+        let mut running = self.0.lock();
+        if running.len() >= BLOBS_AT_ONCE {
+            return None;
+        }
+        Some(running.entry(id.to_owned()).or_default().clone())
+    }
+
+    fn leave(&self, id: &str) {
+        self.0.lock().remove(id);
+    }
+
+    /// False: there is no such order.
+    fn cancel(&self, id: &str) -> bool {
+        self.0.lock().get(id).map(CancellationToken::cancel).is_some()
     }
 }
 

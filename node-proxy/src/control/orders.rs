@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use parking_lot::Mutex;
-use shoal_proto::Digest;
 use shoal_proto::control::v1 as wire;
+use shoal_proto::{Digest, Kind};
 use tokio::sync::{Notify, mpsc};
 use wire::order_progress::State;
 use wire::session_request::Message as Say;
@@ -22,6 +22,8 @@ const REMEMBERED: usize = 256;
 pub enum Order {
     /// All of an image is to be held.
     Image(ImageOrder),
+    /// One blob or manifest that somebody of the cluster looks for is to be held.
+    Blob(BlobOrder),
     /// What was ordered under this id is not wanted any more.
     Cancel(String),
 }
@@ -47,6 +49,21 @@ impl std::fmt::Debug for ImageOrder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "ImageOrder({} of {}/{}:{})", self.id, self.registry, self.repository, self.reference)
     }
+}
+
+/// A blob or manifest, as control names it: where it is, is not checked yet.
+#[derive(Debug, Clone)]
+pub struct BlobOrder {
+    /// The order's.
+    pub id: String,
+    /// The content.
+    pub digest: Digest,
+    /// Which of the two.
+    pub kind: Kind,
+    /// As `ns=` names it.
+    pub registry: String,
+    /// Its path.
+    pub repository: String,
 }
 
 /// How far an order is.
@@ -76,6 +93,10 @@ pub struct Progress {
 }
 
 impl Progress {
+    fn failed(id: String, why: &str) -> Self {
+        Self { id, outcome: Outcome::Failed(why.into()), manifest: None, blobs: Vec::new() }
+    }
+
     fn into_wire(self) -> wire::OrderProgress {
         let (state, detail) = match self.outcome {
             Outcome::Running => (State::Running, String::new()),
@@ -111,6 +132,8 @@ struct Told {
     latest: HashMap<String, wire::OrderProgress>,
     oldest_first: VecDeque<String>,
     unsaid: BTreeSet<String>,
+    /// Of what is not remembered.
+    once: Vec<wire::OrderProgress>,
 }
 
 impl Default for Orders {
@@ -123,29 +146,46 @@ impl Default for Orders {
 impl Orders {
     /// Hands on what came. What there is no room for is dropped: control says it again.
     pub(super) fn heard(&self, order: wire::FetchOrder) {
-        let id = order.order_id;
+        let kind = order.kind();
+        let wire::FetchOrder { order_id: id, registry, repository, .. } = order;
         let order = match order.image {
             _ if order.cancelled => Order::Cancel(id),
             Some(image) => {
                 let wire::OrderedImage { reference, platforms, user, password } = image;
                 let login = (!user.is_empty()).then_some((user, password));
-                let (registry, repository) = (order.registry, order.repository);
                 Order::Image(ImageOrder { id, registry, repository, reference, platforms, login })
             }
             None => {
-                let why = "this version carries out orders of whole images alone";
-                return self.tell(Progress {
-                    id,
-                    outcome: Outcome::Failed(why.into()),
-                    manifest: None,
-                    blobs: Vec::new(),
-                });
+                let kind = match kind {
+                    wire::Kind::Blob => Some(Kind::Blob),
+                    wire::Kind::Manifest => Some(Kind::Manifest),
+                    wire::Kind::Unspecified => None,
+                };
+                let Some((digest, kind)) = Digest::try_from(order.digest.as_slice()).ok().zip(kind) else {
+                    return self.tell(Progress::failed(id, "this version knows no such order"));
+                };
+                Order::Blob(BlobOrder { id, digest, kind, registry, repository })
             }
         };
         tracing::debug!(?order, "control orders");
-        if self.given.try_send(order).is_err() {
-            tracing::debug!("an order waits until control says it again");
+        match self.given.try_send(order) {
+            Ok(()) => {}
+            // Said once: control goes elsewhere.
+            Err(mpsc::error::TrySendError::Full(Order::Blob(order))) => {
+                self.tell_once(Progress::failed(order.id, "too many orders at once"));
+            }
+            Err(_) => tracing::debug!("an order waits until control says it again"),
         }
+    }
+
+    /// What control hears now or never: it waits for it no longer than a session lives.
+    fn tell_once(&self, progress: Progress) {
+        let mut told = self.told.lock();
+        if told.once.len() < REMEMBERED {
+            told.once.push(progress.into_wire());
+        }
+        drop(told);
+        self.news.notify_one();
     }
 
     fn tell(&self, progress: Progress) {
@@ -174,7 +214,12 @@ impl Orders {
         let mut told = self.told.lock();
         let unsaid = std::mem::take(&mut told.unsaid);
         let ids: Vec<&String> = if everything { told.oldest_first.iter().collect() } else { unsaid.iter().collect() };
-        ids.into_iter().filter_map(|id| told.latest.get(id).cloned()).collect()
+        let mut all: Vec<_> = ids.into_iter().filter_map(|id| told.latest.get(id).cloned()).collect();
+        let once = std::mem::take(&mut told.once);
+        if !everything {
+            all.extend(once);
+        }
+        all
     }
 }
 
@@ -187,6 +232,11 @@ impl Client {
     /// Control is told this of an order, now or when there is a session again. Does not wait.
     pub fn tell_order(&self, progress: Progress) {
         self.orders.tell(progress);
+    }
+
+    /// Control is told this of an order of a blob, in this session or not at all. Does not wait.
+    pub fn tell_blob_order(&self, id: &str, outcome: Outcome) {
+        self.orders.tell_once(Progress { id: id.to_owned(), outcome, manifest: None, blobs: Vec::new() });
     }
 
     pub(super) async fn tell_orders(
@@ -251,8 +301,18 @@ mod tests {
         assert!(!format!("{came:?}").contains("secret"));
         assert!(matches!(came, Order::Image(image) if image.login == Some(("u".into(), "secret".into()))));
         assert!(matches!(taken.try_recv().unwrap(), Order::Cancel(id) if id == "x"));
+        let blob = wire::FetchOrder { order_id: "y".into(), digest: vec![1; 32], ..wire::FetchOrder::default() };
+        orders.heard(wire::FetchOrder { kind: wire::Kind::Manifest.into(), ..blob.clone() });
+        assert!(matches!(taken.try_recv().unwrap(), Order::Blob(BlobOrder { kind: Kind::Manifest, .. })));
         // A kind of order that a later control may know.
-        orders.heard(wire::FetchOrder { order_id: "y".into(), digest: vec![1; 32], ..wire::FetchOrder::default() });
+        orders.heard(blob.clone());
         assert_eq!(orders.take(false)[0].state(), State::Failed);
+        // More than anybody takes: the last is refused, and that is not remembered.
+        for _ in 0..=WAITING {
+            orders.heard(wire::FetchOrder { kind: wire::Kind::Blob.into(), order_id: "z".into(), ..blob.clone() });
+        }
+        let told = orders.take(false);
+        assert_eq!((told.len(), told[0].order_id.as_str(), told[0].state()), (1, "z", State::Failed));
+        assert!(orders.take(true).iter().all(|one| one.order_id == "y"));
     }
 }

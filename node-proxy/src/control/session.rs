@@ -156,6 +156,7 @@ impl Client {
             peer_port: u32::from(config.peer_port),
             pinned_cluster: config.pinned.clone(),
             role: role.into(),
+            takes_blob_orders: true,
         }
     }
 

@@ -147,6 +147,7 @@ fn waiting(why: Waiting) -> wire::Waiting {
         Waiting::HolderReads => (Reason::HolderReads, None),
         Waiting::Busy { left } => (Reason::OriginBusy, Some(left)),
         Waiting::Nobody => (Reason::Nobody, None),
+        Waiting::Seed { left } => (Reason::Seed, Some(left)),
     };
     let retry_after_ms = left.map_or(0, |left| u32::try_from(left.as_millis()).unwrap_or(u32::MAX));
     wire::Waiting { reason: reason.into(), retry_after_ms }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use shoal_base::tls::LONGEST_SIGNATURE;
 use shoal_proto::control::v1 as wire;
-use shoal_proto::{Digest, Hash, NodeId};
+use shoal_proto::{Digest, Hash, Kind, NodeId};
 use tonic::Status;
 
 use crate::clusters::Facts;
@@ -52,7 +52,8 @@ impl Faults {
 }
 
 pub(super) fn register(register: wire::Register) -> Result<Registration, Status> {
-    let wire::Register { node_id, instance, name, version, facts, peer_port, pinned_cluster, role } = register;
+    let wire::Register { node_id, instance, name, version, facts, peer_port, pinned_cluster, role, takes_blob_orders } =
+        register;
     let mut faults = Faults::default();
     let node = node_id.parse::<NodeId>().map_err(|error| faults.add("node_id", error)).ok();
     for (field, text) in [("name", &name), ("version", &version), ("pinned_cluster", &pinned_cluster)] {
@@ -78,7 +79,18 @@ pub(super) fn register(register: wire::Register) -> Result<Registration, Status>
     let pin = Some(pinned_cluster).filter(|pin| !pin.trim().is_empty());
     let parts = node.zip(facts.ok()).zip(peer_port.zip(role));
     let ((node, facts), (peer_port, role)) = faults.or(parts)?;
-    Ok(Registration { node, instance, name, version, facts, peer_port, pin, bound: None, role })
+    Ok(Registration {
+        node,
+        instance,
+        name,
+        version,
+        facts,
+        peer_port,
+        pin,
+        bound: None,
+        role,
+        takes_orders: takes_blob_orders,
+    })
 }
 
 pub(super) fn load(heartbeat: &wire::Heartbeat) -> Load {
@@ -154,7 +166,12 @@ pub(super) fn start(start: wire::FindStart) -> Result<(Vec<u8>, Ask), Status> {
     if registry.is_empty() && may_read_origin {
         faults.add("registry", "is empty, and the origin is to be read");
     }
-    if matches!(wire::Kind::try_from(kind), Ok(wire::Kind::Unspecified) | Err(_)) {
+    let kind = match wire::Kind::try_from(kind) {
+        Ok(wire::Kind::Blob) => Some(Kind::Blob),
+        Ok(wire::Kind::Manifest) => Some(Kind::Manifest),
+        Ok(wire::Kind::Unspecified) | Err(_) => None,
+    };
+    if kind.is_none() {
         faults.add("kind", "blob or manifest");
     }
     if blocks_held > MOST_BLOCKS {
@@ -165,11 +182,11 @@ pub(super) fn start(start: wire::FindStart) -> Result<(Vec<u8>, Ask), Status> {
             faults.add(field, format_args!("a blob has at most {MOST_BLOCKS} blocks"));
         }
     }
-    let digest = faults.or(digest.ok())?;
+    let (digest, kind) = faults.or(digest.ok().zip(kind))?;
     let size = (size > 0).then_some(size);
     let permit = Grant { id: permit_id, first: permit_first_block, blocks: permit_blocks };
     let (blocks, runs) = (blocks_held, takes_runs);
-    Ok((session, Ask { digest, size, registry, repository, may_read_origin, blocks, permit, runs }))
+    Ok((session, Ask { digest, size, registry, repository, kind, may_read_origin, blocks, permit, runs }))
 }
 
 /// What a stream for the digest `asked` may say after its start.

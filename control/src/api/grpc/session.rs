@@ -18,6 +18,8 @@ use super::caller::Shown;
 use super::{Parts, parse};
 use crate::identity::Identity;
 use crate::nodes::{Assignment, Joined, SessionId};
+use crate::preheat::State;
+use crate::swarm::{Order, Reply};
 
 type Answer = Result<wire::SessionResponse, Status>;
 
@@ -221,12 +223,23 @@ fn take(
         Some(Message::Order(order)) => {
             let node = nodes.node_of(session).ok_or_else(over)?;
             let (order, said) = parse::order(order)?;
-            preheats.heard(&node, &order, said);
+            match Order::of_id(&order) {
+                Some(of) => swarm.answered(&node, of, reply(&said.state)),
+                None => preheats.heard(&node, &order, said),
+            }
             Ok(())
         }
         Some(Message::Register(_)) => Err(Status::invalid_argument("register: comes once")),
         // A newer node may say what this version does not know.
         None => Ok(()),
+    }
+}
+
+fn reply(state: &State) -> Reply {
+    match state {
+        State::Waiting | State::Running => Reply::Begins,
+        State::Done => Reply::Holds,
+        State::Failed(_) | State::Cancelled => Reply::Refuses,
     }
 }
 

@@ -65,7 +65,7 @@ async fn start_with(config: Config) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(nodes.clone().run(drain.clone()));
-    tokio::spawn(swarm.clone().run(drain.clone()));
+    tokio::spawn(swarm.clone().run(nodes.clone(), drain.clone()));
     let metrics = Metrics::default();
     let store = Arc::new(crate::store::MemoryStore::default());
     let preheats = Preheats::open(store, nodes.clone(), preheat::Metrics::default()).await.unwrap();
@@ -97,6 +97,7 @@ fn register(node: &str, idc: &str) -> wire::Register {
         peer_port: 5081,
         pinned_cluster: String::new(),
         role: wire::Role::Node.into(),
+        takes_blob_orders: true,
     }
 }
 

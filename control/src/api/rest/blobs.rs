@@ -107,6 +107,11 @@ pub(super) struct FlightView {
     /// Why it has neither parents nor leave to read the origin.
     #[schema(required = true)]
     waiting: Option<&'static str>,
+    /// The seed that was ordered to fetch it and is waited for, for two seconds at most; null: there is none.
+    #[schema(required = true)]
+    seed: Option<SeedView>,
+    /// The node is a seed, and control ordered this flight.
+    ordered: bool,
 }
 
 /// A node that feeds another, or may.
@@ -120,6 +125,17 @@ pub(super) struct ParentView {
     name: Option<String>,
     /// It holds the whole.
     complete: bool,
+}
+
+/// A seed that is waited for.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct SeedView {
+    /// Who.
+    #[schema(value_type = String)]
+    node: NodeId,
+    /// Its host name; null when it left this moment.
+    #[schema(required = true)]
+    name: Option<String>,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -402,7 +418,10 @@ fn view(flight: swarm::FlightView, within: &Within, names: &HashMap<NodeId, Stri
         node: parent.node,
         complete: parent.complete,
     };
+    let seed = |node: NodeId| SeedView { name: names.get(&node).cloned(), node };
     FlightView {
+        seed: flight.seed.map(seed),
+        ordered: flight.ordered,
         name: names.get(&flight.node).cloned(),
         node: flight.node,
         cluster: within.name(&flight.cluster),
@@ -422,6 +441,7 @@ fn view(flight: swarm::FlightView, within: &Within, names: &HashMap<NodeId, Stri
             Waiting::HolderReads => "another node reads the origin, and can't serve this one",
             Waiting::Busy { .. } => "the origin asked to be left alone for a while",
             Waiting::Nobody => "nobody holds it, and nobody who waits would read the origin",
+            Waiting::Seed { .. } => "a seed was ordered to fetch it, and may come for it",
         }),
     }
 }

@@ -138,6 +138,7 @@ impl Rest {
             pin: None,
             bound: None,
             role: Role::Node,
+            takes_orders: true,
         });
     }
 }

@@ -33,17 +33,26 @@ impl Blob {
         assert_eq!(self.take_none, all(&|_, finder| !finder.runs).len());
         let by_node: BTreeMap<NodeId, FinderId> = self.by_node.iter().map(|(node, id)| (node.clone(), *id)).collect();
         assert_eq!(by_node, self.finders.iter().map(|(id, finder)| (finder.node.clone(), *id)).collect());
-        self.check_servers();
+        self.check_errand(around);
+        self.check_servers(around);
     }
 
-    fn check_servers(&self) {
+    fn check_errand(&self, around: &Around<'_>) {
+        let Some(out) = &self.errand.out else { return };
+        assert!(out.due > around.now, "a seed is waited for that is late: {self:?}");
+        assert!(self.permits.is_empty() && self.whole.is_empty() && !self.finders.is_empty(), "{self:?}");
+        assert!(around.is_seed(&out.seed), "{self:?}");
+    }
+
+    fn check_servers(&self, around: &Around<'_>) {
         let finders = self.finders.values().map(|finder| &finder.node);
         let serving = self.whole.iter().chain(finders).filter(|node| self.has(node).is_some());
         let serving: BTreeSet<&NodeId> = serving.collect();
         assert_eq!(self.servers.iter().map(|server| &server.node).collect::<BTreeSet<_>>(), serving);
         for server in self.servers.iter() {
             assert_eq!(Some(server.has), self.has(&server.node));
-            assert_eq!(server.source, self.permits.iter().any(|permit| permit.node == server.node), "{self:?}");
+            let reads = self.permits.iter().any(|permit| permit.node == server.node);
+            assert_eq!(server.source, reads || around.is_seed(&server.node), "{self:?}");
             let names = |finder: &Finder| finder.parents.iter().flatten().any(|parent| parent.node == server.node);
             let named = self.finders.iter().filter(|(_, finder)| names(finder)).map(|(id, _)| *id);
             // Somebody who went and came back is named in old sets too, until those are chosen again.

@@ -27,6 +27,8 @@ const TRY_AGAIN: At = At::from_secs(30);
 const TRY_SOON: At = At::from_secs(1);
 /// A slow reader is replaced at most this often; doubled each time, because a whole cluster may have become slow.
 const BETWEEN_MOVES: At = At::from_secs(5);
+/// A seed that reads no faster, in bytes a second, is held against a node. Others are not tried beside a seed: reading is its job.
+const SLOW_SEED: u64 = 2 << 20;
 /// How many should read, and what is being tried.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
@@ -48,6 +50,8 @@ pub(super) struct Pace {
     readers: usize,
     /// When speeds are looked at next.
     pub(super) look: At,
+    /// The seed that reads was held against a node.
+    doubted: bool,
 }
 
 impl Pace {
@@ -143,9 +147,11 @@ impl Blob {
     /// Who is to read first was measured beside others within the last minutes, and is not slow: true when that is new.
     pub(super) fn spare_comparison(&mut self, id: FinderId, around: &Around<'_>) -> bool {
         let finder = &self.finders[&id];
+        let seed = around.is_seed(&finder.node);
         let own = around.rates.of(around.cluster, &finder.registry, &finder.node, around.now);
         let best = around.rates.best_other(around.cluster, &finder.registry, &finder.node, around.now);
-        if self.pace.compared || own.zip(best).is_none_or(|(own, best)| own * 5 < best * 2) {
+        let fast = own.zip(best).is_some_and(|(own, best)| own * 5 >= best * 2);
+        if self.pace.compared || !(fast || seed) {
             return false;
         }
         (self.pace.compared, self.pace.next_trial) = (true, around.now + TRY_AGAIN);
@@ -202,8 +208,23 @@ impl Blob {
             self.revoke(slow, Cause::Slow, around);
             return;
         }
-        if slow.is_none() {
-            self.try_one_more(&readers, around);
+        let alone = readers.first().filter(|reader| readers.len() == 1 && around.is_seed(&reader.node));
+        match alone.filter(|_| slow.is_none() && self.pace.trial.is_none()).map(|reader| reader.rate) {
+            Some(rate) => self.doubt_seed(rate, around),
+            None if slow.is_none() => self.try_one_more(&readers, around),
+            None => {}
+        }
+    }
+
+    /// A seed reads alone, and so slowly that a node may do better.
+    fn doubt_seed(&mut self, rate: Option<u64>, around: &mut Around<'_>) {
+        let Some(layout) = self.cut().filter(|layout| self.unread(*layout) > FIRST * 2) else { return };
+        let slow = rate.is_some_and(|rate| rate < SLOW_SEED);
+        if slow && !self.pace.doubted && self.idle(around, None).is_some() {
+            self.pace.doubted = true;
+            self.pace.trial = Some(Trial { since: around.now, before: None });
+            around.notice(Notice::OneMore { beside: 1 });
+            self.shorten(layout, around);
         }
     }
 

@@ -140,6 +140,12 @@ impl Blob {
         self.permits.push(permit);
     }
 
+    /// What a seed reads that comes for the first of it.
+    fn all_of(&self, id: FinderId) -> Range<BlockIndex> {
+        let cut = self.cut().filter(|_| self.finders[&id].runs);
+        cut.map_or(WHOLE, |layout| self.next_run(&self.finders[&id].node, 0, layout))
+    }
+
     /// What a node reads next: one that reads alone all to the end, except for what it shows its speed by.
     fn next_run(&self, node: &NodeId, start: BlockIndex, layout: Layout) -> Range<BlockIndex> {
         let begins = !self.pace.is_compared() && self.list.is_none();
@@ -237,10 +243,13 @@ impl Blob {
         if around.now < around.starting {
             return;
         }
-        while let Some((id, run)) = self.next_grant(around) {
-            if self.permits.is_empty() && self.list.is_none() && self.spare_comparison(id, around) {
+        while let Some((heir, run)) = self.next_grant(around) {
+            let Some(id) = self.first_reader(heir, around) else { return };
+            let spared = self.permits.is_empty() && self.list.is_none() && self.spare_comparison(id, around);
+            if spared && id == heir {
                 continue;
             }
+            let run = if id == heir { run } else { self.all_of(id) };
             if !self.permits.is_empty() && !self.reads(id) {
                 self.pace.tries(id);
             }

@@ -19,6 +19,7 @@ impl Blob {
         self.take_back(around);
         self.read_again(around);
         self.pace(around);
+        self.attend(around);
         self.grant(around);
         if self.permits.is_empty() && self.nobody_may(around) {
             for finder in self.finders.keys().copied().collect::<Vec<_>>() {
@@ -185,6 +186,7 @@ impl Blob {
         let reason = if self.permits.is_empty() {
             match self.retry(around) {
                 _ if around.now < around.starting => Waiting::Starting { left: around.starting - around.now },
+                _ if let Some(due) = self.errand.due() => Waiting::Seed { left: due.saturating_sub(around.now) },
                 Some(at) => Waiting::Busy { left: at.saturating_sub(around.now) },
                 None => Waiting::Nobody,
             }
@@ -233,6 +235,6 @@ impl Blob {
         let flush = self.flush.filter(|_| !self.finders.is_empty());
         let lost = self.index.lost.first().map(|(at, _)| *at);
         let others = [self.next_look(around), self.next_loss(around)];
-        [due, flush, lost].into_iter().chain(others).flatten().min()
+        [due, flush, lost, self.errand.due()].into_iter().chain(others).flatten().min()
     }
 }

@@ -86,6 +86,8 @@ impl State {
             complete: finder.done,
             parents: parents.map(|said| Parent { node: said.node.clone(), complete: said.complete }).collect(),
             waiting: finder.waiting,
+            seed: blob.awaited().cloned(),
+            ordered: finder.ordered,
         })
     }
 }

@@ -4,12 +4,14 @@ use bytes::Bytes;
 use shoal_proto::{Layout, PieceList};
 
 use super::super::event::{Grant, Notice, ParentSaid, Waiting};
+use super::super::order::{Order, Reply};
 use super::*;
 
 mod liars;
 mod random;
 mod runs;
 mod scale;
+mod seeds;
 mod signed;
 
 const BLOCK: u64 = 256 << 10;
@@ -43,6 +45,8 @@ struct Bench {
     seed: u64,
     said: HashMap<FinderId, Vec<Say>>,
     notices: Vec<Notice>,
+    /// Who was told to fetch what, or that it is taken back.
+    orders: Vec<(NodeId, Order, bool)>,
 }
 
 impl Bench {
@@ -59,13 +63,21 @@ impl Bench {
             match effect {
                 Effect::Say(finder, say) => self.said.entry(finder).or_default().push(say),
                 Effect::Notice { notice, .. } => self.notices.push(notice),
+                Effect::Order { seed, order, back } => self.orders.push((seed, order, back)),
             }
         }
     }
 
     fn join(&mut self, name: &str, to: Option<&str>) {
         let addr = "10.0.0.1:5081".parse().unwrap();
-        let member = Member { node: node(name), cluster: to.map(cluster), addr, location: Vec::new(), seed: false };
+        let member = Member {
+            node: node(name),
+            cluster: to.map(cluster),
+            addr,
+            location: Vec::new(),
+            seed: false,
+            orders: true,
+        };
         self.apply(Event::Registered { member, restarted: false });
     }
 
@@ -136,6 +148,7 @@ fn want(number: u8) -> Ask {
         size: None,
         registry: "docker.io".into(),
         repository: "library/debian".into(),
+        kind: shoal_proto::Kind::Blob,
         may_read_origin: true,
         blocks: 0,
         permit: Grant::default(),
@@ -190,7 +203,7 @@ fn i6_one_of_many_finders_reads_the_origin_and_the_others_follow_it() {
             .any(|say| matches!(say, Say::Sealed { author, meta, .. } if author.as_str() == "a" && meta.root == root))
     );
     assert!(last_parents(&said).unwrap()[0].complete);
-    assert_eq!(bench.state.counts(), Counts { blobs: 1, finders: 3, permits: 0, holdings: 1 });
+    assert_eq!(bench.state.counts(), Counts { blobs: 1, finders: 3, permits: 0, holdings: 1, seeds: 0 });
     assert!(bench.notices.iter().all(|notice| matches!(notice, Notice::Granted { .. })), "{:?}", bench.notices);
 }
 

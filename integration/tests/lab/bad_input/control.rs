@@ -99,6 +99,7 @@ fn register(change: impl FnOnce(&mut wire::Register)) -> Bytes {
         peer_port: 5081,
         pinned_cluster: String::new(),
         role: wire::Role::Node.into(),
+        takes_blob_orders: false,
     };
     change(&mut register);
     session(wire::session_request::Message::Register(register))

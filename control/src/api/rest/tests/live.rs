@@ -26,6 +26,7 @@ impl Rest {
             size: Some(8 * MIB),
             registry: "r.example".into(),
             repository: "app".into(),
+            kind: shoal_proto::Kind::Blob,
             may_read_origin: true,
             blocks,
             permit: Grant::default(),

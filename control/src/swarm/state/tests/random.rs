@@ -6,22 +6,81 @@ use super::*;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Join { node: u8, cluster: u8, restarted: bool },
-    Move { node: u8, cluster: u8 },
-    Leave { node: u8 },
-    Announce { node: u8, digest: u8, root: u8, held: bool },
-    Reset { node: u8 },
-    Find { node: u8, digest: u8, may_read: bool, blocks: u32, old_permit: bool },
-    End { finder: usize, clean: bool },
-    Headers { finder: usize, blocks: u64 },
-    Hashes { finder: usize, first: u32, hash: u8 },
-    Failed { finder: usize, why: Trouble },
-    Progress { finder: usize, blocks: u32 },
-    Done { finder: usize, root: u8 },
-    Lied { finder: usize, node: u8 },
-    Lost { finder: usize, node: u8 },
-    Mismatch { finder: usize, node: u8 },
-    Wait { millis: u64 },
+    Join {
+        node: u8,
+        cluster: u8,
+        restarted: bool,
+        seed: bool,
+    },
+    Move {
+        node: u8,
+        cluster: u8,
+    },
+    Leave {
+        node: u8,
+    },
+    Announce {
+        node: u8,
+        digest: u8,
+        root: u8,
+        held: bool,
+    },
+    Reset {
+        node: u8,
+    },
+    Find {
+        node: u8,
+        digest: u8,
+        may_read: bool,
+        blocks: u32,
+        old_permit: bool,
+    },
+    End {
+        finder: usize,
+        clean: bool,
+    },
+    Headers {
+        finder: usize,
+        blocks: u64,
+    },
+    Hashes {
+        finder: usize,
+        first: u32,
+        hash: u8,
+    },
+    Failed {
+        finder: usize,
+        why: Trouble,
+    },
+    Progress {
+        finder: usize,
+        blocks: u32,
+    },
+    Done {
+        finder: usize,
+        root: u8,
+    },
+    Lied {
+        finder: usize,
+        node: u8,
+    },
+    Lost {
+        finder: usize,
+        node: u8,
+    },
+    Mismatch {
+        finder: usize,
+        node: u8,
+    },
+    /// What a seed says of one of its orders, and whether it comes.
+    Reply {
+        order: usize,
+        reply: Reply,
+        comes: bool,
+    },
+    Wait {
+        millis: u64,
+    },
 }
 
 fn trouble() -> impl Strategy<Value = Trouble> {
@@ -34,11 +93,15 @@ fn trouble() -> impl Strategy<Value = Trouble> {
     ]
 }
 
+fn reply() -> impl Strategy<Value = Reply> {
+    prop_oneof![3 => Just(Reply::Begins), 1 => Just(Reply::Holds), 1 => Just(Reply::Refuses), 1 => Just(Reply::Untold)]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let (node, digest, finder) = (0u8..5, 0u8..2, 0usize..8);
     prop_oneof![
-        2 => (node.clone(), 0u8..3, any::<bool>())
-            .prop_map(|(node, cluster, restarted)| Step::Join { node, cluster, restarted }),
+        2 => (node.clone(), 0u8..3, any::<bool>(), any::<bool>())
+            .prop_map(|(node, cluster, restarted, seed)| Step::Join { node, cluster, restarted, seed }),
         1 => (node.clone(), 0u8..3).prop_map(|(node, cluster)| Step::Move { node, cluster }),
         1 => node.clone().prop_map(|node| Step::Leave { node }),
         2 => (node.clone(), digest.clone(), 0u8..2, any::<bool>())
@@ -55,7 +118,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (finder.clone(), 0u8..2).prop_map(|(finder, root)| Step::Done { finder, root }),
         1 => (finder.clone(), node.clone()).prop_map(|(finder, node)| Step::Lied { finder, node }),
         2 => (finder.clone(), node.clone()).prop_map(|(finder, node)| Step::Lost { finder, node }),
-        1 => (finder, node).prop_map(|(finder, node)| Step::Mismatch { finder, node }),
+        1 => (finder.clone(), node).prop_map(|(finder, node)| Step::Mismatch { finder, node }),
+        3 => (finder.clone(), reply(), any::<bool>()).prop_map(|(order, reply, comes)| Step::Reply { order, reply, comes }),
+        2 => (1u64..600).prop_map(|millis| Step::Wait { millis }),
         4 => (1u64..25_000).prop_map(|millis| Step::Wait { millis }),
     ]
 }
@@ -103,11 +168,11 @@ impl World {
 
     fn act(&mut self, step: Step) {
         match step {
-            Step::Join { node: number, cluster, restarted } => {
+            Step::Join { node: number, cluster, restarted, seed } => {
                 let (node, cluster) = (node(&name(number)), place(cluster));
                 self.home.insert(node.clone(), cluster.clone());
                 let addr = ([10, 0, 0, number], 5081).into();
-                let member = Member { node, cluster, addr, location: Vec::new(), seed: false };
+                let member = Member { node, cluster, addr, location: Vec::new(), seed, orders: number != 4 };
                 self.bench.apply(Event::Registered { member, restarted });
             }
             Step::Move { node: number, cluster } => {
@@ -129,6 +194,15 @@ impl World {
             Step::Reset { node } => {
                 let what = Announced { reset: true, complete: true, ..Announced::default() };
                 self.bench.announce(&name(node), what);
+            }
+            Step::Reply { order, reply, comes } => {
+                let given = self.bench.orders.iter().filter(|(_, _, back)| !back).cloned();
+                let Some((seed, Order { number, digest, .. }, _)) = given.rev().nth(order) else { return };
+                self.bench.apply(Event::Answered { seed: seed.clone(), number, digest, answer: reply });
+                if comes {
+                    let (node, digest) = (seed.as_str()[1..].parse().unwrap(), digest.as_bytes()[0]);
+                    return self.act(Step::Find { node, digest, may_read: true, blocks: 0, old_permit: false });
+                }
             }
             Step::Find { node: number, digest: wanted, may_read, blocks, old_permit } => {
                 let (node, digest) = (node(&name(number)), digest(wanted));
@@ -265,8 +339,25 @@ impl World {
                 assert!(state.nodes[holder].held.contains_key(digest));
             }
         }
+        self.check_orders();
         let timers: usize = state.timers.values().map(BTreeSet::len).sum();
         assert_eq!(timers, state.blobs.values().filter(|blob| blob.wake.is_some()).count());
+    }
+
+    /// Only live seeds of the very cluster that take orders are asked; what a blob notes of it, and what is noted of seeds, are the same.
+    fn check_orders(&self) {
+        let state = &self.bench.state;
+        let mut awaited = BTreeSet::new();
+        for (key, blob) in &state.blobs {
+            let Some(seed) = blob.awaited() else { continue };
+            assert!(self.bench.now >= STARTING, "I4");
+            assert_eq!(self.home.get(seed), Some(&Some(key.0.clone())), "a seed of another cluster (I3)");
+            assert!(state.nodes[seed].seed && state.nodes[seed].orders);
+            awaited.insert((seed.clone(), key.clone()));
+        }
+        assert_eq!(state.seeds.asked(), awaited);
+        let seeds = state.nodes.values().filter(|node| node.seed && node.orders && node.cluster.is_some()).count();
+        assert_eq!(state.counts().seeds, seeds);
     }
 
     /// Nobody says anything any more: a permit must not stay with a node whose stream is gone, nor be out with nobody
@@ -300,7 +391,8 @@ proptest! {
     ) {
         let mut world = World::default();
         for number in 0..4 {
-            world.act(Step::Join { node: number, cluster: 1 + number / 3, restarted: false });
+            let seed = number == 0 || number == 3;
+            world.act(Step::Join { node: number, cluster: 1 + number / 3, restarted: false, seed });
         }
         for step in steps {
             world.act(step);

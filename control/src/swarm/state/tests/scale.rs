@@ -108,7 +108,14 @@ fn a_crowd_of_a_thousand_is_one_well_mixed_graph() {
 fn a_seed_is_named_to_few_when_others_can_serve() {
     let mut bench = Bench::with(&["a", "b", "c", "d", "e", "f"]);
     let addr = "10.0.0.1:5081".parse().unwrap();
-    let member = Member { node: node("seed"), cluster: Some(cluster("east")), addr, location: Vec::new(), seed: true };
+    let member = Member {
+        node: node("seed"),
+        cluster: Some(cluster("east")),
+        addr,
+        location: Vec::new(),
+        seed: true,
+        orders: false,
+    };
     bench.apply(Event::Registered { member, restarted: false });
     bench.hold("seed", 1, 1);
     let f = bench.find("f");

@@ -135,6 +135,7 @@ fn who_does_not_believe_a_signature_is_told_of_another_author_and_then_reads_the
             addr: "10.0.0.2:1".parse().unwrap(),
             location: Vec::new(),
             seed: false,
+            orders: true,
         },
         restarted: false,
     });
