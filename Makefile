@@ -4,7 +4,7 @@ ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=SHOAL_LAB_DIR,SH
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 LAB := $(or $(SHOAL_LAB_DIR),.lab)
 
-.PHONY: help build tools demo test test-all test-quick faults-page fuzz lint bench reference clean
+.PHONY: help build tools demo test test-all test-quick api-check faults-page fuzz lint bench reference clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -38,6 +38,9 @@ faults-page: build ## Write docs/operate/faults.md from the rows of the last run
 test-quick: ## What needs neither root nor tools
 	@hack/prepare
 	cargo test --workspace --lib --bins
+
+api-check: build ## Ask a real shoal-control all that its OpenAPI description allows (installs schemathesis by pip if it is not there)
+	hack/api-check
 
 fuzz: ## Feed every parser of untrusted bytes with what nobody meant, 60 s each; FUZZ_SECONDS=… for longer
 	hack/fuzz
