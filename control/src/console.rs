@@ -28,6 +28,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
 use axum::{Router, middleware};
+use futures::StreamExt as _;
 
 use guard::{Posted, Signed, Stop};
 use session::Sessions;
@@ -170,7 +171,7 @@ async fn theme(State(console): State<Console>, posted: Posted) -> Response {
     ([(header::SET_COOKIE, cookie)], Redirect::to(back.unwrap_or("/console/"))).into_response()
 }
 
-/// `/api/v1/events`, as the caller's token may see them.
+/// `/api/v1/events`, as the caller's token may see them, as long as the session lasts.
 async fn events(me: Signed) -> Result<Response, Stop> {
     let response = ask::send(&me.console.api, &me.token, Method::GET, "/api/v1/events", None, Body::empty()).await;
     let mut ours = Response::new(Body::empty());
@@ -178,6 +179,7 @@ async fn events(me: Signed) -> Result<Response, Stop> {
     if let Some(kind) = response.headers().get(header::CONTENT_TYPE) {
         ours.headers_mut().insert(header::CONTENT_TYPE, kind.clone());
     }
-    *ours.body_mut() = response.into_body();
+    let over = async move { _ = tokio::time::timeout(session::LONGEST, me.over.cancelled()).await };
+    *ours.body_mut() = Body::from_stream(response.into_body().into_data_stream().take_until(Box::pin(over)));
     Ok(ours)
 }

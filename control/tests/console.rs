@@ -187,12 +187,13 @@ impl Stage {
     }
 }
 
-const PAGES: [&str; 12] = [
+const PAGES: [&str; 13] = [
     "/console/",
     "/console/clusters",
     "/console/clusters/new",
     "/console/nodes",
     "/console/blobs",
+    "/console/images",
     "/console/flights",
     "/console/preheats",
     "/console/tokens",
@@ -379,4 +380,71 @@ async fn the_theme_is_kept_and_leads_back_to_pages_of_the_console_alone() {
     }
     browser.cookie.push_str("; shoal_theme=dark");
     assert!(stage.get(&browser, "/console/").await.text.contains("data-theme=\"dark\""));
+}
+
+#[tokio::test]
+async fn whoever_listens_to_events_hears_nothing_after_signing_out() {
+    let stage = stage(false).await;
+    let browser = stage.sign_in(ADMIN).await;
+    let request = Request::get("/console/events").header(header::COOKIE, &browser.cookie).body(Body::empty()).unwrap();
+    let answer = stage.pages.clone().oneshot(request).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let listening = tokio::spawn(to_bytes(answer.into_body(), 1 << 20));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!listening.is_finished());
+    assert_eq!(stage.post(&browser, "/console/sign-out", &[]).await.status, 303);
+    tokio::time::timeout(Duration::from_secs(5), listening).await.expect("the stream ends").unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_preheat_is_begun_cancelled_and_tried_again_and_its_password_is_on_no_page() {
+    let stage = stage(false).await;
+    let browser = stage.sign_in(ADMIN).await;
+    stage.join("n1", "a1", "10.1.2.3");
+    let fields = [
+        ("do", "make"),
+        ("image", "registry.example/app:1"),
+        ("cluster", "default"),
+        ("target", "all"),
+        ("user", "robot"),
+        ("password", "hunter-2-hunter"),
+    ];
+    let made = stage.post(&browser, "/console/preheats", &fields).await;
+    assert_eq!(made.status, 303, "{}", made.text);
+    let at = header_of(&made.headers, header::LOCATION);
+    let page = stage.get(&browser, &at).await.text;
+    assert!(page.contains("registry.example/app:1") && page.contains("a1") && page.contains("Cancel"), "{page}");
+    assert_eq!(stage.post(&browser, &at, &[("do", "cancel")]).await.status, 303);
+    let page = stage.get(&browser, &at).await.text;
+    assert!(
+        page.contains("cancelled") && page.contains("Retry what failed") && !page.contains("value=\"cancel\""),
+        "{page}"
+    );
+    let again = stage.post(&browser, &at, &[("do", "cancel")]).await;
+    assert!(again.status >= 400 && again.text.contains("Error:"), "{}", again.text);
+    let login = [("do", "retry"), ("user", "robot"), ("password", "hunter-2-hunter")];
+    assert_eq!(stage.post(&browser, &at, &login).await.status, 303);
+    let page = stage.get(&browser, &at).await.text;
+    assert!(page.contains("Cancel") && !page.contains("Retry what failed"), "{page}");
+    for page in ["/console/preheats", &at, "/console/audit"] {
+        assert!(!stage.get(&browser, page).await.text.contains("hunter-2"), "{page}");
+    }
+}
+
+#[tokio::test]
+async fn an_images_spread_is_asked_by_its_manifest_and_what_is_none_is_told() {
+    let stage = stage(false).await;
+    let browser = stage.sign_in(ADMIN).await;
+    let digest = format!("sha256:{}", "0f".repeat(32));
+    let manifest = format!(r#"{{"config":{{"digest":"{digest}","size":7}},"layers":[]}}"#);
+    for (text, status, words) in [
+        (manifest.as_str(), 200, "7 B"),
+        (digest.as_str(), 200, "Of unknown size"),
+        ("{\"manifests\":[]}", 422, "an index"),
+        ("nonsense", 400, "Error:"),
+        ("", 400, "Error:"),
+    ] {
+        let shown = stage.post(&browser, "/console/images", &[("manifest", text)]).await;
+        assert!(shown.status == status && shown.text.contains(words), "{text:?}: {} {}", shown.status, shown.text);
+    }
 }

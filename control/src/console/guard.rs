@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use super::ask::{self, Answer};
 use super::session;
@@ -73,6 +74,8 @@ pub(super) struct Signed {
     pub(super) console: Console,
     pub(super) id: String,
     pub(super) token: String,
+    /// Fires when the session ends.
+    pub(super) over: CancellationToken,
     csrf: String,
     name: String,
     role: String,
@@ -100,6 +103,7 @@ impl FromRequestParts<Console> for Signed {
             console: console.clone(),
             id,
             token: session.token,
+            over: session.over,
             csrf: session.csrf,
             name: ask::text(&who.body["name"], ""),
             role: ask::text(&who.body["role"], ""),

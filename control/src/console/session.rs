@@ -6,9 +6,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A day's work, no more.
-const LONGEST: Duration = Duration::from_secs(12 * 3600);
+pub(super) const LONGEST: Duration = Duration::from_secs(12 * 3600);
 /// Nobody looked for so long: nobody sits there.
 const IDLE: Duration = Duration::from_secs(3600);
 /// More than there are operators. The one that was used the longest ago gives way.
@@ -21,13 +22,21 @@ pub(super) struct Session {
     pub(super) token: String,
     /// What its forms show.
     pub(super) csrf: String,
+    /// Fires when it ends.
+    pub(super) over: CancellationToken,
     since: Instant,
     seen: Instant,
 }
 
+/// One that goes on; it ends when this is dropped.
+struct Live {
+    session: Session,
+    _ends: DropGuard,
+}
+
 /// All sessions, by the hash of their id, so that the time of a look-up says nothing about an id.
 #[derive(Default)]
-pub(super) struct Sessions(Mutex<HashMap<[u8; 32], Session>>);
+pub(super) struct Sessions(Mutex<HashMap<[u8; 32], Live>>);
 
 fn key(id: &str) -> [u8; 32] {
     Sha256::digest(id.as_bytes()).into()
@@ -55,12 +64,14 @@ impl Sessions {
     pub(super) fn begin(&self, token: String) -> String {
         let (id, now) = (secret(), Instant::now());
         let mut all = self.0.lock();
-        all.retain(|_, session| !session.is_over(now));
+        all.retain(|_, live| !live.session.is_over(now));
         if all.len() >= MOST {
-            let oldest = all.iter().min_by_key(|(_, session)| session.seen).map(|(key, _)| *key);
+            let oldest = all.iter().min_by_key(|(_, live)| live.session.seen).map(|(key, _)| *key);
             oldest.and_then(|key| all.remove(&key));
         }
-        all.insert(key(&id), Session { token, csrf: secret(), since: now, seen: now });
+        let over = CancellationToken::new();
+        let session = Session { token, csrf: secret(), over: over.clone(), since: now, seen: now };
+        all.insert(key(&id), Live { session, _ends: over.drop_guard() });
         id
     }
 
@@ -68,7 +79,7 @@ impl Sessions {
     pub(super) fn find(&self, id: &str) -> Option<Session> {
         let (key, now) = (key(id), Instant::now());
         let mut all = self.0.lock();
-        let session = all.get_mut(&key)?;
+        let session = &mut all.get_mut(&key)?.session;
         if session.is_over(now) {
             all.remove(&key);
             return None;
@@ -98,8 +109,15 @@ mod tests {
         tokio::time::advance(Duration::from_secs(60)).await;
         assert!(sessions.find(&id).is_none(), "twelve hours are over");
         let id = sessions.begin("token".into());
+        let over = sessions.find(&id).unwrap().over;
         tokio::time::advance(IDLE).await;
+        assert!(!over.is_cancelled());
         assert!(sessions.find(&id).is_none(), "nobody looked for an hour");
+        assert!(over.is_cancelled());
+        let id = sessions.begin("token".into());
+        let over = sessions.find(&id).unwrap().over;
+        sessions.end(&id);
+        assert!(over.is_cancelled(), "whoever listens is told");
     }
 
     #[tokio::test(start_paused = true)]

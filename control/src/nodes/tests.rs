@@ -117,7 +117,10 @@ async fn traffic_is_what_came_since_a_node_was_heard_of_and_nothing_twice() {
     // In the cluster that it is in.
     let of = |name: &str| bench.nodes.traffic(1, |of| of == Some(&name.parse().unwrap()))[0].origin;
     assert_eq!((of("a"), of("b")), (240, 0));
-    tokio::time::sleep(STEP).await;
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        says(&third, 40);
+    }
     let fourth = bench.nodes.register(who("n", 2, ""));
     says(&fourth, 41);
     assert_eq!(bench.nodes.traffic(2, |_| true).iter().map(|bytes| bytes.origin).collect::<Vec<_>>(), [240, 1]);
