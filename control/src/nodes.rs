@@ -146,7 +146,7 @@ pub struct Joined {
     /// Where the node belongs, now and from now on.
     pub assignment: watch::Receiver<Assignment>,
     /// What the node is to be told to fetch.
-    pub orders: mpsc::Receiver<FetchOrder>,
+    pub orders: mpsc::Receiver<Box<FetchOrder>>,
     /// Fires when the session ended from this side: another took its place, or its lease ended.
     pub over: CancellationToken,
 }
@@ -240,7 +240,8 @@ struct Record {
     counted: Option<Load>,
     held: usize,
     assignment: watch::Sender<Assignment>,
-    orders: mpsc::Sender<FetchOrder>,
+    /// Boxed: the channel has room for 32 from the start, and hardly a session ever has one.
+    orders: mpsc::Sender<Box<FetchOrder>>,
     over: CancellationToken,
 }
 
@@ -397,7 +398,7 @@ impl Nodes {
     /// Tells a live node to fetch something. False: it is not there, or has not taken earlier orders yet.
     pub fn order(&self, node: &NodeId, order: FetchOrder) -> bool {
         let inner = self.inner.lock();
-        inner.nodes.get(node).is_some_and(|record| record.connected && record.orders.try_send(order).is_ok())
+        inner.nodes.get(node).is_some_and(|record| record.connected && record.orders.try_send(Box::new(order)).is_ok())
     }
 
     /// The cluster that a live node belongs to.

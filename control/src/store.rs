@@ -201,6 +201,12 @@ pub enum Error {
         /// What the system says.
         reason: String,
     },
+    /// There is no room.
+    #[error("{doing}: the disk that the database is on is full; make room, it goes on by itself")]
+    Full {
+        /// What was to be done.
+        doing: String,
+    },
     /// What is in the file is no database any more.
     #[error(
         "{path} is damaged ({reason}): stop shoal-control, keep the file for who looks into it, and put a backup in its place, \

@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::crowd::cli::CrowdArgs;
 
 mod content;
+mod control;
 mod cpu;
 mod drain;
 mod floors;
@@ -79,6 +80,30 @@ pub enum Bench {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// Control with ten thousand simulated nodes: sessions with heartbeats, `Find`, and a scope that changes.
+    Control {
+        /// Nodes.
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(64..=10_000))]
+        sessions: u32,
+        /// Blobs.
+        #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+        digests: u32,
+        /// Nodes that hold each.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=32))]
+        holders: u32,
+        /// Clusters.
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(2..=20_000))]
+        clusters: u32,
+        /// `Find` by the second.
+        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+        finds: u32,
+        /// For so many seconds.
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=600))]
+        seconds: u32,
+        /// Write what was measured here.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// What TLS costs: a stream of blocks, and a blob from node to node, with certificates and without.
     Tls {
         /// Size of the blob in MiB.
@@ -120,6 +145,19 @@ pub async fn run(bench: Bench) -> Result<()> {
             let content = content::measure(mebibytes << 20, repetitions).await?;
             print!("{}", content.table());
             write(json.as_deref(), &content)
+        }
+        Bench::Control { sessions, digests, holders, clusters, finds, seconds, json } => {
+            let plan = control::Plan {
+                sessions: sessions as usize,
+                digests: digests as usize,
+                holders: holders as usize,
+                clusters: clusters as usize,
+                finds: u64::from(finds),
+                seconds: u64::from(seconds),
+            };
+            let measured = control::measure(plan).await?;
+            print!("{}", measured.table());
+            write(json.as_deref(), &measured)
         }
         Bench::Tls { mebibytes, repetitions, json } => {
             let price = tls::measure(mebibytes << 20, repetitions).await?;

@@ -149,6 +149,30 @@ impl Control {
         self.start_again().await
     }
 
+    /// Starts it where it can't start, and gives what it said of that.
+    ///
+    /// # Errors
+    /// When it runs all the same, or ends as if nothing was wrong.
+    pub async fn refuses_to_start(&mut self) -> Result<String> {
+        let log = self.daemon.log().to_owned();
+        let before = fs::read_to_string(&log).unwrap_or_default().len();
+        self.daemon = spawn(&self.programs, &self.config, &self.ns, &self.conditions, &log)?;
+        let code = self.daemon.ended(Duration::from_secs(10)).await.context("shoal-control should not start")?;
+        let said = fs::read_to_string(&log).with_context(|| format!("read {}", log.display()))?.split_off(before);
+        if code == Some(0) {
+            bail!("shoal-control ended as if nothing was wrong: {said}");
+        }
+        Ok(said.trim().to_owned())
+    }
+
+    /// Where its state is.
+    ///
+    /// # Errors
+    /// When its settings are nowhere.
+    pub fn state(&self) -> Result<PathBuf> {
+        Ok(self.config.parent().context("the settings are in a directory")?.join("state"))
+    }
+
     /// Starts it again if it has ended, and lets it go on if it was stopped; under usual conditions.
     ///
     /// # Errors

@@ -9,7 +9,10 @@ use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 use crate::net::Netns;
 
@@ -30,7 +33,8 @@ pub struct Answer {
 /// A server, and where to ask it from.
 #[derive(Clone)]
 pub struct Client {
-    from: Netns,
+    /// `None`: from where this process is.
+    from: Option<Netns>,
     to: SocketAddr,
     host: String,
     tls: Option<Arc<rustls::ClientConfig>>,
@@ -39,14 +43,19 @@ pub struct Client {
 }
 
 impl Client {
+    /// Plain HTTP to a server of this machine, outside any namespace.
+    pub fn here(to: SocketAddr) -> Self {
+        Self { from: None, to, host: to.to_string(), tls: None, bearer: None }
+    }
+
     /// Plain HTTP.
     pub fn plain(from: &Netns, to: SocketAddr) -> Self {
-        Self { from: from.clone(), to, host: to.to_string(), tls: None, bearer: None }
+        Self { from: Some(from.clone()), to, host: to.to_string(), tls: None, bearer: None }
     }
 
     /// HTTPS to a server that answers to `host`.
     pub fn tls(from: &Netns, to: SocketAddr, host: &str, tls: Arc<rustls::ClientConfig>) -> Self {
-        Self { from: from.clone(), to, host: host.to_owned(), tls: Some(tls), bearer: None }
+        Self { from: Some(from.clone()), to, host: host.to_owned(), tls: Some(tls), bearer: None }
     }
 
     /// The same, showing a token.
@@ -97,7 +106,10 @@ impl Client {
         if let Some(bearer) = &self.bearer {
             request.headers_mut().entry(header::AUTHORIZATION).or_insert(bearer.parse()?);
         }
-        let stream = self.from.connect(self.to).await?;
+        let stream = match &self.from {
+            Some(from) => from.connect(self.to).await?,
+            None => TcpStream::connect(self.to).await.with_context(|| format!("connect to {}", self.to))?,
+        };
         match &self.tls {
             None => exchange(stream, request).await,
             Some(config) => {

@@ -54,6 +54,23 @@ impl Daemon {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Waits until it has ended by itself, at most for `bound`; its exit code, `None` after a signal.
+    ///
+    /// # Errors
+    /// When it still runs.
+    pub async fn ended(&mut self, bound: Duration) -> Result<Option<i32>> {
+        let end = tokio::time::Instant::now() + bound;
+        loop {
+            if let Some(status) = self.child.try_wait().with_context(|| format!("look at {}", self.name))? {
+                return Ok(status.code());
+            }
+            if tokio::time::Instant::now() >= end {
+                bail!("{} still runs after {bound:?}", self.name);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Lets it go on if it was stopped. False: it has ended.
     pub fn resume(&mut self) -> bool {
         self.is_running() && self.signal(Signal::SIGCONT).is_ok()

@@ -24,6 +24,8 @@ mod content_faults;
 mod content_moves;
 #[path = "lab/content_plugin.rs"]
 mod content_plugin;
+#[path = "lab/control_faults.rs"]
+mod control_faults;
 #[path = "lab/drain.rs"]
 mod drain;
 #[path = "lab/editions.rs"]

@@ -6,6 +6,7 @@
 //! sockets, clocks or state: everything here is pure.
 
 mod blocks;
+mod codec;
 mod digest;
 pub mod frame;
 pub mod identity;

@@ -105,7 +105,7 @@ fn said(state: State, bytes: u64) -> Said {
 
 async fn order(joined: &mut Joined) -> wire::FetchOrder {
     let order = tokio::time::timeout(Duration::from_secs(5), joined.orders.recv()).await;
-    order.expect("an order within five seconds").expect("a session")
+    *order.expect("an order within five seconds").expect("a session")
 }
 
 async fn ended(preheats: &Preheats, id: &str) -> Job {

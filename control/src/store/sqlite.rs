@@ -71,6 +71,7 @@ impl SqliteStore {
         let pool = SqlitePoolOptions::new()
             .max_connections(CONNECTIONS)
             .acquire_timeout(PATIENCE)
+            .before_acquire(|connection, _| Box::pin(fault::is_usable(connection)))
             .connect_with(options)
             .await
             .map_err(|error| fault::database(&path, "open", error))?;
@@ -251,7 +252,7 @@ async fn write(connection: &mut SqliteConnection, change: &ClusterChange) -> Res
 fn lock(dir: &Path) -> Result<File, Error> {
     let path = dir.join(LOCK);
     let doing = || io_failed(format!("lock {}", path.display()));
-    let file = private().open(&path).map_err(doing())?;
+    let file = private().open(&path).map_err(|error| fault::opening(&path, error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::Locked { path }),
@@ -277,7 +278,10 @@ fn private() -> OpenOptions {
 
 fn failed(doing: impl Into<String>) -> impl FnOnce(sqlx::Error) -> Error {
     let doing = doing.into();
-    move |error| Error::failed(doing)(Box::new(error))
+    move |error| match fault::code(&error) {
+        Some(fault::FULL) => Error::Full { doing },
+        _ => Error::failed(doing)(Box::new(error)),
+    }
 }
 
 fn io_failed(doing: String) -> impl FnOnce(io::Error) -> Error {
@@ -311,6 +315,19 @@ impl SqliteStore {
     pub(super) async fn forge_checksum(&self, version: i64) {
         let query = sqlx::query("UPDATE _sqlx_migrations SET checksum = x'00' WHERE version = ?").bind(version);
         query.execute(&self.pool).await.unwrap();
+    }
+
+    /// Makes SQLite run out of room, on every connection that is open now, as with a full disk; or makes room again.
+    pub(super) async fn run_out(&self, out: bool) {
+        let mut connections = Vec::new();
+        for _ in 0..CONNECTIONS {
+            connections.push(self.pool.acquire().await.unwrap());
+        }
+        // No smaller than what is used already.
+        let pragma = if out { "PRAGMA max_page_count = 1" } else { "PRAGMA max_page_count = 100000" };
+        for connection in &mut connections {
+            sqlx::query(pragma).execute(&mut **connection).await.unwrap();
+        }
     }
 
     /// Makes SQLite refuse to write, on every connection, as it does for a file that is read-only.

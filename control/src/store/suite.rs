@@ -337,4 +337,28 @@ mod sqlite_alone {
         store.query_only(false).await;
         store.probe().await.unwrap();
     }
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_writes_and_says_so_and_all_goes_on_when_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).await.unwrap();
+        let before = store.clusters().await.unwrap();
+        let large = |name: &str| {
+            let cidrs = (0..4000).map(|number| format!("10.{}.{}.0/24", number / 250, number % 250)).collect();
+            let spec = ClusterSpec { name: name.into(), cidrs, ..ClusterSpec::default() };
+            [ClusterChange::Insert { id: name.parse().unwrap(), spec }]
+        };
+        store.run_out(true).await;
+        let refused = store.change_clusters(before.generation, &large("big"), &[]).await.err();
+        assert!(matches!(&refused, Some(Error::Full { doing }) if doing.contains("write cluster")), "it was taken");
+        assert!(refused.unwrap().to_string().contains("full"));
+        assert_eq!(store.clusters().await.unwrap(), before);
+        store.run_out(false).await;
+        // On each connection: none of them may be left behind in the transaction that SQLite rolled back.
+        for _ in 0..10 {
+            store.probe().await.unwrap();
+        }
+        let after = store.change_clusters(before.generation, &large("big"), &[]).await.unwrap();
+        assert_eq!(after.clusters.len(), before.clusters.len() + 1);
+    }
 }

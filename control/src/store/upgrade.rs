@@ -3,12 +3,15 @@
 
 use std::path::Path;
 
+use sha2::Digest as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 
 use super::*;
 
 /// Written by 0.1.0: see the head of the file.
 const SCHEMA_1: &str = include_str!("../../tests/data/schema-1.sql");
+/// Before preheats: see the head of the file.
+const SCHEMA_2: &str = include_str!("../../tests/data/schema-2.sql");
 
 /// Makes the database that the dump is of.
 async fn restore(dump: &'static str, dir: &Path) {
@@ -50,4 +53,44 @@ async fn a_database_of_schema_1_is_opened_with_all_that_it_has() {
     store.probe().await.unwrap();
     drop(store);
     assert_eq!(SqliteStore::open(dir.path()).await.unwrap().clusters().await.unwrap(), after);
+}
+
+#[tokio::test]
+async fn a_database_of_schema_2_is_opened_with_all_that_it_has_and_takes_preheats() {
+    let dir = tempfile::tempdir().unwrap();
+    restore(SCHEMA_2, dir.path()).await;
+    let store = SqliteStore::open(dir.path()).await.unwrap();
+    let table = store.clusters().await.unwrap();
+    let west: ClusterId = "c706d283-a459-4918-97ba-63eef3011757".parse().unwrap();
+    assert_eq!((table.generation, table.clusters.len()), (4, 2));
+    assert_eq!((&table.clusters[1].id, table.clusters[1].version), (&west, 3));
+    assert_eq!(table.clusters[1].cidrs, ["10.2.0.0/16", "fd00:2::/32"]);
+
+    let hash = |text: &str| -> [u8; 32] { sha2::Sha256::digest(text).into() };
+    let joins = store.join_tokens().await.unwrap();
+    let (one, two) = (&joins[0], &joins[1]);
+    assert_eq!((one.id.as_str(), one.hash, one.seed, one.uses_left), ("jt1", hash("join one"), true, 7));
+    assert_eq!((one.cluster.as_ref(), two.cluster.as_ref(), two.uses_left), (Some(&west), None, 0));
+    let members = store.members().await.unwrap();
+    let member = |at: usize| (members[at].node.as_str(), members[at].key, members[at].seed, members[at].revoked);
+    assert_eq!(member(0), ("node-1", hash("key one"), true, None));
+    assert_eq!(member(1), ("node-2", hash("key two"), false, Some(1_795_680_400)));
+    let voids = store.voids(1_795_680_500).await.unwrap();
+    assert_eq!((voids.len(), voids[0].node.as_str(), voids[0].before), (1, "node-2", 1_795_680_400_000_000));
+    let tokens = store.api_tokens().await.unwrap();
+    assert_eq!(tokens.iter().map(|token| token.name.as_str()).collect::<Vec<_>>(), ["root", "west-viewer"]);
+    assert_eq!((tokens[0].hash, tokens[0].role, &tokens[0].clusters), (hash("root token"), Role::Admin, &None));
+    assert_eq!((tokens[1].role, tokens[1].clusters.clone()), (Role::Viewer, Some([west].into())));
+    let audit = store.audit(None, 10).await.unwrap();
+    let said: Vec<_> = audit.iter().map(|row| (row.seq, row.entry.action.as_str())).collect();
+    assert_eq!(said, [(2, "member.revoke"), (1, "cluster.create")]);
+
+    // What came with schema 3 works on it.
+    assert!(store.running_preheats().await.unwrap().is_empty());
+    let row = PreheatRow { id: "p1".into(), created: 7, ended: None, job: serde_json::json!({ "id": "p1" }) };
+    store.put_preheat(&row, None).await.unwrap();
+    drop(store);
+    let again = SqliteStore::open(dir.path()).await.unwrap();
+    assert_eq!(again.running_preheats().await.unwrap(), [row]);
+    assert_eq!(again.clusters().await.unwrap(), table);
 }

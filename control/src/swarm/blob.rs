@@ -26,10 +26,12 @@ mod check;
 mod errand;
 mod offer;
 mod pace;
+mod rest;
 mod runs;
 mod settle;
 mod vouch;
 
+pub(super) use rest::Rest;
 pub(super) use vouch::Voucher;
 
 /// Hashes in one message to a finder: 32 KiB.
@@ -389,7 +391,9 @@ impl Blob {
         if !self.whole.remove(node) {
             return;
         }
-        self.pass_on_the_seal(node);
+        if let (Some(seal), Some(first)) = (&mut self.seal, self.whole.first()) {
+            seal.pass_on(node, first);
+        }
         self.seat(node, around);
         self.fewer_hold_it(around);
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use shoal_proto::{ClusterId, Digest, NodeId};
 
 use super::around::{Around, Node};
-use super::blob::{Blob, Voucher, pause};
+use super::blob::{Blob, Rest, Voucher, pause};
 use super::candidates::Dice;
 use super::distrust::Distrust;
 use super::event::{
@@ -51,7 +51,10 @@ pub struct Counts {
 #[derive(Debug, Default)]
 pub struct State {
     nodes: HashMap<NodeId, Node>,
-    blobs: HashMap<Key, Blob>,
+    /// Those that somebody looks for, and those of many holders.
+    blobs: HashMap<Key, Box<Blob>>,
+    /// Those that are held, and no more.
+    rest: HashMap<Key, Rest>,
     finders: HashMap<FinderId, (Key, NodeId)>,
     busy: HashMap<(ClusterId, String), At>,
     distrust: Distrust,
@@ -73,7 +76,8 @@ impl State {
 
     /// How much it knows.
     pub fn counts(&self) -> Counts {
-        Counts { blobs: self.blobs.len(), finders: self.finders.len(), seeds: self.seeds.count(), ..self.counts }
+        let blobs = self.blobs.len() + self.rest.len();
+        Counts { blobs, finders: self.finders.len(), seeds: self.seeds.count(), ..self.counts }
     }
 
     /// How many blobs a node holds whole.
@@ -140,6 +144,7 @@ impl State {
     fn touch<T>(&mut self, key: &Key, step: &mut Step<'_>, change: impl FnOnce(&mut Blob, &mut Around<'_>) -> T) -> T {
         let said = step.out.len();
         self.contested.touch(key);
+        let rested = self.rest.remove(key);
         let blob = self.blobs.entry(key.clone()).or_default();
         let permits = blob.permits.len();
         let mut around = Around {
@@ -155,6 +160,9 @@ impl State {
             dice: &mut step.dice,
             out: step.out,
         };
+        if let Some(rest) = rested {
+            blob.begin(rest, &around);
+        }
         let answer = change(blob, &mut around);
         let wake = blob.settle(&mut around);
         self.counts.permits = self.counts.permits + blob.permits.len() - permits;
@@ -174,6 +182,9 @@ impl State {
         }
         if blob.is_over() {
             self.blobs.remove(key);
+        } else if let Some(rest) = blob.rest() {
+            self.blobs.remove(key);
+            self.rest.insert(key.clone(), rest);
         }
         for effect in &step.out[said..] {
             if let Effect::Say(finder, say) = effect
@@ -236,7 +247,10 @@ impl State {
         (node.addr, node.location, node.seed, node.orders) = (addr, location, seed, orders);
         if let Some(cluster) = node.cluster.clone().filter(|_| elsewhere) {
             for digest in node.held.keys().copied().collect::<Vec<_>>() {
-                self.touch(&(cluster.clone(), digest), step, |blob, around| blob.seat(&id, around));
+                let key = (cluster.clone(), digest);
+                if !self.rest.contains_key(&key) {
+                    self.touch(&key, step, |blob, around| blob.seat(&id, around));
+                }
             }
         }
         self.enlist(&id, step);
@@ -282,7 +296,18 @@ impl State {
         let Some(node) = self.nodes.get_mut(id) else { return };
         let Some(cluster) = node.cluster.take() else { return };
         for digest in node.held.keys().copied().collect::<Vec<_>>() {
-            self.touch(&(cluster.clone(), digest), step, |blob, around| blob.remove_whole(id, around));
+            self.let_go(&(cluster.clone(), digest), id, step);
+        }
+    }
+
+    /// A node holds a blob no more.
+    fn let_go(&mut self, key: &Key, id: &NodeId, step: &mut Step<'_>) {
+        let Some(rest) = self.rest.get_mut(key) else {
+            return self.touch(key, step, |blob, around| blob.remove_whole(id, around));
+        };
+        self.contested.touch(key);
+        if !rest.let_go(id) {
+            self.rest.remove(key);
         }
     }
 
@@ -320,13 +345,19 @@ impl State {
             None => Some(meta),
             Some(cluster) => {
                 let key = (cluster, digest);
-                let taken = self.touch(&key, step, |blob, around| {
-                    // One copy of the same facts for all who hold it.
-                    let known = blob.seal.as_ref().map(|seal| &seal.meta).filter(|known| **known == meta);
-                    let meta = known.unwrap_or(&meta).clone();
-                    let vouches = Voucher::new(id, &meta, &signature, certificate);
-                    blob.add_whole(id, &meta, vouches, around).then_some(meta)
-                });
+                let rest = self.rest.get_mut(&key);
+                let rested = rest.and_then(|rest| rest.take(id, &meta, &signature, certificate.clone()));
+                let taken = if rested.is_some() {
+                    rested
+                } else {
+                    self.touch(&key, step, |blob, around| {
+                        // One copy of the same facts for all who hold it.
+                        let known = blob.seal.as_ref().map(|seal| &seal.meta).filter(|known| **known == meta);
+                        let meta = known.unwrap_or(&meta).clone();
+                        let vouches = Voucher::new(id, &meta, &signature, certificate);
+                        blob.add_whole(id, &meta, vouches, around).then_some(meta)
+                    })
+                };
                 if taken.is_none() {
                     self.contested.insert(key, id.clone(), meta, signature);
                 }
@@ -351,7 +382,11 @@ impl State {
         let Some(node) = self.nodes.get(id) else { return };
         let Some(cluster) = node.cluster.clone() else { return };
         if let Some(voucher) = Voucher::new(id, meta, signature, node.certificate.clone()) {
-            self.touch(&(cluster, digest), step, |blob, around| blob.vouch(voucher, around));
+            let key = (cluster, digest);
+            match self.rest.get_mut(&key) {
+                Some(rest) => rest.vouch(voucher),
+                None => self.touch(&key, step, |blob, around| blob.vouch(voucher, around)),
+            }
         }
     }
 
@@ -363,7 +398,7 @@ impl State {
         }
         self.counts.holdings -= 1;
         if let Some(cluster) = node.cluster.clone() {
-            self.touch(&(cluster, digest), step, |blob, around| blob.remove_whole(id, around));
+            self.let_go(&(cluster, digest), id, step);
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -27,6 +27,8 @@ use crowd::{Moved, Peer};
 const AT_ONCE: usize = 64;
 /// After everything was said: the allocator gives back what it needed for the rush.
 const REST: Duration = Duration::from_secs(3);
+/// Between two nodes that say what they hold: ten thousand do so within ten seconds, as after a restart of control.
+const GAP: Duration = Duration::from_millis(1);
 /// How often a scope is changed.
 const CHANGES: usize = 5;
 /// Nodes in the network that moves.
@@ -100,6 +102,7 @@ pub(super) async fn measure(plan: Plan) -> Result<Measured> {
     let cpu_cores = (cpu::spent(control.pid())? - before).as_secs_f64() / since.elapsed().as_secs_f64();
     times.sort_unstable();
     let rss = own_now(control.pid())?;
+    control.has_all(plan.sessions as u64).await?;
     let of = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1000.0;
 
     while moves.try_recv().is_ok() {}
@@ -140,7 +143,9 @@ async fn announce(plan: &Plan, peers: &[Peer]) -> Result<()> {
     for digest in 0..plan.digests {
         (0..plan.holders).for_each(|one| held[holder(plan, digest, one)].push(digest));
     }
+    let mut pace = tokio::time::interval(GAP);
     for (peer, digests) in peers.iter().zip(held) {
+        pace.tick().await;
         peer.announce(&digests).await?;
     }
     Ok(())

@@ -22,6 +22,8 @@ use crate::preheat::State;
 use crate::swarm::{Order, Reply};
 
 type Answer = Result<wire::SessionResponse, Status>;
+/// In a channel, which has room for 32 from the start however few it may hold.
+type Boxed = Box<Answer>;
 
 /// For the last word to a node that does not read.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -50,10 +52,10 @@ pub(super) fn serve(
         parts.nodes.disconnected(&session, matches!(end, End::Closed));
         if let End::Failed(status) = end {
             tracing::debug!(%status, "session ended");
-            let _ = tokio::time::timeout(FAREWELL, answers.send(Err(status))).await;
+            let _ = tokio::time::timeout(FAREWELL, answers.send(Box::new(Err(status)))).await;
         }
     });
-    ReceiverStream::new(receiver).boxed()
+    ReceiverStream::new(receiver).map(|answer: Boxed| *answer).boxed()
 }
 
 enum End {
@@ -130,7 +132,7 @@ async fn talk(
     (joined, shown): (Joined, Option<Shown>),
     mut certified: Option<Certified>,
     mut requests: Streaming<wire::SessionRequest>,
-    answers: &mpsc::Sender<Answer>,
+    answers: &mpsc::Sender<Boxed>,
 ) -> End {
     let Parts { nodes, .. } = parts;
     let Joined { session, mut assignment, mut orders, over } = joined;
@@ -157,7 +159,7 @@ async fn talk(
                 }
             },
             Some(order) = orders.recv() => words.push_back(wire::SessionResponse {
-                message: Some(wire::session_response::Message::Fetch(order)),
+                message: Some(wire::session_response::Message::Fetch(*order)),
             }),
             changed = voided(&mut certified) => match &mut certified {
                 Some(certified) if changed => words.extend(certified.news()),
@@ -165,13 +167,13 @@ async fn talk(
             },
             room = answers.reserve(), if unsaid || !words.is_empty() => {
                 let Ok(room) = room else { return End::Broken };
-                room.send(Ok(match words.pop_front() {
+                room.send(Box::new(Ok(match words.pop_front() {
                     Some(word) => word,
                     None => {
                         unsaid = false;
                         assigned(&assignment.borrow_and_update(), &session, heartbeat)
                     }
-                }));
+                })));
             }
             changed = assignment.changed() => {
                 if changed.is_err() {

@@ -15,6 +15,8 @@ use wire::session_request::Message as Up;
 use wire::session_response::Message as Down;
 
 use super::*;
+
+mod seeds;
 use crate::clusters::Cluster;
 use crate::clusters::ClusterSet;
 use crate::nodes;

@@ -39,6 +39,15 @@ impl Voucher {
         let signed = !signature.is_empty();
         signed.then(|| Self { node: node.clone(), meta: meta.clone(), signature: signature.clone(), certificate })
     }
+
+    pub(super) fn node(&self) -> &NodeId {
+        &self.node
+    }
+
+    /// It signed the root of these bytes.
+    pub(super) fn is_for(&self, meta: &Meta) -> bool {
+        self.meta.root == meta.root && self.meta.size == meta.size
+    }
 }
 
 /// Hashes as their writer signed them.
@@ -66,6 +75,25 @@ impl Seal {
         let author = self.vouchers.iter().find(|voucher| voucher.node == self.author);
         let voucher = author.into_iter().chain(&self.vouchers).find(|voucher| fine(&voucher.node))?;
         Some((voucher.node.clone(), voucher.meta.clone(), voucher.signature.clone()))
+    }
+
+    /// A holder has signed the root.
+    pub(super) fn vouch(&mut self, voucher: Voucher) {
+        if let Some(known) = self.vouchers.iter_mut().find(|known| known.node == voucher.node) {
+            *known = voucher;
+        } else if self.vouchers.len() < MOST_VOUCHERS || voucher.node == self.author {
+            self.vouchers.truncate(MOST_VOUCHERS - 1);
+            self.vouchers.push(voucher);
+        }
+    }
+
+    /// A holder is gone. Another who checked the whole vouches for the root from now on, `first` if nobody signed; what the last one
+    /// signed stays, as what it said does.
+    pub(super) fn pass_on(&mut self, node: &NodeId, first: &NodeId) {
+        self.vouchers.retain(|voucher| voucher.node != *node);
+        if self.author == *node {
+            self.author = self.vouchers.first().map_or(first, |voucher| &voucher.node).clone();
+        }
     }
 
     /// By what a voucher's signature is checked when the node is gone.
@@ -148,28 +176,14 @@ impl Blob {
 
     /// A holder has signed the root, for the first time or again.
     pub(in super::super) fn vouch(&mut self, voucher: Voucher, around: &Around<'_>) {
-        let Some(seal) = self.seal.as_mut().filter(|seal| seal.meta.root == voucher.meta.root) else { return };
-        if seal.meta.size != voucher.meta.size || !self.whole.contains(&voucher.node) {
+        let Some(seal) = self.seal.as_mut().filter(|seal| voucher.is_for(&seal.meta)) else { return };
+        if !self.whole.contains(&voucher.node) {
             return;
         }
-        if let Some(known) = seal.vouchers.iter_mut().find(|known| known.node == voucher.node) {
-            *known = voucher;
-        } else if seal.vouchers.len() < MOST_VOUCHERS || voucher.node == seal.author {
-            seal.vouchers.truncate(MOST_VOUCHERS - 1);
-            seal.vouchers.push(voucher);
-        }
+        seal.vouch(voucher);
         // Those who would believe nobody may believe this one.
         for id in self.index.untold.iter().copied().collect::<Vec<_>>() {
             self.review(id, around);
-        }
-    }
-
-    /// A holder is gone. Another who checked the whole vouches for the root from now on; what the last one signed stays, as what it said does.
-    pub(super) fn pass_on_the_seal(&mut self, node: &NodeId) {
-        let (Some(seal), Some(first)) = (&mut self.seal, self.whole.first()) else { return };
-        seal.vouchers.retain(|voucher| voucher.node != *node);
-        if seal.author == *node {
-            seal.author = seal.vouchers.first().map_or(first, |voucher| &voucher.node).clone();
         }
     }
 

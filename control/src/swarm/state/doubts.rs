@@ -88,8 +88,11 @@ impl Contested {
 impl State {
     /// Takes those as holders whose word nothing contradicts any more.
     pub(super) fn reconsider(&mut self, step: &mut Step<'_>) {
-        let blobs = &self.blobs;
-        let agrees = |key: &Key, meta: &Meta| blobs.get(key).is_none_or(|blob| blob.agrees(meta));
+        let (blobs, rest) = (&self.blobs, &self.rest);
+        let agrees = |key: &Key, meta: &Meta| {
+            let same = |held: &Arc<Meta>| held.root == meta.root && held.size == meta.size;
+            rest.get(key).is_none_or(|rest| same(rest.meta())) && blobs.get(key).is_none_or(|blob| blob.agrees(meta))
+        };
         for (node, digest, meta, signature) in self.contested.take_agreed(agrees) {
             self.hold(&node, digest, meta, signature, step);
         }

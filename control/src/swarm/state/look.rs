@@ -18,13 +18,25 @@ impl State {
         most: usize,
     ) -> Vec<BlobView> {
         let behind = |key: &Key| after.is_none_or(|(digest, cluster)| (&key.1, &key.0) > (digest, cluster));
-        let kept = self.blobs.iter().filter(|(key, _)| behind(key) && keep(&key.0, &key.1));
-        let least = least(kept.map(|(key, _)| (key.1, &key.0)), most);
+        let all = self.blobs.keys().chain(self.rest.keys());
+        let kept = all.filter(|key| behind(key) && keep(&key.0, &key.1));
+        let least = least(kept.map(|key| (key.1, &key.0)), most);
         least.into_iter().filter_map(|(digest, cluster)| self.blob(cluster, &digest)).collect()
     }
 
     pub(in crate::swarm) fn blob(&self, cluster: &ClusterId, digest: &Digest) -> Option<BlobView> {
-        let blob = self.blobs.get(&(cluster.clone(), *digest))?;
+        let key = (cluster.clone(), *digest);
+        if let Some(rest) = self.rest.get(&key) {
+            return Some(BlobView {
+                cluster: cluster.clone(),
+                digest: *digest,
+                size: Some(rest.meta().size),
+                media_type: Some(rest.meta().media_type.clone()),
+                holders: rest.holders().len(),
+                flights: 0,
+            });
+        }
+        let blob = self.blobs.get(&key)?;
         Some(BlobView {
             cluster: cluster.clone(),
             digest: *digest,
@@ -36,14 +48,19 @@ impl State {
     }
 
     pub(in crate::swarm) fn holders(&self, cluster: &ClusterId, digest: &Digest) -> Vec<HolderView> {
-        let Some(blob) = self.blobs.get(&(cluster.clone(), *digest)) else { return Vec::new() };
-        let size = blob.size();
+        let key = (cluster.clone(), *digest);
+        let size = self.rest.get(&key).map(|rest| rest.meta().size);
+        let size = size.or_else(|| self.blobs.get(&key).and_then(|blob| blob.size()));
         let view = |node: &NodeId, complete, bytes| HolderView {
             node: node.clone(),
             cluster: cluster.clone(),
             complete,
             bytes,
         };
+        if let Some(rest) = self.rest.get(&key) {
+            return rest.holders().iter().map(|node| view(node, true, size)).collect();
+        }
+        let Some(blob) = self.blobs.get(&key) else { return Vec::new() };
         let whole = blob.whole.iter().map(|node| view(node, true, size));
         let parts = blob.finders.values().filter(|finder| !blob.whole.contains(&finder.node) && finder.blocks > 0);
         let parts = parts.map(|finder| view(&finder.node, false, on_disk(size, finder.blocks)));

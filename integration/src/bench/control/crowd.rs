@@ -17,6 +17,9 @@ use wire::{find_request, find_response, session_request, session_response};
 const BOUND: Duration = Duration::from_secs(20);
 const MEBIBYTE: u64 = 1 << 20;
 
+/// Holdings in one message, as a node says them.
+const BATCH: usize = 64;
+
 /// A node was told of another cluster.
 pub(super) struct Moved {
     pub(super) at: Instant,
@@ -86,15 +89,20 @@ impl Peer {
 
     /// Says what it holds.
     pub(super) async fn announce(&self, digests: &[usize]) -> Result<()> {
-        let held = digests.iter().map(|number| wire::Held {
+        let held = |number: &usize| wire::Held {
             digest: digest(*number),
             size: MEBIBYTE,
             root: digest(*number),
             media_type: "application/vnd.oci.image.layer.v1.tar+gzip".to_owned(),
             signature: Vec::new(),
-        });
-        let announce = wire::Announce { reset: true, held: held.collect(), dropped: Vec::new(), complete: true };
-        Ok(self.up.send(says(session_request::Message::Announce(announce))).await?)
+        };
+        let count = digests.chunks(BATCH).count();
+        for (at, part) in digests.chunks(BATCH).enumerate() {
+            let held = part.iter().map(held).collect();
+            let announce = wire::Announce { reset: at == 0, held, dropped: Vec::new(), complete: at + 1 == count };
+            self.up.send(says(session_request::Message::Announce(announce))).await?;
+        }
+        Ok(())
     }
 
     /// Asks who holds a blob, and goes. How many it was told of.

@@ -339,6 +339,13 @@ impl World {
                 assert!(state.nodes[holder].held.contains_key(digest));
             }
         }
+        for (key, rest) in &state.rest {
+            assert!(!state.blobs.contains_key(key) && !rest.holders().is_empty() && rest.holders().is_sorted());
+            for holder in rest.holders() {
+                assert_eq!(state.nodes[holder].cluster.as_ref(), Some(&key.0));
+                assert!(state.nodes[holder].held.contains_key(&key.1));
+            }
+        }
         self.check_orders();
         let timers: usize = state.timers.values().map(BTreeSet::len).sum();
         assert_eq!(timers, state.blobs.values().filter(|blob| blob.wake.is_some()).count());
