@@ -4,6 +4,9 @@ ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=SHOAL_LAB_DIR,SH
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 LAB := $(or $(SHOAL_LAB_DIR),.lab)
 
+# Tests ask some libraries for more than programs do: where tests follow, programs are built as they need them, and not twice.
+test lint: TARGETS := --bins --tests
+
 .PHONY: help build tools demo test test-all test-quick api-check faults-page fuzz lint bench reference clean
 
 help: ## This list
@@ -11,7 +14,7 @@ help: ## This list
 
 build: ## Build all programs into target/debug
 	@hack/prepare
-	cargo build --workspace
+	cargo build --workspace $(TARGETS)
 
 tools: build ## Get the programs that the lab runs (containerd, a registry, crictl) into .lab
 	$(BIN)/lab setup
@@ -51,7 +54,7 @@ lint: ## Format, clippy, documentation, import rules, generated pages; all must 
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 	cargo test --workspace --quiet --test import_rules
-	cargo build --workspace
+	cargo build --workspace $(TARGETS)
 	hack/reference check
 
 reference: build ## Write docs/reference from the programs
