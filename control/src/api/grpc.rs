@@ -38,9 +38,10 @@ mod tests;
 const LARGEST_MESSAGE: usize = 1 << 20;
 /// Flights of one node at a time; also the bound on what one connection can make control keep.
 const MOST_STREAMS: u32 = 4096;
-/// A dead node is noticed within three seconds on either side.
-const KEEPALIVE: Duration = Duration::from_secs(1);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Clears away connections whose other end vanished. A dead node is noticed by its lease, and a dead control by the node's own pings; so this may be
+/// patient: when all nodes come back at once, answers lie behind what they announce.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Connections whose first bytes are waited for; more wait in the listener's backlog.
 const MOST_UNSEEN: usize = 4096;
 /// For the first message of a stream; nothing is kept for a stream before it.

@@ -148,8 +148,14 @@ async fn talk(
         tokio::select! {
             message = requests.message() => match message {
                 Ok(Some(message)) => {
+                    let is_long = matches!(message.message, Some(wire::session_request::Message::Announce(_)));
                     if let Err(status) = take(parts, &session, shown.as_ref(), message) {
                         return End::Failed(status);
+                    }
+                    if is_long {
+                        // When all nodes announce at once, one after the other would be heard to its end, and the leases of the
+                        // last would be over by then.
+                        tokio::task::yield_now().await;
                     }
                 }
                 Ok(None) => return End::Closed,
