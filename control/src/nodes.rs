@@ -296,6 +296,9 @@ impl Nodes {
             node = %id, name = who.name, ip = %who.facts.ip(), version = who.version, cluster = place,
             reason = assignment.reason, epoch = assignment.epoch, "node registered"
         );
+        if who.role == Role::Seed && !who.takes_orders {
+            tracing::warn!(node = %id, name = who.name, version = who.version, "a seed is of a version that takes no orders: others read");
+        }
         self.metrics.registered.inc();
         self.watcher.changed(Change::Registered {
             node: id.clone(),
@@ -393,6 +396,12 @@ impl Nodes {
     pub fn session_of(&self, node: &NodeId) -> Option<SessionId> {
         let inner = self.inner.lock();
         inner.nodes.get(node).filter(|record| record.connected).map(|record| record.session)
+    }
+
+    /// The version of a live node that takes no orders, as it was before there were any.
+    pub fn without_orders(&self, node: &NodeId) -> Option<String> {
+        let inner = self.inner.lock();
+        inner.nodes.get(node).filter(|record| !record.who.takes_orders).map(|record| record.who.version.clone())
     }
 
     /// Tells a live node to fetch something. False: it is not there, or has not taken earlier orders yet.

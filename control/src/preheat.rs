@@ -33,7 +33,7 @@ pub use metrics::Metrics;
 
 /// How often orders are looked at.
 const TICK: Duration = Duration::from_millis(250);
-/// A live node says at once that it has an order; one that says nothing for so long does not know orders.
+/// A live node says at once that it has an order; one that says nothing for so long will not carry it out.
 const ANSWER: Duration = Duration::from_secs(15);
 /// A node that runs an order says so twice a second while bytes come, and an attempt ends by itself when none do.
 const SILENCE: Duration = Duration::from_secs(300);
@@ -175,7 +175,7 @@ impl Preheats {
         let work = |one: Candidate| {
             (one.id, Work { name: one.name, attempt: 1, state: State::Waiting, bytes: BTreeMap::new() })
         };
-        let job = Job {
+        let mut job = Job {
             id: hex::encode(rand::random::<[u8; 6]>()),
             image,
             platforms: new.platforms,
@@ -189,6 +189,7 @@ impl Preheats {
             blobs: Vec::new(),
             nodes: chosen.into_iter().map(work).collect(),
         };
+        job.refuse(|node| self.is_too_old(node), now());
         let _writing = self.writing.lock().await;
         if self.inner.lock().live.len() >= MOST {
             return Err(Error::Refused(format!("{MOST} preheats go on; wait for one, or cancel it")));
@@ -269,6 +270,7 @@ impl Preheats {
             let why = if job.ended.is_some() { "nothing of it failed" } else { "it goes on" };
             return Err(Error::Refused(format!("preheat {id}: {why}")));
         }
+        job.refuse(|node| self.is_too_old(node), now());
         self.write(&job, Some(&entry(by, "preheat.retry", Some(&before), &job))).await?;
         self.take_up(job.clone(), login);
         tracing::info!(preheat = id, by, "preheat begins again");
@@ -327,10 +329,21 @@ impl Preheats {
         here.map(|node| Candidate { id: node.id, name: node.name, seed: node.role == Role::Seed }).collect()
     }
 
+    /// Why a live node is not given an order: it would not answer.
+    fn is_too_old(&self, node: &NodeId) -> Option<String> {
+        let version = self.nodes.without_orders(node)?;
+        Some(format!("its shoal-node, version {version}, is an older one that takes no orders: upgrade it, then retry"))
+    }
+
     fn take_up(&self, job: Job, login: Option<(String, String)>) {
         let mut inner = self.inner.lock();
         let id = job.id.clone();
         inner.dirty.remove(&id);
+        if job.ended.is_some() {
+            // No node of it takes orders: there is nothing to wait for.
+            inner.dirty.insert(id.clone());
+            self.dirty.notify_one();
+        }
         inner.live.insert(id.clone(), Live { job, login, orders: HashMap::new() });
         self.metrics.running.set(inner.live.len() as i64);
         drop(inner);
@@ -376,10 +389,14 @@ impl Preheats {
                     continue;
                 };
                 sent.away = None;
+                if let Some(why) = self.is_too_old(&node) {
+                    failed.push((node, why));
+                    continue;
+                }
                 if sent.session == Some(session) {
                     match sent.heard {
                         None if now - sent.said > ANSWER => {
-                            failed.push((node, "it does not answer to orders: is its version an older one?".into()));
+                            failed.push((node, "it does not answer to orders".into()));
                         }
                         Some(heard) if now - heard > SILENCE => {
                             failed.push((node, format!("it was silent for {} s", SILENCE.as_secs())));

@@ -21,6 +21,9 @@ const PAGE: &str = "1000";
 /// Of a stream of events: nobody looks on for longer.
 const STREAM: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// What REST says of an address that it does not have. Those of this client are there in its own release.
+const NO_ADDRESS: &str = "there is nothing at this address";
+
 /// A page of a list.
 #[derive(Deserialize)]
 struct Page {
@@ -174,6 +177,9 @@ impl Client {
                 Error::NotAllowed(format!("{detail}; say --token-file FILE, or set SHOAL_TOKEN"))
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::NotAllowed(detail),
+            StatusCode::NOT_FOUND if detail == NO_ADDRESS => {
+                Error::NotFound(format!("the shoal-control at {} does not know this: it is an older one", self.base))
+            }
             StatusCode::NOT_FOUND => Error::NotFound(detail),
             StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => Error::Conflict(detail),
             status if status.is_client_error() => Error::Refused(detail),

@@ -213,6 +213,16 @@ impl Job {
         self.end(now);
     }
 
+    /// Nodes that can't do their part, and why, before anything is asked of them.
+    pub fn refuse(&mut self, why: impl Fn(&NodeId) -> Option<String>, now: Seconds) {
+        for (node, work) in self.nodes.iter_mut().filter(|(_, work)| !work.state.is_settled()) {
+            if let Some(why) = why(node) {
+                work.state = State::Failed(why);
+            }
+        }
+        self.end(now);
+    }
+
     /// Takes it back. False: it has ended.
     pub fn cancel(&mut self, now: Seconds) -> bool {
         if self.ended.is_some() {

@@ -61,6 +61,11 @@ fn id(number: u8) -> NodeId {
 
 impl Bench {
     fn join(&self, number: u8, role: Role) -> Joined {
+        self.join_as(number, role, true)
+    }
+
+    /// Of a version that knows orders, or of an earlier one.
+    fn join_as(&self, number: u8, role: Role, takes_orders: bool) -> Joined {
         let ip: IpAddr = [10, 0, 0, number].into();
         self.nodes.register(Registration {
             node: id(number),
@@ -72,7 +77,7 @@ impl Bench {
             pin: None,
             bound: None,
             role,
-            takes_orders: true,
+            takes_orders,
         })
     }
 }
@@ -209,6 +214,41 @@ async fn a_node_that_is_away_or_says_nothing_has_failed_in_time() {
     assert!(why(1).contains("does not answer"), "{}", why(1));
     assert!(why(2).contains("away"), "{}", why(2));
     assert!((Duration::from_secs(60)..Duration::from_secs(70)).contains(&since.elapsed()), "{:?}", since.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_are_too_old_for_orders_fail_at_once_and_can_be_tried_again() {
+    let bench = bench().await;
+    let mut old: Vec<Joined> = (1..=200).map(|number| bench.join_as(number, Role::Node, false)).collect();
+    let why = |job: &Job, number| match &job.nodes[&id(number)].state {
+        State::Failed(why) => why.clone(),
+        other => panic!("{other:?}"),
+    };
+    // All of them: the job has ended when it is made, and is on disk so.
+    let job = bench.preheats.create(all(), "admin").await.unwrap();
+    assert_eq!(job.state(), State::Failed("200 of 200 nodes".into()));
+    assert!(why(&job, 7).contains("version 0,") && why(&job, 7).contains("takes no orders"), "{}", why(&job, 7));
+    let since = Instant::now();
+    let job = ended(&bench.preheats, &job.id).await;
+    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+    assert!(old.iter_mut().all(|node| node.orders.try_recv().is_err()), "what they don't know is not asked of them");
+
+    // One is upgraded, and does its part.
+    let mut one = bench.join(1, Role::Node);
+    let again = bench.preheats.retry(&job.id, None, "admin").await.unwrap();
+    assert_eq!(again.nodes.values().filter(|work| !work.state.is_settled()).count(), 1);
+    let first = order(&mut one).await;
+    bench.preheats.heard(&id(1), &first.order_id, said(State::Done, 9));
+    let job = ended(&bench.preheats, &job.id).await;
+    assert_eq!((job.state(), job.nodes[&id(1)].state.clone()), (State::Failed("199 of 200 nodes".into()), State::Done));
+
+    // One is taken back in the middle of its part.
+    let job = bench.preheats.create(new(Target::Nodes(vec!["n1".into()])), "admin").await.unwrap();
+    order(&mut one).await;
+    let mut one = bench.join_as(1, Role::Node, false);
+    let job = ended(&bench.preheats, &job.id).await;
+    assert!(why(&job, 1).contains("takes no orders"), "{}", why(&job, 1));
+    assert!(one.orders.try_recv().is_err());
 }
 
 #[tokio::test(start_paused = true)]

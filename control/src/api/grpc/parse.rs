@@ -218,8 +218,9 @@ pub(super) fn tell(message: wire::find_request::Message, asked: Digest) -> Resul
                 Ok(wire::OriginFailure::NotFound) => Trouble::NotFound,
                 Ok(wire::OriginFailure::Denied) => Trouble::Denied,
                 Ok(wire::OriginFailure::Busy) => Trouble::Busy(Duration::from_millis(u64::from(retry_after_ms))),
-                Ok(wire::OriginFailure::Abandoned) => Trouble::Abandoned,
-                Ok(wire::OriginFailure::Unspecified) | Err(_) => return Err(invalid("failed.failure", "is unknown")),
+                // What a newer node may say: it does not read, and another may.
+                Ok(wire::OriginFailure::Abandoned) | Err(_) => Trouble::Abandoned,
+                Ok(wire::OriginFailure::Unspecified) => return Err(invalid("failed.failure", "is missing")),
             };
             Tell::Failed { permit: permit_id, why }
         }
@@ -252,12 +253,13 @@ pub(super) fn order(progress: wire::OrderProgress) -> Result<(String, Said), Sta
     let mut faults = Faults::default();
     faults.text("order_id", &order_id);
     let state = match Wire::try_from(state) {
-        Ok(Wire::Running) => Some(State::Running),
+        // What a newer node may say: it lives, and has not ended.
+        Ok(Wire::Running) | Err(_) => Some(State::Running),
         Ok(Wire::Done) => Some(State::Done),
         // For people: the beginning says enough.
         Ok(Wire::Failed) => Some(State::Failed(detail.chars().take(LONGEST_TEXT).collect())),
         Ok(Wire::Cancelled) => Some(State::Cancelled),
-        Ok(Wire::Unspecified) | Err(_) => {
+        Ok(Wire::Unspecified) => {
             faults.add("state", "running, done, failed or cancelled");
             None
         }
