@@ -32,6 +32,7 @@ pub mod image;
 pub mod impostor;
 pub mod liar;
 pub mod memory;
+pub mod messages;
 pub mod mirror;
 pub mod net;
 pub mod node;

@@ -23,6 +23,8 @@ use tokio::task::JoinHandle;
 
 #[path = "control_client/secured.rs"]
 mod secured;
+#[path = "control_client/versions.rs"]
+mod versions;
 
 const BOUND: Duration = Duration::from_secs(10);
 const BLOCK: u64 = 256 << 10;

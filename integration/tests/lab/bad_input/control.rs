@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
 use futures::{StreamExt, stream};
 use http::{Method, Request, header, uri::PathAndQuery};
 use lab::{
@@ -10,62 +10,20 @@ use lab::{
     http::{Client, full},
     liar::Liar,
     memory::own_now,
+    messages::Raw,
     papers,
     wait::eventually,
     world::{World, WorldPlan},
 };
 use prost::Message;
 use shoal_proto::control::v1 as wire;
-use tonic::{
-    Code, Status,
-    client::Grpc,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    transport::Channel,
-};
+use tonic::{Code, Status, client::Grpc, transport::Channel};
 
 use super::{MIB, descriptors};
 use crate::alone;
 
 /// For an answer.
 const BOUND: Duration = Duration::from_secs(8);
-
-/// Messages as bytes, so that they need not be any.
-#[derive(Default)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        out.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(from.copy_to_bytes(from.remaining())))
-    }
-}
 
 /// How a stream ended that said these messages: what came back first, or why not.
 async fn say(channel: &Channel, method: &str, messages: Vec<Bytes>) -> Result<Result<Bytes, Status>> {
