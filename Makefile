@@ -3,11 +3,13 @@
 ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=SHOAL_LAB_DIR,SHOAL_LAB_KEEP,SHOAL_LAB_CONTAINERD,SHOAL_LAB_LONG,RUST_LOG,RUST_BACKTRACE)
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 LAB := $(or $(SHOAL_LAB_DIR),.lab)
+# The last one that knew neither preheats nor orders to seeds, nor schema 3.
+REV ?= a9520e862bb5be9cde56675ee47ab67b54dcbac0
 
 # Tests ask some libraries for more than programs do: where tests follow, programs are built as they need them, and not twice.
-test lint: TARGETS := --bins --tests
+test lint upgrade-check: TARGETS := --bins --tests
 
-.PHONY: help build tools demo test test-all test-quick api-check faults-page fuzz lint bench reference clean
+.PHONY: help build tools demo test test-all test-quick upgrade-check api-check faults-page fuzz lint bench reference clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -41,6 +43,11 @@ faults-page: build ## Write docs/operate/faults.md from the rows of the last run
 test-quick: ## What needs neither root nor tools
 	@hack/prepare
 	cargo test --workspace --lib --bins
+
+upgrade-check: export SHOAL_LAB_OLD := $(abspath $(LAB)/old)
+upgrade-check: tools ## Programs of an earlier revision beside today's, and upgrades in place; REV=… for another (asks for root)
+	hack/old-programs $(REV) "$(SHOAL_LAB_OLD)"
+	hack/with-root-for-lab cargo test --workspace --test lab -- --ignored versions::
 
 api-check: build ## Ask a real shoal-control all that its OpenAPI description allows (installs schemathesis by pip if it is not there)
 	hack/api-check

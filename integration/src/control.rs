@@ -149,14 +149,34 @@ impl Control {
         self.start_again().await
     }
 
+    /// Ends it by SIGTERM, and starts other programs on the same state.
+    ///
+    /// # Errors
+    /// When it does not end, or the others do not come up.
+    pub async fn replace(&mut self, programs: &ShoalPrograms) -> Result<()> {
+        if !self.stop(Duration::from_secs(20)).await {
+            bail!("shoal-control did not end by itself");
+        }
+        self.programs = programs.clone();
+        self.start_again().await
+    }
+
     /// Starts it where it can't start, and gives what it said of that.
     ///
     /// # Errors
     /// When it runs all the same, or ends as if nothing was wrong.
     pub async fn refuses_to_start(&mut self) -> Result<String> {
+        self.refused_of(&self.programs.clone()).await
+    }
+
+    /// The same of other programs, which are tried this once.
+    ///
+    /// # Errors
+    /// As [`Control::refuses_to_start`].
+    pub async fn refused_of(&mut self, programs: &ShoalPrograms) -> Result<String> {
         let log = self.daemon.log().to_owned();
         let before = fs::read_to_string(&log).unwrap_or_default().len();
-        self.daemon = spawn(&self.programs, &self.config, &self.ns, &self.conditions, &log)?;
+        self.daemon = spawn(programs, &self.config, &self.ns, &self.conditions, &log)?;
         let code = self.daemon.ended(Duration::from_secs(10)).await.context("shoal-control should not start")?;
         let said = fs::read_to_string(&log).with_context(|| format!("read {}", log.display()))?.split_off(before);
         if code == Some(0) {
@@ -225,7 +245,15 @@ impl Control {
     /// # Errors
     /// When it fails: what it said.
     pub async fn ctl(&self, args: &[&str]) -> Result<String> {
-        let mut command = self.ns.command(&self.programs.ctl);
+        self.ctl_of(&self.programs, args).await
+    }
+
+    /// The same by the `shoalctl` of other programs.
+    ///
+    /// # Errors
+    /// As [`Control::ctl`].
+    pub async fn ctl_of(&self, programs: &ShoalPrograms, args: &[&str]) -> Result<String> {
+        let mut command = self.ns.command(&programs.ctl);
         command.arg("--server").arg(format!("http://{}:{REST_PORT}", self.ns.address));
         command.arg("--token-file").arg(&self.token_file).args(args);
         let output = tokio::task::spawn_blocking(move || output(&mut command)).await??;

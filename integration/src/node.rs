@@ -398,6 +398,18 @@ impl ShoalNode {
         self.start_again().await
     }
 
+    /// Ends it by SIGTERM, and starts another program on the same state.
+    ///
+    /// # Errors
+    /// When it does not end by itself, or the other does not come up.
+    pub async fn replace(&mut self, program: &Path) -> Result<()> {
+        if !self.stop(Duration::from_secs(40)).await {
+            bail!("shoal-node of {} did not end by itself", self.ns.name);
+        }
+        program.clone_into(&mut self.program);
+        self.start_again().await
+    }
+
     /// When it wrote the last line of its log, by its own clock: seconds since the epoch.
     ///
     /// # Errors

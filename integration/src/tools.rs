@@ -50,6 +50,9 @@ pub struct Tools {
     pub faketime: PathBuf,
 }
 
+/// Names the directory of an earlier revision's programs, which `hack/old-programs` builds.
+const OLD_PROGRAMS: &str = "SHOAL_LAB_OLD";
+
 /// The programs of Shoal itself.
 #[derive(Debug, Clone)]
 pub struct ShoalPrograms {
@@ -274,10 +277,25 @@ impl ShoalPrograms {
             .skip(1)
             .find(|dir| dir.join("shoal-node").is_file())
             .with_context(|| format!("no shoal-node beside {}: run `cargo build --workspace`", own.display()))?;
+        Self::of(dir, "run `cargo build --workspace`")
+    }
+
+    /// The programs of an earlier revision, `shoalctl` too: it goes with its control.
+    ///
+    /// # Errors
+    /// When they are not there: the message names the command that builds them.
+    pub fn of_earlier_revision() -> Result<Self> {
+        const BUILD: &str = "run `make upgrade-check`";
+        let dir = std::env::var_os(OLD_PROGRAMS).filter(|dir| !dir.is_empty());
+        let dir = PathBuf::from(dir.with_context(|| format!("{OLD_PROGRAMS} names no directory: {BUILD}"))?);
+        Self::of(&dir, BUILD)
+    }
+
+    fn of(dir: &Path, build: &str) -> Result<Self> {
         let find = |name: &str| -> Result<PathBuf> {
             let file = dir.join(name);
             if !file.is_file() {
-                bail!("{} is missing: run `cargo build --workspace`", file.display());
+                bail!("{} is missing: {build}", file.display());
             }
             Ok(file)
         };

@@ -1,7 +1,8 @@
 //! A whole lab: network, origin, control and nodes, put up in order and taken down in the reverse of it.
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -29,6 +30,15 @@ const CONTROL_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 3);
 /// 100 Mbit/s: what the figures of the demo are taken at.
 pub const ORIGIN_RATE: u64 = 100_000_000;
 
+/// What of a lab begins with the programs of an earlier revision.
+#[derive(Debug, Clone, Default)]
+pub struct Earlier {
+    /// The control service.
+    pub control: bool,
+    /// Nodes, by name.
+    pub nodes: BTreeSet<String>,
+}
+
 /// A lab to be.
 #[derive(Debug, Clone)]
 pub struct WorldPlan {
@@ -54,6 +64,8 @@ pub struct WorldPlan {
     pub origin: Front,
     /// How the registry knows who asks.
     pub login: Login,
+    /// What begins with the programs of an earlier revision; nothing, as a rule.
+    pub earlier: Earlier,
 }
 
 impl WorldPlan {
@@ -82,6 +94,7 @@ impl WorldPlan {
             keep: false,
             origin: Front::Bare,
             login: Login::Bearer,
+            earlier: Earlier::default(),
         }
     }
 
@@ -154,6 +167,8 @@ pub struct World {
     pub dirs: RunDirs,
     plan: WorldPlan,
     around: Surroundings,
+    /// The `shoal-node` of an earlier revision.
+    older: Option<PathBuf>,
 }
 
 impl World {
@@ -168,6 +183,8 @@ impl World {
         }
         let tools = Tools::locate()?;
         let programs = if plan.shoal { Some(ShoalPrograms::locate()?) } else { None };
+        let mixed = programs.is_some() && (plan.earlier.control || !plan.earlier.nodes.is_empty());
+        let older = if mixed { Some(ShoalPrograms::of_earlier_revision()?) } else { None };
         for line in sweep().context("remove what a crashed run left")? {
             tracing::info!(removed = line, "left by a crashed run");
         }
@@ -186,6 +203,7 @@ impl World {
         let (mut control, mut join_token) = (None, None);
         if let Some(programs) = &programs {
             let (place, state) = (net.namespace("control")?, dirs.state.join("control"));
+            let programs = older.as_ref().filter(|_| plan.earlier.control).unwrap_or(programs);
             let started = Control::start(programs, &place, &state, plan.tls).await?;
             if plan.tls {
                 let seeds = plan.nodes.iter().any(|node| node.settings.contains_key("node.role"));
@@ -201,7 +219,8 @@ impl World {
             control: CONTROL_ADDRESS,
             join_token,
         };
-        Ok(Self { nodes: BTreeMap::new(), control, receiver, registry, net, dirs, plan, around })
+        let older = older.map(|programs| programs.node);
+        Ok(Self { nodes: BTreeMap::new(), control, receiver, registry, net, dirs, plan, around, older })
     }
 
     /// Starts every node of the plan, and waits until control knows them all.
@@ -212,7 +231,10 @@ impl World {
         let start = |plan: NodePlan| {
             let ns = self.net.namespace(&plan.name);
             let (dir, runtime) = (self.dirs.state.join(&plan.name), self.dirs.runtime.join(&plan.name));
-            let around = self.around.clone();
+            let mut around = self.around.clone();
+            if self.plan.earlier.nodes.contains(&plan.name) {
+                around.shoal_node.clone_from(&self.older);
+            }
             async move {
                 let node = Node::start(&plan, ns?, &dir, &runtime, &around).await;
                 Ok::<_, anyhow::Error>((
@@ -301,9 +323,7 @@ impl World {
     /// # Errors
     /// When its file can't be read.
     pub fn token(&self) -> Result<Option<String>> {
-        let read = |path: &std::path::PathBuf| {
-            std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
-        };
+        let read = |path: &PathBuf| std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()));
         self.around.join_token.as_ref().map(read).transpose()
     }
 

@@ -62,6 +62,8 @@ mod secrets;
 mod seeds;
 #[path = "lab/socket.rs"]
 mod socket;
+#[path = "lab/versions.rs"]
+mod versions;
 #[path = "lab/walk.rs"]
 mod walk;
 
