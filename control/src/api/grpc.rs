@@ -18,6 +18,7 @@ use shoal_proto::control::v1::control_server::{Control, ControlServer};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming};
+use tower::util::MapRequestLayer;
 
 use crate::nodes::Nodes;
 use crate::preheat::Preheats;
@@ -31,6 +32,7 @@ mod join;
 mod parse;
 mod preface;
 mod session;
+mod slices;
 #[cfg(test)]
 mod tests;
 
@@ -132,6 +134,7 @@ pub async fn run(listener: TcpListener, config: Config, parts: Parts, drain: Dra
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(16 << 10)
+        .layer(MapRequestLayer::new(slices::cut))
         .add_service(server(parts, drain.clone()))
         .serve_with_incoming_shutdown(incoming, async move { drain.signalled().await })
         .await
