@@ -148,7 +148,7 @@ impl App {
             drain: drain.clone(),
         };
         let api = rest::router(parts);
-        let pages = console::router(api.clone(), self.certificate.is_some());
+        let pages = console::router(api.clone(), self.certificate.is_some(), address(&self.grpc)?.port());
         let http = listen::Http::new(api.merge(pages)).counted(self.http);
         let http = http.tls(self.certificate.as_ref().map(rest::Certificate::server));
         tokio::spawn(http.serve(self.rest, rest_drain));

@@ -52,11 +52,13 @@ struct Console {
     sessions: Arc<Sessions>,
     /// REST has TLS, so cookies are kept to it.
     secure: bool,
+    /// Where nodes speak gRPC, on the host that the browser asks.
+    nodes: u16,
 }
 
-/// The console over this API. `secure`: it is served with TLS.
-pub fn router(api: Router, secure: bool) -> Router {
-    let console = Console { api, sessions: Arc::default(), secure };
+/// The console over this API. `secure`: it is served with TLS; `nodes`: the port at which nodes speak gRPC.
+pub fn router(api: Router, secure: bool, nodes: u16) -> Router {
+    let console = Console { api, sessions: Arc::default(), secure, nodes };
     Router::new()
         .route("/", get(|| async { Redirect::to("/console/") }))
         .route("/console", get(|| async { Redirect::to("/console/") }))

@@ -71,7 +71,7 @@ async fn stage(secure: bool) -> Stage {
         registry: Arc::new(metrics::Registry::new("shoal")),
         drain,
     });
-    let pages = api.clone().merge(control::console::router(api.clone(), secure));
+    let pages = api.clone().merge(control::console::router(api.clone(), secure, 16080));
     Stage { api, pages, nodes, _trigger: trigger, _dir: dir }
 }
 
@@ -106,7 +106,7 @@ impl Stage {
             assert_eq!(header_of(&headers, header::X_CONTENT_TYPE_OPTIONS), "nosniff", "{path}");
             for foreign in ["http://", "https://", "src=\"//", "href=\"//", " style=", " onclick=", "<style"] {
                 // The address of control in a config is for a node, and the name of SVG's language is no place.
-                let ours = text.replace("https://control.test:6080", "").replace("http://www.w3.org/2000/svg", "");
+                let ours = text.replace("https://control.test:16080", "").replace("http://www.w3.org/2000/svg", "");
                 assert!(!ours.contains(foreign), "{path} has {foreign}");
             }
         }
@@ -265,6 +265,27 @@ async fn a_token_that_is_taken_away_ends_its_sessions() {
 }
 
 #[tokio::test]
+async fn what_was_not_chosen_is_not_revoked_deleted_or_guessed() {
+    let stage = stage(false).await;
+    let browser = stage.sign_in(ADMIN).await;
+    stage.join("n1", "a1", "10.1.2.3");
+    for (path, what) in
+        [("/console/members", "revoke"), ("/console/members", "forget"), ("/console/tokens", "delete-api")]
+    {
+        let answer = stage.post(&browser, path, &[("do", what), ("id", "")]).await;
+        assert_eq!(answer.status, 400, "{path} {what}");
+        assert!(answer.text.contains("-fault"), "the field says so: {path} {what}");
+    }
+    let base = [("do", "make"), ("image", "registry.example/app:1"), ("cluster", "default"), ("target", "all")];
+    for more in [("percent", "20"), ("nodes", "a1")] {
+        let answer = stage.post(&browser, "/console/preheats", &[&base[..], &[more]].concat()).await;
+        assert_eq!(answer.status, 400, "{more:?}");
+        assert!(answer.text.contains(&format!("field-{}-fault", more.0)), "{more:?}: {}", answer.text);
+    }
+    assert!(!stage.get(&browser, "/console/preheats").await.text.contains("registry.example/app:1"), "none began");
+}
+
+#[tokio::test]
 async fn a_viewer_sees_no_changes_and_is_refused_them() {
     let stage = stage(false).await;
     let (_, token) = stage.token("viewer").await;
@@ -348,7 +369,7 @@ async fn a_join_token_is_shown_once_beside_the_config_that_uses_it() {
     let cluster = stage.cluster(&browser, "west", "10.1.0.0/16").await;
     let path = format!("{cluster}/join");
     let page = stage.get(&browser, &path).await;
-    for part in ["https://control.test:6080", "shoalctl join-token create", "hosts-toml", "10.1.0.0/16"] {
+    for part in ["https://control.test:16080", "shoalctl join-token create", "hosts-toml", "10.1.0.0/16"] {
         assert!(page.text.contains(part), "{part}");
     }
     let made = stage.post(&browser, &path, &[]).await;

@@ -4,7 +4,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderValue, Method, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
 /// Largest answer that a page is made of: a page of a thousand preheats with their nodes is below it.
@@ -20,6 +20,15 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// What a form is answered before the API is asked: fields, and what is wrong with them.
+    pub(super) fn refused(faults: &[(&str, String)]) -> Self {
+        let reasons: Vec<&str> = faults.iter().map(|(_, reason)| reason.as_str()).collect();
+        let errors: Vec<Value> =
+            faults.iter().map(|(field, reason)| json!({ "field": field, "reason": reason })).collect();
+        let body = json!({ "detail": reasons.join("\n"), "errors": errors });
+        Self { status: StatusCode::BAD_REQUEST, etag: None, body }
+    }
+
     /// What went wrong, for people.
     pub(super) fn detail(&self) -> String {
         text(&self.body["detail"], self.status.canonical_reason().unwrap_or("it failed"))

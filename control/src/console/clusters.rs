@@ -280,7 +280,7 @@ fn quoted(text: &str) -> String {
 }
 
 /// The config of a node that belongs to a cluster.
-fn node_config(host: &str, cluster: &Value, secured: bool) -> String {
+fn node_config((host, port): (&str, u16), cluster: &Value, secured: bool) -> String {
     let Draft { idc, location, cidrs, .. } = Draft::of(cluster);
     let value = |text: &str| toml::Value::from(text).to_string();
     let mut lines = vec!["[node]".to_owned()];
@@ -297,7 +297,7 @@ fn node_config(host: &str, cluster: &Value, secured: bool) -> String {
     let scheme = if secured { "https" } else { "http" };
     lines.push(format!(
         "endpoint = {}   # the address of gRPC, if it is another",
-        value(&format!("{scheme}://{host}:6080"))
+        value(&format!("{scheme}://{host}:{port}"))
     ));
     if secured {
         lines.push("join_token_file = \"/etc/shoal/join-token\"".to_owned());
@@ -309,11 +309,12 @@ async fn join_page(me: &Signed, id: &str, made: Option<&Answer>) -> Result<Respo
     let answer = cluster(me, id).await?;
     let name = text(&answer.body["name"], "");
     let secured = me.ask(Method::GET, "/api/v1/ca", None, None).await?.status.is_success();
+    let config = node_config((me.host(), me.console.nodes), &answer.body, secured);
     let mut parts = Vec::new();
     if let Some(token) = made.and_then(|made| made.body["token"].as_str()) {
         parts.push(view::code("The join token, shown this once", token));
     }
-    parts.push(view::code("1. /etc/shoal/node.toml on each node", &node_config(me.host(), &answer.body, secured)));
+    parts.push(view::code("1. /etc/shoal/node.toml on each node", &config));
     if secured {
         let command = format!("shoalctl join-token create --cluster {} > /etc/shoal/join-token", quoted(&name));
         parts.push(view::code("2. A join token, in /etc/shoal/join-token", &command));

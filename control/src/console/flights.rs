@@ -15,6 +15,10 @@ const HERE: &str = "/console/flights";
 /// Places in the picture. More are no picture any more; the table has them all.
 const MOST_PLACES: usize = 60;
 const LABEL: usize = 22;
+/// Width of a place, and how far apart columns and rows begin. Right of the last column there is room for bows.
+const WIDTH: usize = 180;
+const COLUMN: usize = 300;
+const ROW: usize = 44;
 
 struct Place {
     label: String,
@@ -23,10 +27,9 @@ struct Place {
 }
 
 struct Edge {
-    x1: usize,
-    y1: usize,
-    x2: usize,
-    y2: usize,
+    /// As SVG writes it.
+    path: String,
+    title: String,
     dashed: bool,
 }
 
@@ -48,14 +51,30 @@ fn column(origin: bool, fetches: bool) -> usize {
     }
 }
 
+/// What fits into a place.
+fn label(name: &str) -> String {
+    if name.chars().count() > LABEL { name.chars().take(LABEL - 1).chain(['…']).collect() } else { name.to_owned() }
+}
+
+/// The way from one place to another. Between nodes that both fetch it is a bow on their right, the wider the more rows are
+/// between them, so that none lies on another: it leaves a node above its middle and comes to one below it.
+fn way((x1, y1): (usize, usize), (x2, y2): (usize, usize)) -> String {
+    let from = x1 + WIDTH;
+    if x1 != x2 {
+        return format!("M{from} {} L{x2} {}", y1 + 14, y2 + 14);
+    }
+    let rows = y1.abs_diff(y2) / ROW;
+    // Never as much as 140; a bow is three quarters of that wide, and the picture ends 110 right of the places.
+    let bend = from + 24 + 116 * rows / (rows + 6);
+    let (y1, y2) = (y1 + 9, y2 + 19);
+    format!("M{from} {y1} C{bend} {y1} {bend} {y2} {from} {y2}")
+}
+
 fn picture(flights: &[Value]) -> Picture {
     let mut places: BTreeMap<String, (String, usize)> = BTreeMap::new();
     let mut ways: BTreeMap<(String, String), bool> = BTreeMap::new();
     let mut note = "";
-    let named = |value: &Value| {
-        let label = text(&value["name"], &text(&value["node"], ""));
-        if label.chars().count() > LABEL { label.chars().take(LABEL - 1).chain(['…']).collect() } else { label }
-    };
+    let named = |value: &Value| text(&value["name"], &text(&value["node"], ""));
     for flight in flights {
         let node = text(&flight["node"], "");
         if places.len() >= MOST_PLACES && !places.contains_key(&node) {
@@ -80,20 +99,18 @@ fn picture(flights: &[Value]) -> Picture {
     let mut heights = [0; 3];
     let mut at = BTreeMap::new();
     let mut nodes = Vec::new();
-    for (id, (label, column)) in places {
-        let (x, y) = (10 + column * 350, 10 + heights[column] * 44);
+    for (id, (name, column)) in places {
+        let (x, y) = (10 + column * COLUMN, 10 + heights[column] * ROW);
         heights[column] += 1;
-        at.insert(id, (x, y));
-        nodes.push(Place { label, x, y });
+        nodes.push(Place { label: label(&name), x, y });
+        at.insert(id, ((x, y), name));
     }
     let edge = |((from, to), dashed): ((String, String), bool)| {
-        let ((x1, y1), (x2, y2)) = (*at.get(&from)?, *at.get(&to)?);
-        // Between nodes that both fetch it runs on their right.
-        let x2 = if x1 == x2 { x2 + 180 } else { x2 };
-        Some(Edge { x1: x1 + 180, y1: y1 + 14, x2, y2: y2 + 14, dashed })
+        let ((start, feeder), (end, fed)) = (at.get(&from)?, at.get(&to)?);
+        Some(Edge { path: way(*start, *end), title: format!("{feeder} feeds {fed}"), dashed })
     };
     let edges = ways.into_iter().filter_map(edge).collect();
-    Picture { height: 20 + heights.iter().max().unwrap_or(&0) * 44, nodes, edges, note }
+    Picture { height: 20 + heights.iter().max().unwrap_or(&0) * ROW, nodes, edges, note }
 }
 
 /// The table of some flights.
@@ -126,4 +143,43 @@ pub(super) async fn show(me: Signed, query: Search) -> Result<Response, Stop> {
     let picture = picture(answer.items()).render().unwrap_or_default();
     let live = vec![picture, table(answer.items(), query.next(HERE, &answer))];
     Ok(view::live(me.shell("Flights", HERE), Vec::new(), live, 2).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn ways_between_fetching_nodes_lie_apart_and_say_who_feeds_whom() {
+        let parent = |name: &str| json!({"node": name, "name": name, "complete": true});
+        let flights = [
+            json!({"node": "a", "name": "a", "parents": [parent("b"), parent("c")], "reads_origin": true}),
+            json!({"node": "b", "name": "b", "parents": [parent("a"), parent("whole")]}),
+            json!({"node": "c", "name": "c", "parents": [parent("a"), parent("b")]}),
+        ];
+        let picture = picture(&flights);
+        let mut titles: Vec<&str> = picture.edges.iter().map(|edge| edge.title.as_str()).collect();
+        titles.sort_unstable();
+        let ways = ["a feeds b", "a feeds c", "b feeds a", "b feeds c", "c feeds a", "origin feeds a", "whole feeds b"];
+        assert_eq!(titles, ways);
+        let mut paths: Vec<&str> = picture.edges.iter().map(|edge| edge.path.as_str()).collect();
+        paths.sort_unstable();
+        paths.dedup();
+        assert_eq!(paths.len(), ways.len(), "{paths:?}");
+        let page = picture.render().unwrap();
+        assert!(page.contains("<title>b feeds c</title>"), "{page}");
+    }
+
+    #[test]
+    fn a_bow_grows_with_the_rows_between_its_ends_and_stays_in_the_picture() {
+        let x = 10 + 2 * COLUMN;
+        let bend = |rows: usize| -> usize {
+            let path = way((x, 10), (x, 10 + rows * ROW));
+            path.split_once('C').unwrap().1.split(' ').next().unwrap().parse().unwrap()
+        };
+        assert!(bend(1) < bend(2) && bend(2) < bend(3) && bend(3) < bend(10));
+        assert!(x + WIDTH + (bend(MOST_PLACES) - x - WIDTH) * 3 / 4 <= 900);
+    }
 }

@@ -89,7 +89,38 @@ pub(super) async fn list(me: Signed, query: Search) -> Result<Response, Stop> {
     page(&me, &query, None).await
 }
 
+/// What was filled in for another target than the one that is chosen: fields, and what is wrong with them. It would be left
+/// out, and the preheat would go onto nodes that nobody meant.
+fn contradictions(target: &str, percent: &str, nodes: &[String]) -> Vec<(&'static str, String)> {
+    let chosen = match target {
+        "" | "all" => "all nodes",
+        "seeds" => "its seeds",
+        "percent" => "a share",
+        "nodes" => "named nodes",
+        other => return vec![("target", format!("{other:?} is none of all, seeds, percent and nodes"))],
+    };
+    let mut faults = Vec::new();
+    if target != "percent" && !percent.is_empty() {
+        let why =
+            format!("is {percent}, and \"Onto\" says {chosen}: choose \"a share\" there, or leave the share empty");
+        faults.push(("percent", format!("Share in percent {why}.")));
+    }
+    if target != "nodes" && !nodes.is_empty() {
+        let why = format!(
+            "name {}, and \"Onto\" says {chosen}: choose \"named nodes\" there, or leave the nodes empty",
+            nodes.join(", ")
+        );
+        faults.push(("nodes", format!("Nodes {why}.")));
+    }
+    faults
+}
+
 pub(super) async fn create(query: Search, form: Posted) -> Result<Response, Stop> {
+    let faults = contradictions(form.get("target"), form.get("percent"), &form.list("nodes"));
+    if !faults.is_empty() {
+        let answer = Answer::refused(&faults);
+        return page(&form.me, &query, Some((&form, &answer))).await;
+    }
     let mut body =
         json!({"image": form.get("image"), "cluster": form.get("cluster"), "platforms": form.list("platforms")});
     match form.get("target") {
@@ -194,4 +225,34 @@ pub(super) async fn change(Path(id): Path<String>, form: Posted) -> Result<Respo
         return Ok(Redirect::to(&format!("{HERE}/{}", encoded(&id))).into_response());
     }
     one(&form.me, &id, Some(&answer)).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_filled_in_for_another_target_is_refused_by_its_field() {
+        let named = ["a1".to_owned()];
+        let cases: [(&str, &str, &[String], &[&str]); 11] = [
+            ("all", "", &[], &[]),
+            ("", "", &[], &[]),
+            ("seeds", "", &[], &[]),
+            ("percent", "20", &[], &[]),
+            ("nodes", "", &named, &[]),
+            ("all", "20", &[], &["percent"]),
+            ("", "20", &[], &["percent"]),
+            ("seeds", "20", &named, &["percent", "nodes"]),
+            ("percent", "20", &named, &["nodes"]),
+            ("nodes", "20", &named, &["percent"]),
+            ("al", "", &[], &["target"]),
+        ];
+        for (target, percent, nodes, wrong) in cases {
+            let faults = contradictions(target, percent, nodes);
+            let fields: Vec<&str> = faults.iter().map(|(field, _)| *field).collect();
+            assert_eq!(fields, wrong, "{target:?} {percent:?} {nodes:?}");
+        }
+        let said = contradictions("all", "20", &[]).remove(0).1;
+        assert!(said.contains("is 20") && said.contains("says all nodes"), "{said}");
+    }
 }

@@ -19,8 +19,21 @@ fn options(values: &[&str]) -> Vec<(String, String)> {
     values.iter().map(|value| ((*value).to_owned(), (*value).to_owned())).collect()
 }
 
-/// The form that takes one of a list away.
-fn removal(me: &Signed, heading: &'static str, action: &str, what: &'static str, items: &[Value]) -> String {
+/// What a form is answered that takes one away and says not which.
+fn nobody_chosen() -> Answer {
+    Answer::refused(&[("id", "Nothing is chosen, so nothing was done. Choose which first.".to_owned())])
+}
+
+/// The form that takes one of a list away. None is chosen before somebody does: its buttons act at once. `fault`: what was
+/// wrong with the choice, or empty.
+fn removal(
+    me: &Signed,
+    heading: &'static str,
+    action: &str,
+    what: &'static str,
+    items: &[Value],
+    fault: String,
+) -> String {
     if items.is_empty() {
         return String::new();
     }
@@ -28,8 +41,8 @@ fn removal(me: &Signed, heading: &'static str, action: &str, what: &'static str,
         let id = text(&item["id"], &text(&item["node"], ""));
         (id.clone(), format!("{} ({id})", text(&item["name"], &text(&item["cluster"], "any cluster"))))
     };
-    let fields =
-        vec![Field::new("select", "id", "Which", "It can't be undone.").options(items.iter().map(choice).collect())];
+    let which = Field::new("select", "id", "Which", "It can't be undone.");
+    let fields = vec![which.choose(items.iter().map(choice).collect()).fault(fault)];
     let buttons = match what {
         "member" => vec![("revoke", "Revoke its certificates"), ("forget", "Forget it, so that it may join anew")],
         "join" => vec![("delete-join", "Delete this join token")],
@@ -102,6 +115,9 @@ fn api_form(me: &Signed, sent: Sent) -> String {
 
 async fn page(me: &Signed, sent: Sent<'_>) -> Result<Response, Stop> {
     let mut parts = Vec::new();
+    let fault = |what: &str| {
+        sent.filter(|(form, _)| form.get("do") == what).map(|(_, answer)| answer.fault("id")).unwrap_or_default()
+    };
     if let Some(token) = sent.and_then(|(_, answer)| answer.body["token"].as_str()) {
         parts.push(view::code("The token, shown this once", token));
     }
@@ -117,7 +133,7 @@ async fn page(me: &Signed, sent: Sent<'_>) -> Result<Response, Stop> {
         let columns = ["Id", "Cluster", "Role", "Good until", "Uses left", "Made", "By"];
         parts.push(view::table("Join tokens", &columns, joins.items().iter().map(row).collect(), String::new()));
         if me.operates() {
-            parts.push(removal(me, "Delete a join token", HERE, "join", joins.items()));
+            parts.push(removal(me, "Delete a join token", HERE, "join", joins.items(), fault("delete-join")));
             parts.push(join_form(me, sent));
         }
     } else {
@@ -139,7 +155,8 @@ async fn page(me: &Signed, sent: Sent<'_>) -> Result<Response, Stop> {
         };
         let columns = ["Name", "Role", "Clusters", "Made", "Good until", "Id"];
         parts.push(view::table("API tokens", &columns, tokens.items().iter().map(row).collect(), String::new()));
-        parts.push(removal(me, "Delete an API token", HERE, "api", tokens.items()));
+        let fault = fault("delete-api");
+        parts.push(removal(me, "Delete an API token", HERE, "api", tokens.items(), fault));
         parts.push(api_form(me, sent));
     }
     Ok(answered(me, "Tokens", HERE, sent.map(|(_, answer)| answer), parts))
@@ -192,6 +209,7 @@ pub(super) async fn change(form: Posted) -> Result<Response, Stop> {
             }
             me.ask(Method::POST, "/api/v1/api-tokens", None, Some(body)).await?
         }
+        "delete-join" | "delete-api" if id.is_empty() => nobody_chosen(),
         "delete-join" => remove(me, &format!("/api/v1/join-tokens/{id}")).await?,
         "delete-api" => remove(me, &format!("/api/v1/api-tokens/{id}")).await?,
         _ => return Ok(me.failed(StatusCode::BAD_REQUEST, "There is no such change.")),
@@ -221,7 +239,8 @@ async fn member_page(me: &Signed, query: &Search, said: Option<&Answer>) -> Resu
     let rows = answer.items().iter().map(row).collect();
     let mut parts = vec![view::table("Members", &columns, rows, query.next(MEMBERS, &answer))];
     if me.operates() {
-        parts.push(removal(me, "Take a node out", MEMBERS, "member", answer.items()));
+        let fault = said.map(|said| said.fault("id")).unwrap_or_default();
+        parts.push(removal(me, "Take a node out", MEMBERS, "member", answer.items(), fault));
     }
     Ok(answered(me, "Members", MEMBERS, said, parts))
 }
@@ -234,6 +253,7 @@ pub(super) async fn change_member(query: Search, form: Posted) -> Result<Respons
     let me = &form.me;
     let path = format!("/api/v1/members/{}", encoded(form.get("id")));
     let answer = match form.get("do") {
+        "revoke" | "forget" if form.get("id").is_empty() => nobody_chosen(),
         "revoke" => me.ask(Method::POST, &format!("{path}/revoke"), None, None).await?,
         "forget" => remove(me, &path).await?,
         _ => return Ok(me.failed(StatusCode::BAD_REQUEST, "There is no such change.")),

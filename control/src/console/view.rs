@@ -139,6 +139,7 @@ pub(super) struct Field {
     hint: &'static str,
     fault: String,
     options: Vec<(String, String)>,
+    required: bool,
     /// The form's id and a dash, where that has one.
     form: String,
 }
@@ -164,6 +165,14 @@ impl Field {
 
     pub(super) fn options(mut self, options: Vec<(String, String)>) -> Self {
         self.options = options;
+        self
+    }
+
+    /// One of the options must be chosen, and none is before somebody does.
+    pub(super) fn choose(mut self, options: Vec<(String, String)>) -> Self {
+        self.options = options;
+        self.options.insert(0, (String::new(), "Choose …".to_owned()));
+        self.required = true;
         self
     }
 
@@ -267,4 +276,22 @@ pub(super) fn bytes(count: u64) -> String {
         unit += 1;
     }
     format!("{rest} {}", ["B", "KiB", "MiB", "GiB", "TiB"][unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_must_be_chosen_nothing_is_before_somebody_does() {
+        let which = Field::new("select", "id", "Which", "It can't be undone.");
+        let fields = vec![which.choose(vec![("n1".to_owned(), "a1 (n1)".to_owned())])];
+        let page = Form { id: "member", method: "post", fields, ..Form::default() }.html();
+        for part in [
+            "name=\"id\" required",
+            "<option value=\"\" selected>Choose …</option><option value=\"n1\">a1 (n1)</option>",
+        ] {
+            assert!(page.contains(part), "{part} is not in {page}");
+        }
+    }
 }
