@@ -8,6 +8,7 @@ pub mod few;
 pub mod limit;
 pub mod listen;
 pub mod metrics;
+pub mod pages;
 pub mod privileges;
 pub mod sparse;
 pub mod telemetry;

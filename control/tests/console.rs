@@ -274,7 +274,8 @@ async fn what_was_not_chosen_is_not_revoked_deleted_or_guessed() {
     {
         let answer = stage.post(&browser, path, &[("do", what), ("id", "")]).await;
         assert_eq!(answer.status, 400, "{path} {what}");
-        assert!(answer.text.contains("-fault"), "the field says so: {path} {what}");
+        // Without certificates there are no members to choose from, and no form that could say so.
+        assert!(path == "/console/members" || answer.text.contains("-fault"), "the field says so: {path} {what}");
     }
     let base = [("do", "make"), ("image", "registry.example/app:1"), ("cluster", "default"), ("target", "all")];
     for more in [("percent", "20"), ("nodes", "a1")] {

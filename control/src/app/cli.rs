@@ -192,6 +192,7 @@ fn backup(state_dir: &Path, file: &Path) -> ExitCode {
 }
 
 fn serve(config: Config) -> ExitCode {
+    let pages = shoal_base::pages::keep_small();
     // Before there are threads.
     let kept = privileges::shed(&config.needs());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -199,6 +200,9 @@ fn serve(config: Config) -> ExitCode {
         runtime.block_on(async move {
             let app = App::build(config).await?;
             kept.log();
+            if let Err(error) = pages {
+                tracing::info!(%error, "this process takes more memory than it needs");
+            }
             app.run().await
         })
     });
