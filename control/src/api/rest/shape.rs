@@ -181,7 +181,12 @@ fn holds_secret(schema: &Value, schemas: &Map<String, Value>, fields: &mut BTree
             secret
         }
         Value::Array(parts) => {
-            parts.iter().fold(false, |secret, part| holds_secret(part, schemas, fields, below) || secret)
+            // All of them: each may name fields.
+            let mut secret = false;
+            for part in parts {
+                secret |= holds_secret(part, schemas, fields, below);
+            }
+            secret
         }
         _ => false,
     }
