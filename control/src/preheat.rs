@@ -189,7 +189,8 @@ impl Preheats {
             blobs: Vec::new(),
             nodes: chosen.into_iter().map(work).collect(),
         };
-        job.refuse(|node| self.is_too_old(node), now());
+        let cluster = job.cluster.clone();
+        job.refuse(|node| self.cannot(&cluster, node), now());
         let _writing = self.writing.lock().await;
         if self.inner.lock().live.len() >= MOST {
             return Err(Error::Refused(format!("{MOST} preheats go on; wait for one, or cancel it")));
@@ -270,7 +271,8 @@ impl Preheats {
             let why = if job.ended.is_some() { "nothing of it failed" } else { "it goes on" };
             return Err(Error::Refused(format!("preheat {id}: {why}")));
         }
-        job.refuse(|node| self.is_too_old(node), now());
+        let cluster = job.cluster.clone();
+        job.refuse(|node| self.cannot(&cluster, node), now());
         self.write(&job, Some(&entry(by, "preheat.retry", Some(&before), &job))).await?;
         self.take_up(job.clone(), login);
         tracing::info!(preheat = id, by, "preheat begins again");
@@ -329,8 +331,13 @@ impl Preheats {
         here.map(|node| Candidate { id: node.id, name: node.name, seed: node.role == Role::Seed }).collect()
     }
 
-    /// Why a live node is not given an order: it would not answer.
-    fn is_too_old(&self, node: &NodeId) -> Option<String> {
+    /// Why a live node is not given an order: a job does not follow whoever has moved, and an old node would not answer.
+    fn cannot(&self, cluster: &ClusterId, node: &NodeId) -> Option<String> {
+        match self.nodes.cluster_of(node) {
+            Some(now) if now != *cluster => return Some("it is in another cluster now".into()),
+            None if self.nodes.session_of(node).is_some() => return Some("it is in no cluster now".into()),
+            _ => {}
+        }
         let version = self.nodes.without_orders(node)?;
         Some(format!("its shoal-node, version {version}, is an older one that takes no orders: upgrade it, then retry"))
     }
@@ -389,7 +396,12 @@ impl Preheats {
                     continue;
                 };
                 sent.away = None;
-                if let Some(why) = self.is_too_old(&node) {
+                if let Some(why) = self.cannot(&job.cluster, &node) {
+                    if sent.session == Some(session) {
+                        // It was told while it was there.
+                        let order_id = order_id(&job.id, attempt);
+                        self.nodes.order(&node, wire::FetchOrder { order_id, cancelled: true, ..Default::default() });
+                    }
                     failed.push((node, why));
                     continue;
                 }

@@ -19,7 +19,9 @@ fn login(form: &Posted) -> Option<Value> {
 
 /// A password is never written back into a page.
 fn login_fields(form: Option<&Posted>, fault: &dyn Fn(&str) -> String) -> [Field; 2] {
+    // Nor is a user that has one after a colon.
     let user = form.map_or("", |form| form.get("user"));
+    let user = if user.contains(':') { "" } else { user };
     [
         Field::new("text", "user", "User of the registry", "Empty: nodes log in with what they have themselves.")
             .value(user)

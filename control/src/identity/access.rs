@@ -19,7 +19,9 @@ const PREFIX: &str = "shoal-api";
 /// Whoever asks, and what they may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    /// The API token's name.
+    /// The API token's id, which no other gets when this one is gone.
+    pub id: String,
+    /// Its name.
     pub name: String,
     /// What it lets them do.
     pub role: Role,
@@ -122,13 +124,14 @@ impl Access {
         if row.expires.is_some_and(|expires| expires <= now_seconds()) {
             return None;
         }
-        Some(Caller { name: row.name.clone(), role: row.role, clusters: row.clusters.clone() })
+        Some(Caller { id: row.id.clone(), name: row.name.clone(), role: row.role, clusters: row.clusters.clone() })
     }
 
-    /// Whether somebody who was let in may go on: the token is there, lets its bearer do the same, and its time is not over.
+    /// Whether somebody who was let in may go on: the token is there (not another of its name), lets its bearer do the same, and its time
+    /// is not over.
     pub fn counts(&self, caller: &Caller) -> bool {
         let known = self.known.load();
-        let row = known.values().find(|row| row.name == caller.name);
+        let row = known.values().find(|row| row.id == caller.id);
         row.is_some_and(|row| {
             row.role == caller.role
                 && row.clusters == caller.clusters
@@ -305,6 +308,19 @@ mod tests {
         let (_, over) = access.make(life(0), "admin").await.unwrap();
         let (_, lives) = access.make(life(3600), "admin").await.unwrap();
         assert!(access.caller(&over).is_none() && access.caller(&lives).is_some());
+    }
+
+    #[tokio::test]
+    async fn whoever_was_let_in_does_not_go_on_with_another_token_of_that_name() {
+        let (_, access, _) = opened(Some(SUPPLIED)).await;
+        let (_, secret) = access.make(new("ci", Role::Viewer), "admin").await.unwrap();
+        let caller = access.caller(&secret).unwrap();
+        assert!(access.counts(&caller));
+        access.remove("ci", "admin").await.unwrap().unwrap();
+        assert!(!access.counts(&caller));
+        let (_, second) = access.make(new("ci", Role::Viewer), "admin").await.unwrap();
+        assert!(!access.counts(&caller), "the token that was shown is gone");
+        assert!(access.counts(&access.caller(&second).unwrap()));
     }
 
     #[tokio::test]

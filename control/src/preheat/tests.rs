@@ -19,7 +19,7 @@ struct Bench {
     nodes: Arc<Nodes>,
     store: Arc<MemoryStore>,
     preheats: Arc<Preheats>,
-    _clusters: watch::Sender<Arc<ClusterSet>>,
+    clusters: watch::Sender<Arc<ClusterSet>>,
     trigger: Trigger,
 }
 
@@ -27,8 +27,8 @@ fn cluster() -> ClusterId {
     "c1".parse().unwrap()
 }
 
-async fn bench() -> Bench {
-    let only = Cluster {
+fn only() -> Cluster {
+    Cluster {
         id: cluster(),
         seq: 0,
         version: 1,
@@ -37,14 +37,17 @@ async fn bench() -> Bench {
         idc: String::new(),
         location: String::new(),
         cidrs: Vec::new(),
-    };
-    let (clusters, set) = watch::channel(Arc::new(ClusterSet::new(1, vec![only]).unwrap()));
+    }
+}
+
+async fn bench() -> Bench {
+    let (clusters, set) = watch::channel(Arc::new(ClusterSet::new(1, vec![only()]).unwrap()));
     // Nobody sends heartbeats here.
     let config = nodes::Config { lease: Duration::from_secs(24 * 3600), ..nodes::Config::default() };
     let nodes = Arc::new(Nodes::new(config, set, Arc::new(Nobody), nodes::Metrics::default()));
     let store = Arc::new(MemoryStore::default());
     let (preheats, trigger) = open(&store, &nodes).await;
-    Bench { nodes, store, preheats, _clusters: clusters, trigger }
+    Bench { nodes, store, preheats, clusters, trigger }
 }
 
 async fn open(store: &Arc<MemoryStore>, nodes: &Arc<Nodes>) -> (Arc<Preheats>, Trigger) {
@@ -249,6 +252,45 @@ async fn nodes_that_are_too_old_for_orders_fail_at_once_and_can_be_tried_again()
     let job = ended(&bench.preheats, &job.id).await;
     assert!(why(&job, 1).contains("takes no orders"), "{}", why(&job, 1));
     assert!(one.orders.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_does_not_follow_a_node_to_another_cluster() {
+    let bench = bench().await;
+    let (_trigger, drain) = drain::channel();
+    tokio::spawn(Arc::clone(&bench.nodes).run(drain));
+    let (mut stays, mut moves) = (bench.join(1, Role::Node), bench.join(2, Role::Node));
+    let mut told = bench.join(3, Role::Node);
+    let job = bench.preheats.create(new(Target::Nodes(vec!["n3".into()])), "admin").await.unwrap();
+    let running = order(&mut told).await;
+    let both = bench.preheats.create(new(Target::Nodes(vec!["n1".into(), "n2".into()])), "admin").await.unwrap();
+    let first = order(&mut stays).await;
+
+    let cidrs = vec!["10.0.0.2/31".into()];
+    let other = Cluster { id: "c2".parse().unwrap(), seq: 1, name: "Two".into(), default: false, cidrs, ..only() };
+    bench.clusters.send_replace(Arc::new(ClusterSet::new(2, vec![only(), other]).unwrap()));
+    while bench.nodes.cluster_of(&id(2)) == Some(cluster()) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    bench.preheats.heard(&id(1), &first.order_id, said(State::Done, 9));
+    let elsewhere = State::Failed("it is in another cluster now".into());
+    let withdrawn = order(&mut told).await;
+    assert!(withdrawn.cancelled && withdrawn.order_id == running.order_id);
+    let both = ended(&bench.preheats, &both.id).await;
+    assert_eq!((&both.nodes[&id(1)].state, &both.nodes[&id(2)].state), (&State::Done, &elsewhere));
+    assert_eq!(ended(&bench.preheats, &job.id).await.nodes[&id(3)].state, elsewhere);
+
+    // Nor when it is tried again, until the node is back.
+    let again = bench.preheats.retry(&both.id, new(Target::Seeds).login, "admin").await.unwrap();
+    assert_eq!(again.nodes[&id(2)].state, elsewhere);
+    ended(&bench.preheats, &both.id).await;
+    assert!(moves.orders.try_recv().is_err(), "nothing was sent to it");
+    bench.clusters.send_replace(Arc::new(ClusterSet::new(3, vec![only()]).unwrap()));
+    while bench.nodes.cluster_of(&id(2)) != Some(cluster()) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    bench.preheats.retry(&both.id, None, "admin").await.unwrap();
+    assert!(!order(&mut moves).await.cancelled);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! What the description says of a body or of parameters, ready to be checked.
 
 use std::any::TypeId;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use jsonschema::Validator;
@@ -16,12 +16,18 @@ use utoipa::{IntoParams, ToSchema};
 const MOST_FAULTS: usize = 20;
 /// Characters of a reason: it may quote what was sent.
 const MOST_REASON: usize = 300;
+/// The field that holds what a registry wants to know. Nothing of it is quoted, whatever somebody put in its place.
+const LOGIN: &str = "login";
+/// Schemas within schemas that are looked through for secrets; ours are four deep.
+const DEEP: u32 = 32;
 
 /// One part of a request.
 pub(super) struct Shape {
     validator: Validator,
     /// The JSON type of each parameter, where it is not text.
     types: HashMap<String, String>,
+    /// Fields that are a secret, or have one in them: what was sent there is never quoted.
+    secrets: BTreeSet<String>,
 }
 
 /// Every part that was asked for so far.
@@ -73,6 +79,8 @@ impl Shapes {
 
 impl Shape {
     fn new(mut root: Value, schemas: Map<String, Value>, types: HashMap<String, String>) -> Self {
+        let mut secrets = BTreeSet::new();
+        holds_secret(&root, &schemas, &mut secrets, DEEP);
         if let Some(root) = root.as_object_mut() {
             root.insert("components".to_owned(), json!({ "schemas": schemas }));
         }
@@ -80,6 +88,7 @@ impl Shape {
         Self {
             validator: validator.expect("a schema that is derived from a type is one; a test makes them all"),
             types,
+            secrets,
         }
     }
 
@@ -93,14 +102,24 @@ impl Shape {
         value.unwrap_or(Value::String(text))
     }
 
-    /// Which fields are wrong, and why. An empty name is the whole.
+    fn is_secret(&self, field: &str) -> bool {
+        field == LOGIN || self.secrets.contains(field)
+    }
+
+    /// Which fields are wrong, and why. An empty name is the whole. A reason quotes what was sent, unless it is a secret or may hold one:
+    /// it ends up in logs of whoever asked.
     pub(super) fn faults(&self, value: &Value) -> Vec<(String, String)> {
         let mut faults = Vec::new();
         for error in self.validator.iter_errors(value) {
             let mut path = String::new();
+            // A whole that is of a wrong kind may have a secret anywhere.
+            let mut quoted = self.secrets.is_empty() || is_plain(error.instance());
             for segment in error.instance_path().segments() {
                 match segment {
-                    LocationSegment::Property(key) => join(&mut path, &key),
+                    LocationSegment::Property(key) => {
+                        quoted &= !self.is_secret(&key);
+                        join(&mut path, &key);
+                    }
                     LocationSegment::Index(index) => path.push_str(&format!("[{index}]")),
                 }
             }
@@ -118,13 +137,58 @@ impl Shape {
                     let name = property.as_str().unwrap_or_default();
                     faults.push((below(name), "is missing".to_owned()));
                 }
-                _ => faults.push((path, shorten(&error.to_string()))),
+                _ => {
+                    quoted &= !path.is_empty() || self.secrets.is_empty();
+                    let reason = if quoted { error.to_string() } else { error.masked().to_string() };
+                    faults.push((path, shorten(&reason)));
+                }
             }
             if faults.len() >= MOST_FAULTS {
                 break;
             }
         }
         faults
+    }
+}
+
+fn is_plain(value: &Value) -> bool {
+    !value.is_object() && !value.is_array()
+}
+
+/// Whether what a schema describes is a secret, or has one in it; the fields that lead there are added to `fields`.
+fn holds_secret(schema: &Value, schemas: &Map<String, Value>, fields: &mut BTreeSet<String>, deep: u32) -> bool {
+    let Some(below) = deep.checked_sub(1) else { return false };
+    match schema {
+        Value::Object(parts) => {
+            let mut secret = schema["writeOnly"] == true || schema["format"] == "password";
+            let name = schema["$ref"].as_str().and_then(|name| name.rsplit('/').next());
+            if let Some(named) = name.and_then(|name| schemas.get(name)) {
+                secret |= holds_secret(named, schemas, fields, below);
+            }
+            for (key, part) in parts {
+                match part.as_object().filter(|_| key == "properties") {
+                    Some(properties) => {
+                        for (field, property) in properties {
+                            if holds_secret(property, schemas, fields, below) {
+                                fields.insert(field.clone());
+                                secret = true;
+                            }
+                        }
+                    }
+                    None => secret |= holds_secret(part, schemas, fields, below),
+                }
+            }
+            secret
+        }
+        Value::Array(parts) => {
+            // All of them: each may name fields.
+            let mut secret = false;
+            for part in parts {
+                secret |= holds_secret(part, schemas, fields, below);
+            }
+            secret
+        }
+        _ => false,
     }
 }
 

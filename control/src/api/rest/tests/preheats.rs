@@ -94,3 +94,47 @@ async fn what_is_wrong_with_a_preheat_is_named() {
     let nobody = rest.ask(Method::POST, PREHEATS, None, &json!({"image": "app", "cluster": "default"})).await;
     assert_eq!(nobody.status, 409, "{}", nobody.text);
 }
+
+#[tokio::test]
+async fn what_stands_in_place_of_a_login_is_not_quoted() {
+    let rest = rest().await;
+    rest.join("n1", "10.0.0.1", "");
+    let made = rest.ask(Method::POST, PREHEATS, None, &json!({"image": "app", "cluster": "default"})).await.json();
+    let retry = format!("{PREHEATS}/{}/retry", made["id"].as_str().unwrap());
+    let secret = "1234567890";
+    let long = format!("{secret}{}", "x".repeat(4800));
+    let user = |user: Value| json!({"user": user, "password": "p"});
+    let cases = [
+        (json!({"user": "ci", "password": 1_234_567_890}), "login.password", "not of type \"string\""),
+        (json!({"user": "ci", "password": long}), "login.password", "longer than 4096"),
+        (json!({"user": "ci", "password": {"is": [secret]}}), "login.password", "not of type \"string\""),
+        (user(json!([secret])), "login.user", "not of type \"string\""),
+        (user(json!(long)), "login.user", "longer than 4096"),
+        (json!(format!("ci:{secret}")), "login", "not of type \"object\""),
+        (json!(["ci", secret]), "login", "not of type \"object\""),
+        (json!({"user": format!("ci:{secret}"), "password": ""}), "login", "has no colon"),
+    ];
+    for (login, field, wanted) in cases {
+        for path in [PREHEATS, &retry] {
+            let mut body = json!({"login": login});
+            if path == PREHEATS {
+                body["image"] = json!("app");
+                body["cluster"] = json!("default");
+            } else if field == "login" && login.is_object() {
+                continue;
+            }
+            let refused = rest.ask(Method::POST, path, None, &body).await;
+            assert_eq!((refused.status, refused.faults()), (400, vec![field.to_owned()]), "{path} {}", refused.text);
+            assert!(!refused.text.contains(secret), "{path}: {}", refused.text);
+            assert!(refused.json()["detail"].as_str().unwrap().contains(wanted), "{path}: {}", refused.text);
+        }
+    }
+    // The whole of a wrong kind, with a login in it or being one; what is no secret is still told.
+    for body in [json!([{"login": {"user": "ci", "password": secret}}]), json!(format!("ci:{secret}"))] {
+        let refused = rest.ask(Method::POST, PREHEATS, None, &body).await;
+        assert_eq!(refused.status, 400);
+        assert!(!refused.text.contains(secret), "{}", refused.text);
+    }
+    let body = json!({"image": "app", "cluster": "default", "percent": 1234});
+    assert!(rest.ask(Method::POST, PREHEATS, None, &body).await.text.contains("1234"));
+}
