@@ -62,7 +62,9 @@ fn problems(statuses: &[u16]) -> BTreeMap<String, RefOr<Response>> {
         let response = ResponseBuilder::new().description(described(*status));
         (status.to_string(), RefOr::T(response.content("application/problem+json", content).build()))
     };
-    statuses.iter().map(one).collect()
+    // Said by what reads HTTP, before anything of ours: it has no body.
+    let long = ResponseBuilder::new().description("The address or the headers are too long.").build();
+    statuses.iter().map(one).chain([("431".to_owned(), RefOr::T(long))]).collect()
 }
 
 macro_rules! problems {
