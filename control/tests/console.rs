@@ -277,13 +277,13 @@ async fn what_was_not_chosen_is_not_revoked_deleted_or_guessed() {
         // Without certificates there are no members to choose from, and no form that could say so.
         assert!(path == "/console/members" || answer.text.contains("-fault"), "the field says so: {path} {what}");
     }
-    let base = [("do", "make"), ("image", "registry.example/app:1"), ("cluster", "default"), ("target", "all")];
+    let base = [("do", "make"), ("image", "registry.example/nobody:7"), ("cluster", "default"), ("target", "all")];
     for more in [("percent", "20"), ("nodes", "a1")] {
         let answer = stage.post(&browser, "/console/preheats", &[&base[..], &[more]].concat()).await;
         assert_eq!(answer.status, 400, "{more:?}");
         assert!(answer.text.contains(&format!("field-{}-fault", more.0)), "{more:?}: {}", answer.text);
     }
-    assert!(!stage.get(&browser, "/console/preheats").await.text.contains("registry.example/app:1"), "none began");
+    assert!(!stage.get(&browser, "/console/preheats").await.text.contains("registry.example/nobody:7"), "none began");
 }
 
 #[tokio::test]

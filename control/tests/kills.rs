@@ -250,8 +250,14 @@ async fn node(grpc: &str) -> mpsc::Sender<wire::SessionRequest> {
     let (up, stream) = mpsc::channel(4);
     let facts = wire::Facts { ip: "127.0.0.1".into(), ..wire::Facts::default() };
     let role = wire::Role::Node.into();
-    let register =
-        wire::Register { node_id: "n1".into(), facts: Some(facts), peer_port: 1, role, ..Default::default() };
+    let register = wire::Register {
+        node_id: "n1".into(),
+        facts: Some(facts),
+        peer_port: 1,
+        role,
+        takes_blob_orders: true,
+        ..Default::default()
+    };
     let message = Some(wire::session_request::Message::Register(register));
     up.send(wire::SessionRequest { message }).await.unwrap();
     let mut down = client.session(ReceiverStream::new(stream)).await.unwrap().into_inner();
