@@ -107,6 +107,19 @@ fn each_kind_of_failure_has_its_exit_code_and_names_what_is_wrong() {
     assert!(code == Some(4) && said.contains("default"), "{said}");
     assert_eq!(server.badly(&["cluster", "update", "default", "--idc", "x", "--if-version", "99"]).0, Some(4));
     assert_eq!(server.badly(&["cluster", "update", "default"]).0, Some(2));
+    // By number, by the tag, and by that of another cluster which had the name.
+    let made =
+        |_| -> Value { serde_json::from_str(&server.well(&["cluster", "create", "anew", "-o", "json"])).unwrap() };
+    let tag = |cluster: &Value| format!("{}.1", cluster["id"].as_str().unwrap());
+    let first = made(1);
+    server.well(&["cluster", "delete", "anew", "--if-version", "1"]);
+    let second = made(2);
+    let update =
+        |version: &str| ["cluster", "update", "anew", "--idc", "x", "--if-version", version].map(str::to_owned);
+    let old = update(&tag(&first));
+    assert_eq!(server.badly(&old.each_ref().map(String::as_str)).0, Some(4));
+    let new = update(&tag(&second));
+    server.well(&new.each_ref().map(String::as_str));
     let mut nobody = Command::new(env!("CARGO_BIN_EXE_shoalctl"));
     let away = nobody.args(["--server", "http://127.0.0.1:1", "node", "list"]).output().unwrap();
     assert_eq!(away.status.code(), Some(5));

@@ -126,6 +126,14 @@ pub enum Error {
         /// Name of the cluster.
         name: String,
     },
+    /// The caller's: it would reach further than they do.
+    #[error(
+        "the token is kept to some clusters, and this would move {nodes} live node(s) from or to others: somebody who reaches those must do it"
+    )]
+    Beyond {
+        /// How many nodes would leave or enter a cluster that is not theirs.
+        nodes: usize,
+    },
     /// Ours: what is stored is not a set that could have been written.
     #[error("the stored clusters are not acceptable: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Stored(Vec<Refusal>),
@@ -138,6 +146,9 @@ pub use plan::{Plan, Planned};
 
 /// How many live nodes a cluster has: asked before one is deleted. To force a deletion, say 0.
 pub type NodesOf<'a> = &'a (dyn Fn(&ClusterId) -> usize + Sync);
+
+/// How many live nodes such clusters would move from or to where somebody has no say. It is asked of the very set that is written.
+pub type BeyondOf<'a> = &'a (dyn Fn(&ClusterSet) -> usize + Sync);
 
 /// The clusters of this control service: reads come from memory, changes are checked, stored, then published.
 pub struct Clusters {
@@ -177,7 +188,7 @@ impl Clusters {
 
     /// The clusters in somebody's hands: who is named in the audit log for what they change.
     pub const fn by<'a>(&'a self, who: &'a str) -> By<'a> {
-        By { clusters: self, who }
+        By { clusters: self, who, beyond: None }
     }
 
     /// Whether clusters can be read and changed right now.
@@ -201,9 +212,15 @@ impl Clusters {
 pub struct By<'a> {
     clusters: &'a Clusters,
     who: &'a str,
+    beyond: Option<BeyondOf<'a>>,
 }
 
-impl By<'_> {
+impl<'a> By<'a> {
+    /// Refuses every change, also one that is only thought through, that moves live nodes from or to where they have no say.
+    pub const fn within(self, beyond: BeyondOf<'a>) -> Self {
+        Self { beyond: Some(beyond), ..self }
+    }
+
     /// Makes a cluster.
     ///
     /// # Errors
@@ -318,6 +335,10 @@ impl By<'_> {
             let (changes, candidate) = candidate(&before, decide(&before)?)?;
             if changes.is_empty() {
                 return Ok((before.clone(), before));
+            }
+            match self.beyond.map_or(0, |beyond| beyond(&candidate)) {
+                0 => {}
+                nodes => return Err(Error::Beyond { nodes }),
             }
             if dry_run {
                 return Ok((before, Arc::new(candidate)));

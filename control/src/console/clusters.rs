@@ -213,7 +213,7 @@ pub(super) async fn change(Path(id): Path<String>, form: Posted) -> Result<Respo
     let theirs = cluster(me, &id).await?;
     let error = format!(
         "Somebody else changed this cluster since you opened it (you: version {}, now: version {}). Nothing was saved.",
-        version.trim_matches('"'),
+        version.trim_matches('"').rsplit('.').next().unwrap_or_default(),
         text(&theirs.body["version"], "?")
     );
     let parts = vec![

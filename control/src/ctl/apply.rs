@@ -57,7 +57,7 @@ pub(super) async fn run(client: &Client, args: &Apply, output: Output) -> Result
     let body = json!({ "clusters": declared(&text).map_err(|reason| Error::Refused(format!("{name}: {reason}")))? });
     let flags = [("dry_run", args.dry_run), ("prune", args.prune), ("force", args.force)];
     let query: Vec<(&str, &str)> = flags.iter().filter(|(_, set)| *set).map(|(key, _)| (*key, "true")).collect();
-    let answer = client.request(Method::PUT, &["clusters"]).if_version(None).query(&query).json(&body).send().await?;
+    let answer = client.request(Method::PUT, &["clusters"]).if_match(None).query(&query).json(&body).send().await?;
     show(output, &answer, || {
         let difference: Difference = understand(&answer)?;
         if !difference.undeclared.is_empty() && !args.prune {

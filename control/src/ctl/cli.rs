@@ -466,9 +466,9 @@ pub(super) struct Update {
     /// No networks any more.
     #[arg(long, conflicts_with = "cidrs")]
     pub(super) no_cidrs: bool,
-    /// Only if the cluster is at this version.
+    /// Only if the cluster is at this version: a number, or ID.VERSION (its ETag), which no other cluster that gets its name has.
     #[arg(long, value_name = "VERSION")]
-    pub(super) if_version: Option<u64>,
+    pub(super) if_version: Option<String>,
     /// Only print what would change, and which live nodes would move.
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -481,9 +481,9 @@ pub(super) struct Delete {
     /// Also if live nodes are in it, or if it is the default.
     #[arg(long)]
     pub(super) force: bool,
-    /// Only if the cluster is at this version.
+    /// Only if the cluster is at this version: a number, or ID.VERSION (its ETag), which no other cluster that gets its name has.
     #[arg(long, value_name = "VERSION")]
-    pub(super) if_version: Option<u64>,
+    pub(super) if_version: Option<String>,
     /// Only print what would change, and which live nodes would move.
     #[arg(long)]
     pub(super) dry_run: bool,

@@ -107,9 +107,9 @@ impl Request<'_> {
         Self { request: self.request.query(query), ..self }
     }
 
-    /// Only if the thing is at this version; `None`: whatever it is like, said openly.
-    pub(super) fn if_version(self, version: Option<u64>) -> Self {
-        let tag = version.map_or_else(|| "*".to_owned(), |version| format!("\"{version}\""));
+    /// Only if the thing is in the state of this tag; `None`: whatever it is like, said openly.
+    pub(super) fn if_match(self, tag: Option<&str>) -> Self {
+        let tag = tag.map_or_else(|| "*".to_owned(), |tag| format!("\"{tag}\""));
         Self { request: self.request.header("if-match", tag), ..self }
     }
 

@@ -41,7 +41,8 @@ pub(super) async fn run(client: &Client, command: ClusterCommand, output: Output
         }
         ClusterCommand::Update(args) => {
             let body = patch(&args)?;
-            let request = client.request(Method::PATCH, &["clusters", &args.cluster]).if_version(args.if_version);
+            let tag = tag(client, &args.cluster, args.if_version.as_deref()).await?;
+            let request = client.request(Method::PATCH, &["clusters", &args.cluster]).if_match(tag.as_deref());
             if args.dry_run {
                 let answer = request.query(&[("dry_run", "true")]).json(&body).send().await?;
                 return show(output, &answer, || apply::describe(&answer));
@@ -50,7 +51,8 @@ pub(super) async fn run(client: &Client, command: ClusterCommand, output: Output
             show(output, &cluster, || one(&cluster))
         }
         ClusterCommand::Delete(Delete { cluster, force, if_version, dry_run }) => {
-            let request = client.request(Method::DELETE, &["clusters", &cluster]).if_version(if_version);
+            let tag = tag(client, &cluster, if_version.as_deref()).await?;
+            let request = client.request(Method::DELETE, &["clusters", &cluster]).if_match(tag.as_deref());
             if dry_run {
                 let answer = request.query(&[("dry_run", "true")]).send().await?;
                 return show(output, &answer, || apply::describe(&answer));
@@ -60,6 +62,17 @@ pub(super) async fn run(client: &Client, command: ClusterCommand, output: Output
             let done = json!({ "deleted": cluster });
             show(output, &done, || Ok(format!("deleted {cluster}")))
         }
+    }
+}
+
+/// The ETag that a version of a cluster has; one that is given as it is stays.
+async fn tag(client: &Client, cluster: &str, version: Option<&str>) -> Result<Option<String>, Error> {
+    match version {
+        Some(number) if number.parse::<u64>().is_ok() => {
+            let now = client.request(Method::GET, &["clusters", cluster]).send().await?;
+            Ok(Some(format!("{}.{number}", understand::<Cluster>(&now)?.id)))
+        }
+        given => Ok(given.map(|tag| tag.trim_matches('"').to_owned())),
     }
 }
 

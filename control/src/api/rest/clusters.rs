@@ -24,7 +24,7 @@ use crate::nodes;
 /// Moves that a dry run names one by one; all are counted.
 const MOST_MOVES: usize = 1000;
 
-/// A cluster as it is in force. Its version is its ETag.
+/// A cluster as it is in force. Its ETag is its id and its version, `<id>.<version>`: another one that gets its name has another.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ClusterView {
     /// Never changes.
@@ -271,6 +271,16 @@ pub(super) fn etag(tag: impl std::fmt::Display) -> [(HeaderName, String); 1] {
     [(header::ETAG, format!("\"{tag}\""))]
 }
 
+/// A state of a cluster. The version alone is also that of another cluster, made later under the same name.
+fn tag(cluster: &Cluster) -> String {
+    format!("{}.{}", cluster.id, cluster.version)
+}
+
+/// Whether a node is the caller's to see, where it is and where it would be.
+fn sees(caller: &Caller, moved: &nodes::Move) -> bool {
+    [&moved.from, &moved.to].iter().all(|place| reaches(caller, place.as_ref().map(|(id, _)| id)).is_ok())
+}
+
 impl Parts {
     fn view(&self, cluster: &Cluster) -> ClusterView {
         let Cluster { id, seq: _, version, name, default, idc, location, cidrs } = cluster.clone();
@@ -279,7 +289,7 @@ impl Parts {
     }
 
     fn answer(&self, status: StatusCode, cluster: &Cluster) -> Response {
-        (status, etag(cluster.version), Json(self.view(cluster))).into_response()
+        (status, etag(tag(cluster)), Json(self.view(cluster))).into_response()
     }
 
     /// The cluster of that name or id, for a caller who wants to change it.
@@ -302,11 +312,17 @@ impl Parts {
         changes.iter().map(change).collect()
     }
 
+    /// How many live nodes such clusters would move from or to where the caller has no say.
+    fn beyond(&self, caller: &Caller, after: &ClusterSet) -> usize {
+        if caller.reaches_all() {
+            return 0;
+        }
+        self.nodes.moves(after).iter().filter(|moved| !sees(caller, moved)).count()
+    }
+
     /// Which live nodes such clusters would move, as far as the caller sees them.
     fn moves(&self, caller: &Caller, after: &ClusterSet) -> Moves {
-        let seen = |place: &Option<(ClusterId, String)>| reaches(caller, place.as_ref().map(|(id, _)| id)).is_ok();
-        let moves: Vec<nodes::Move> =
-            self.nodes.moves(after).into_iter().filter(|moved| seen(&moved.from) || seen(&moved.to)).collect();
+        let moves: Vec<nodes::Move> = self.nodes.moves(after).into_iter().filter(|moved| sees(caller, moved)).collect();
         let name = |place: &Option<(ClusterId, String)>| place.as_ref().map(|(_, name)| name.clone());
         let mut between = std::collections::BTreeMap::<_, usize>::new();
         for moved in &moves {
@@ -328,7 +344,8 @@ impl Parts {
     }
 
     async fn plan(&self, caller: &Caller, planned: Planned) -> Result<Response, Problem> {
-        let Plan { changes, after } = self.clusters.by(&caller.name).plan(&planned).await?;
+        let beyond = |after: &ClusterSet| self.beyond(caller, after);
+        let Plan { changes, after } = self.clusters.by(&caller.name).within(&beyond).plan(&planned).await?;
         let (changes, moves) = (self.changes(&changes), Some(self.moves(caller, &after)));
         Ok(Json(Difference { dry_run: true, changes, undeclared: Vec::new(), moves }).into_response())
     }
@@ -438,13 +455,15 @@ async fn update(
         return parts.plan(caller, Planned::Update(name.to_owned(), edit)).await;
     }
     let version = matched(version.as_ref(), &current)?;
-    let cluster = parts.clusters.by(&caller.name).update(name, version, edit).await?;
+    // By id: what was looked at is what is changed, whoever has its name by now.
+    let beyond = |after: &ClusterSet| parts.beyond(caller, after);
+    let cluster = parts.clusters.by(&caller.name).within(&beyond).update(current.id.as_str(), version, edit).await?;
     Ok(parts.answer(StatusCode::OK, &cluster))
 }
 
 /// The version that a change is held to when it is written; `None`: the caller said any.
 fn matched(given: Option<&IfMatch>, current: &Cluster) -> Result<Option<u64>, Problem> {
-    IfMatch::check(given, &format!("cluster {}", current.name), &current.version.to_string())?;
+    IfMatch::check(given, &format!("cluster {}", current.name), &tag(current))?;
     Ok((given != Some(&IfMatch::Any)).then_some(current.version))
 }
 
@@ -468,7 +487,13 @@ pub(super) async fn delete(
     }
     let version = matched(version.as_ref(), &current)?;
     let nodes_of = |id: &ClusterId| parts.nodes.count_of(id);
-    parts.clusters.by(&caller.name).delete(&name, version, query.force, &nodes_of).await?;
+    let beyond = |after: &ClusterSet| parts.beyond(&caller, after);
+    parts
+        .clusters
+        .by(&caller.name)
+        .within(&beyond)
+        .delete(current.id.as_str(), version, query.force, &nodes_of)
+        .await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -96,6 +96,7 @@ impl From<Error> for Problem {
         match error {
             Error::Refused(refusals) => Self::refused(refusals),
             Error::NotFound(_) => Self::new(StatusCode::NOT_FOUND, detail),
+            Error::Beyond { .. } => Self::new(StatusCode::FORBIDDEN, detail),
             Error::Stale { .. } | Error::StaleSet { .. } => {
                 let why = format!("{detail}: it was changed since; read it again");
                 Self::new(StatusCode::PRECONDITION_FAILED, why).about("If-Match")

@@ -70,6 +70,29 @@ async fn what_was_read_can_be_changed_by_its_etag_once() {
 }
 
 #[tokio::test]
+async fn an_etag_is_not_that_of_another_cluster_of_the_same_name() {
+    let rest = rest().await;
+    let path = "/api/v1/clusters/b";
+    let first = rest.ask(Method::POST, CLUSTERS, None, &json!({"name": "b"})).await;
+    assert_eq!(rest.ask(Method::DELETE, path, first.etag.as_deref(), &json!(null)).await.status, 204);
+    let second = rest.ask(Method::POST, CLUSTERS, None, &json!({"name": "b"})).await;
+    assert_eq!(first.json()["version"], second.json()["version"]);
+    for (method, body) in [
+        (Method::PUT, json!({"name": "b", "idc": "x"})),
+        (Method::PATCH, json!({"idc": "x"})),
+        (Method::DELETE, json!(null)),
+    ] {
+        let refused = rest.ask(method.clone(), path, first.etag.as_deref(), &body).await;
+        assert_eq!((refused.status, refused.faults()), (412, vec!["If-Match".to_owned()]), "{method}");
+        // As it was before ids were in it: only a number.
+        assert_eq!(rest.ask(method, path, Some("\"1\""), &body).await.status, 412);
+    }
+    let shown = second.json();
+    assert_eq!(second.etag, Some(format!("\"{}.1\"", shown["id"].as_str().unwrap())));
+    assert_eq!(rest.ask(Method::PATCH, path, second.etag.as_deref(), &json!({"idc": "x"})).await.status, 200);
+}
+
+#[tokio::test]
 async fn a_dry_run_tells_which_live_nodes_would_move_and_moves_none() {
     let rest = rest().await;
     rest.ask(Method::POST, CLUSTERS, None, &json!({"name": "b", "idc": "west"})).await;
@@ -112,4 +135,47 @@ async fn a_dry_run_tells_which_live_nodes_would_move_and_moves_none() {
     assert_eq!((refused.status, refused.faults()), (400, vec!["idc".to_owned()]));
     assert_eq!(without(&rest, Method::PATCH, "/api/v1/clusters/x?dry_run=true", &json!({})).await.status, 404);
     assert_eq!(rest.get(CLUSTERS).await.json(), before);
+}
+
+#[tokio::test]
+async fn a_token_that_is_kept_to_a_cluster_moves_and_sees_no_nodes_of_others() {
+    let mut rest = rest().await;
+    rest.ask(Method::POST, CLUSTERS, None, &json!({"name": "b", "idc": "west"})).await;
+    rest.ask(Method::POST, CLUSTERS, None, &json!({"name": "c", "idc": "south"})).await;
+    for (name, ip, idc) in [("n1", "10.0.0.1", "west"), ("n2", "10.0.0.2", "north"), ("n3", "10.0.0.3", "north")] {
+        rest.join(name, ip, idc);
+    }
+    let kept = rest.token("b only", "operator", Some(&["b"])).await;
+    let two = rest.token("b and c", "operator", Some(&["b", "c"])).await;
+    let before = rest.get(CLUSTERS).await.json();
+    rest.token = kept;
+    for (method, query, body, nodes) in [
+        (Method::PATCH, "", json!({"idc": "west|north"}), 2),
+        (Method::PUT, "", json!({"name": "b", "idc": "west|north"}), 2),
+        (Method::PATCH, "", json!({"idc": "north"}), 3),
+        // Out of its own, into one that it does not reach.
+        (Method::PATCH, "", json!({"idc": "east"}), 1),
+        (Method::DELETE, "force=true&", json!(null), 1),
+    ] {
+        for dry in ["", "dry_run=true"] {
+            let path = format!("/api/v1/clusters/b?{query}{dry}");
+            let refused = rest.ask(method.clone(), &path, None, &body).await;
+            assert_eq!((refused.status, refused.faults()), (403, vec![]), "{method} {path}: {}", refused.text);
+            assert!(refused.text.contains(&format!("move {nodes} live node(s)")), "{}", refused.text);
+            for name in ["host-n", "n2", "10.0.0", "default"] {
+                assert!(!refused.text.contains(name), "{}", refused.text);
+            }
+        }
+    }
+    // What moves nobody, and what moves nodes between clusters of its own.
+    let path = "/api/v1/clusters/b?dry_run=true";
+    let none = rest.ask(Method::PATCH, path, None, &json!({"idc": "west|east"})).await;
+    assert_eq!((none.status, &none.json()["moves"]["count"]), (200, &json!(0)), "{}", none.text);
+    rest.token = two;
+    let own =
+        rest.ask(Method::PATCH, "/api/v1/clusters/c?dry_run=true", None, &json!({"cidrs": ["10.0.0.1/32"]})).await;
+    assert_eq!((own.status, &own.json()["moves"]["nodes"][0]["name"]), (200, &json!("host-n1")), "{}", own.text);
+    rest.token = ADMIN.into();
+    assert_eq!(rest.get(CLUSTERS).await.json(), before);
+    assert_eq!(rest.ask(Method::PATCH, "/api/v1/clusters/b", None, &json!({"idc": "north"})).await.status, 200);
 }
