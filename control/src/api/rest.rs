@@ -139,6 +139,7 @@ pub fn router(parts: Parts) -> Router {
     let (known, _) = described().split_for_parts();
     let known = known.route_layer(middleware::from_fn_with_state(parts.clone(), caller::known));
     open.merge(known)
+        // By these very words a later `shoalctl` knows that this is an older control.
         .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "there is nothing at this address") })
         .method_not_allowed_fallback(|| async {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this address does not take this method")

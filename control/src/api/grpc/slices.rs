@@ -12,7 +12,7 @@ use http_body::{Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
 
-/// Above what a node says but for announcements.
+/// Bytes of one slice: all that a node says fits into one, announcements aside.
 const SLICE: usize = 1 << 10;
 
 struct Slices {

@@ -96,7 +96,7 @@ async fn what_is_wrong_with_a_preheat_is_named() {
 }
 
 #[tokio::test]
-async fn what_stands_in_place_of_a_login_is_not_quoted() {
+async fn i9_what_stands_in_place_of_a_login_is_not_quoted() {
     let rest = rest().await;
     rest.join("n1", "10.0.0.1", "");
     let made = rest.ask(Method::POST, PREHEATS, None, &json!({"image": "app", "cluster": "default"})).await.json();
