@@ -53,6 +53,12 @@ function put(id, page) {
   heir.focus({ preventScroll: true });
 }
 
+/** Somebody fills in a field of a part: its text is not what came with the page, or the keyboard is in it. */
+function typedIn(part) {
+  return [...part.querySelectorAll(FIELDS)].some((field) => field === document.activeElement
+    || (field.type !== "hidden" && field.defaultValue !== undefined && field.value !== field.defaultValue));
+}
+
 const live = document.getElementById("live");
 if (live) {
   const freshness = document.getElementById("freshness");
@@ -72,7 +78,7 @@ if (live) {
       // A page that says what is wrong with a filter has its live part; one that says why there is nothing has none.
       if (answer.status >= 500 || !answer.page.getElementById("live")) {
         say(`Not fresh since ${since}: the answer was ${answer.status}`);
-      } else if (live.contains(document.activeElement) && document.activeElement.matches(FIELDS)) {
+      } else if (typedIn(live)) {
         say("Paused while you type");
       } else {
         put("live", answer.page);

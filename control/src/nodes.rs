@@ -25,6 +25,7 @@ use crate::clusters::{ClusterSet, Decision, Facts};
 use traffic::Traffic;
 
 mod metrics;
+mod orders;
 mod traffic;
 mod view;
 
@@ -32,6 +33,7 @@ mod view;
 mod tests;
 
 pub use metrics::Metrics;
+pub use orders::Standing;
 pub use traffic::{Bytes, STEP, STEPS};
 pub use view::{Move, NodeView};
 
@@ -390,24 +392,6 @@ impl Nodes {
     pub fn node_of(&self, session: &[u8]) -> Option<NodeId> {
         let session: SessionId = session.try_into().ok()?;
         self.inner.lock().sessions.get(&session).cloned()
-    }
-
-    /// The session of a live node that is connected.
-    pub fn session_of(&self, node: &NodeId) -> Option<SessionId> {
-        let inner = self.inner.lock();
-        inner.nodes.get(node).filter(|record| record.connected).map(|record| record.session)
-    }
-
-    /// The version of a live node that takes no orders, as it was before there were any.
-    pub fn without_orders(&self, node: &NodeId) -> Option<String> {
-        let inner = self.inner.lock();
-        inner.nodes.get(node).filter(|record| !record.who.takes_orders).map(|record| record.who.version.clone())
-    }
-
-    /// Tells a live node to fetch something. False: it is not there, or has not taken earlier orders yet.
-    pub fn order(&self, node: &NodeId, order: FetchOrder) -> bool {
-        let inner = self.inner.lock();
-        inner.nodes.get(node).is_some_and(|record| record.connected && record.orders.try_send(Box::new(order)).is_ok())
     }
 
     /// The cluster that a live node belongs to.

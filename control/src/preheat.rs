@@ -14,20 +14,23 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use oci_spec::distribution::Reference;
 use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
 use shoal_base::drain::Drain;
 use shoal_proto::control::v1 as wire;
 use shoal_proto::{ClusterId, NodeId};
 use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
 
-use crate::nodes::{Nodes, Role, SessionId};
-use crate::store::{self, AuditEntry, PreheatRow};
+use crate::nodes::{Nodes, Role, SessionId, Standing};
+use crate::store::{self, AuditEntry, Outcome, PreheatFilter, PreheatRow};
 
+mod brief;
 pub mod job;
 mod metrics;
 #[cfg(test)]
 mod tests;
 
+pub use brief::Brief;
 pub use job::{Blob, Candidate, Heard, Image, Job, Said, State, Target, Work};
 pub use metrics::Metrics;
 
@@ -57,6 +60,8 @@ pub struct New {
     pub platforms: Vec<String>,
     /// Which cluster.
     pub cluster: ClusterId,
+    /// Its name.
+    pub cluster_name: String,
     /// Which nodes of it.
     pub target: Target,
     /// User and password for the registry; `None`: what nodes themselves log in with.
@@ -75,8 +80,8 @@ pub enum Error {
     /// Something of the request is wrong.
     #[error("{field}: {why}")]
     Bad {
-        /// The field's name.
-        field: &'static str,
+        /// The field's path, such as `nodes[1]`.
+        field: String,
         /// What is wrong with it.
         why: String,
     },
@@ -164,36 +169,34 @@ impl Preheats {
             Target::Nodes(names) if names.is_empty() => return Err(bad("target", "names no node".into())),
             _ => {}
         }
-        if let Some((user, password)) = &new.login {
-            let fits = |text: &str| text.len() <= 4096 && !text.chars().any(char::is_control);
-            if user.is_empty() || user.contains(':') || !fits(user) || !fits(password) {
-                return Err(bad("login", "a user has no colon, and neither control characters nor 4096 bytes".into()));
-            }
-        }
-        let chosen =
-            job::choose(&new.target, &self.candidates(&new.cluster), rand::random()).map_err(Error::Refused)?;
-        let work = |one: Candidate| {
-            (one.id, Work { name: one.name, attempt: 1, state: State::Waiting, bytes: BTreeMap::new() })
-        };
+        fits(new.login.as_ref())?;
+        let chosen = job::choose(&new.target, &self.candidates(&new.cluster), rand::random());
+        let chosen = chosen.map_err(|nobody| match nobody {
+            job::Nobody::Field(field, why) => Error::Bad { field, why },
+            job::Nobody::Empty => Error::Refused(format!("cluster {:?} has no live node", new.cluster_name)),
+        })?;
+        let work = |one: Candidate| (one.id, Work::waiting(one.name));
         let mut job = Job {
             id: hex::encode(rand::random::<[u8; 6]>()),
             image,
             platforms: new.platforms,
             cluster: new.cluster,
+            cluster_name: new.cluster_name,
             target: new.target,
             created: now(),
             created_by: by.to_owned(),
             ended: None,
             cancelled: false,
+            version: 1,
+            scouts: 0,
             manifest: None,
             blobs: Vec::new(),
             nodes: chosen.into_iter().map(work).collect(),
         };
-        let cluster = job.cluster.clone();
-        job.refuse(|node| self.cannot(&cluster, node), now());
+        self.refuse_unfit(&mut job);
         let _writing = self.writing.lock().await;
         if self.inner.lock().live.len() >= MOST {
-            return Err(Error::Refused(format!("{MOST} preheats go on; wait for one, or cancel it")));
+            return Err(too_many());
         }
         self.write(&job, Some(&entry(by, "preheat.create", None, &job))).await?;
         self.metrics.created.inc();
@@ -218,27 +221,33 @@ impl Preheats {
         Ok(parse(row)?)
     }
 
-    /// Jobs made before that one, newest first.
+    /// Jobs of the filter made before that one, in short, newest first.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn list(&self, before: Option<&str>, most: u32) -> Result<Vec<Job>, Error> {
-        let rows = self.store.preheats(before, most).await?;
+    pub async fn list(&self, filter: &PreheatFilter, before: Option<&str>, most: u32) -> Result<Vec<Brief>, Error> {
+        let rows = self.store.preheats(filter, before, most).await?;
         let inner = self.inner.lock();
-        let fresh = |row: PreheatRow| match inner.live.get(&row.id) {
-            Some(live) => Ok(live.job.clone()),
-            None => Ok(parse(row)?),
+        let fresh = |row: store::PreheatShort| match inner.live.get(&row.id) {
+            Some(live) => Ok(live.job.brief()),
+            None => Ok(understand(&row.id, row.short)?),
         };
         rows.into_iter().map(fresh).collect()
     }
 
-    /// Takes a job back; what nodes hold of it stays.
+    /// Takes a job back; what nodes hold of it stays. `check` sees the job as it is then, and may refuse.
     ///
     /// # Errors
-    /// [`Error::Refused`] when it has ended, [`Error`].
-    pub async fn cancel(&self, id: &str, by: &str) -> Result<Job, Error> {
+    /// [`Error::Refused`] when it has ended, [`Error`], and what `check` says.
+    pub async fn cancel<E: From<Error>>(
+        &self,
+        id: &str,
+        by: &str,
+        check: impl FnOnce(&Job) -> Result<(), E> + Send,
+    ) -> Result<Job, E> {
         let _writing = self.writing.lock().await;
         let before = self.get(id).await?;
+        check(&before)?;
         let mut job = before.clone();
         let open: Vec<(NodeId, u32)> = job
             .nodes
@@ -247,7 +256,7 @@ impl Preheats {
             .map(|(node, work)| (node.clone(), work.attempt))
             .collect();
         if !job.cancel(now()) {
-            return Err(Error::Refused(format!("preheat {id} has ended")));
+            return Err(Error::Refused(format!("preheat {id} has ended")).into());
         }
         self.write(&job, Some(&entry(by, "preheat.cancel", Some(&before), &job))).await?;
         self.let_go(&job);
@@ -259,20 +268,30 @@ impl Preheats {
         Ok(job)
     }
 
-    /// What failed or was cancelled is tried again, with a login that is sent anew.
+    /// What failed or was cancelled is tried again, with a login that is sent anew. `check` sees the job as it is then, and may refuse.
     ///
     /// # Errors
-    /// [`Error::Refused`] when there is nothing to try again, [`Error`].
-    pub async fn retry(&self, id: &str, login: Option<(String, String)>, by: &str) -> Result<Job, Error> {
+    /// [`Error::Refused`] when there is nothing to try again, [`Error`], and what `check` says.
+    pub async fn retry<E: From<Error>>(
+        &self,
+        id: &str,
+        login: Option<(String, String)>,
+        by: &str,
+        check: impl FnOnce(&Job) -> Result<(), E> + Send,
+    ) -> Result<Job, E> {
+        fits(login.as_ref())?;
         let _writing = self.writing.lock().await;
         let before = self.get(id).await?;
+        check(&before)?;
         let mut job = before.clone();
         if job.retry() == 0 {
             let why = if job.ended.is_some() { "nothing of it failed" } else { "it goes on" };
-            return Err(Error::Refused(format!("preheat {id}: {why}")));
+            return Err(Error::Refused(format!("preheat {id}: {why}")).into());
         }
-        let cluster = job.cluster.clone();
-        job.refuse(|node| self.cannot(&cluster, node), now());
+        if self.inner.lock().live.len() >= MOST {
+            return Err(too_many().into());
+        }
+        self.refuse_unfit(&mut job);
         self.write(&job, Some(&entry(by, "preheat.retry", Some(&before), &job))).await?;
         self.take_up(job.clone(), login);
         tracing::info!(preheat = id, by, "preheat begins again");
@@ -331,15 +350,17 @@ impl Preheats {
         here.map(|node| Candidate { id: node.id, name: node.name, seed: node.role == Role::Seed }).collect()
     }
 
-    /// Why a live node is not given an order: a job does not follow whoever has moved, and an old node would not answer.
-    fn cannot(&self, cluster: &ClusterId, node: &NodeId) -> Option<String> {
-        match self.nodes.cluster_of(node) {
-            Some(now) if now != *cluster => return Some("it is in another cluster now".into()),
-            None if self.nodes.session_of(node).is_some() => return Some("it is in no cluster now".into()),
-            _ => {}
+    /// Nodes that are there and can't have their order are not waited for.
+    fn refuse_unfit(&self, job: &mut Job) {
+        let open: Vec<NodeId> = job.open().map(|(node, _)| node.clone()).collect();
+        let standing = self.nodes.standing(&job.cluster, open.iter());
+        let mut unfit: HashMap<NodeId, String> = HashMap::new();
+        for (node, standing) in open.into_iter().zip(standing) {
+            if let Standing::Unfit { why, .. } = standing {
+                unfit.insert(node, why);
+            }
         }
-        let version = self.nodes.without_orders(node)?;
-        Some(format!("its shoal-node, version {version}, is an older one that takes no orders: upgrade it, then retry"))
+        job.refuse(|node| unfit.remove(node), now());
     }
 
     fn take_up(&self, job: Job, login: Option<(String, String)>) {
@@ -368,10 +389,18 @@ impl Preheats {
     }
 
     async fn write(&self, job: &Job, audit: Option<&AuditEntry>) -> Result<(), Error> {
+        let short = job.brief();
+        let outcome = match short.state {
+            State::Cancelled => Outcome::Cancelled,
+            State::Failed(_) => Outcome::Failed,
+            _ => Outcome::Done,
+        };
         let row = PreheatRow {
             id: job.id.clone(),
             created: job.created,
-            ended: job.ended,
+            ended: job.ended.map(|at| (at, outcome)),
+            cluster: job.cluster.clone(),
+            short: serde_json::to_value(short).unwrap_or_default(),
             job: serde_json::to_value(job).unwrap_or_default(),
         };
         Ok(self.store.put_preheat(&row, audit).await?)
@@ -381,47 +410,13 @@ impl Preheats {
     fn send_orders(&self) {
         let mut inner = self.inner.lock();
         let Inner { live, dirty } = &mut *inner;
-        let (now, seconds) = (Instant::now(), now());
-        for Live { job, login, orders } in live.values_mut() {
-            let mut failed = Vec::new();
-            for (node, attempt) in job.due() {
-                let sent = orders.entry(node.clone()).or_insert_with(|| Sent::new(attempt, now));
-                if sent.attempt != attempt {
-                    *sent = Sent::new(attempt, now);
-                }
-                let Some(session) = self.nodes.session_of(&node) else {
-                    if now - *sent.away.get_or_insert(now) > AWAY {
-                        failed.push((node, format!("it was away for {} s", AWAY.as_secs())));
-                    }
-                    continue;
-                };
-                sent.away = None;
-                if let Some(why) = self.cannot(&job.cluster, &node) {
-                    if sent.session == Some(session) {
-                        // It was told while it was there.
-                        let order_id = order_id(&job.id, attempt);
-                        self.nodes.order(&node, wire::FetchOrder { order_id, cancelled: true, ..Default::default() });
-                    }
-                    failed.push((node, why));
-                    continue;
-                }
-                if sent.session == Some(session) {
-                    match sent.heard {
-                        None if now - sent.said > ANSWER => {
-                            failed.push((node, "it does not answer to orders".into()));
-                        }
-                        Some(heard) if now - heard > SILENCE => {
-                            failed.push((node, format!("it was silent for {} s", SILENCE.as_secs())));
-                        }
-                        _ => {}
-                    }
-                } else if self.nodes.order(&node, order(job, login.as_ref(), attempt)) {
-                    (sent.session, sent.said) = (Some(session), now);
-                }
+        for live in live.values_mut() {
+            let failed = live.send_orders(&self.nodes);
+            if !failed.is_empty() {
+                dirty.insert(live.job.id.clone());
             }
             for (node, why) in failed {
-                job.fail(&node, why, seconds);
-                dirty.insert(job.id.clone());
+                live.job.fail(&node, why, now());
             }
         }
         if !dirty.is_empty() {
@@ -451,7 +446,8 @@ impl Preheats {
             // What changed meanwhile is written the next time.
             let unchanged = inner.live.get(&job.id).is_some_and(|live| {
                 let states = |job: &Job| job.nodes.values().map(|work| work.state.clone()).collect::<Vec<_>>();
-                live.job.manifest == job.manifest && states(&live.job) == states(&job)
+                let known = |job: &Job| (job.manifest, job.scouts);
+                known(&live.job) == known(&job) && states(&live.job) == states(&job)
             });
             if unchanged {
                 inner.dirty.remove(&job.id);
@@ -466,6 +462,58 @@ impl Preheats {
                 self.let_go(&job);
             }
         }
+    }
+}
+
+impl Live {
+    /// The answer is who can't do its part, and why.
+    fn send_orders(&mut self, nodes: &Nodes) -> Vec<(NodeId, String)> {
+        let Self { job, login, orders } = self;
+        let now = Instant::now();
+        let mut failed = Vec::new();
+        let mut here: HashMap<&NodeId, SessionId> = HashMap::new();
+        let standing = nodes.standing(&job.cluster, job.open().map(|(node, _)| node));
+        for ((node, work), standing) in job.open().zip(standing) {
+            let sent = orders.entry(node.clone()).or_insert_with(|| Sent::new(work.attempt, now));
+            if sent.attempt != work.attempt {
+                *sent = Sent::new(work.attempt, now);
+            }
+            match standing {
+                Standing::Away if now - *sent.away.get_or_insert(now) > AWAY => {
+                    failed.push((node.clone(), format!("it was away for {} s", AWAY.as_secs())));
+                }
+                Standing::Away => {}
+                Standing::Here(session) => {
+                    sent.away = None;
+                    here.insert(node, session);
+                }
+                Standing::Unfit { session, why } => {
+                    if session.is_some() && sent.session == session {
+                        // It was told while it was there.
+                        let order_id = order_id(&job.id, work.attempt);
+                        nodes.order(node, wire::FetchOrder { order_id, cancelled: true, ..Default::default() });
+                    }
+                    failed.push((node.clone(), why));
+                }
+            }
+        }
+        for (node, attempt) in job.due(|node| here.contains_key(node)) {
+            let (Some(session), Some(sent)) = (here.get(&node), orders.get_mut(&node)) else { continue };
+            if sent.session != Some(*session) {
+                if nodes.order(&node, order(job, login.as_ref(), attempt)) {
+                    (sent.session, sent.said) = (Some(*session), now);
+                }
+                continue;
+            }
+            match sent.heard {
+                None if now - sent.said > ANSWER => failed.push((node, "it does not answer to orders".into())),
+                Some(heard) if now - heard > SILENCE => {
+                    failed.push((node, format!("it was silent for {} s", SILENCE.as_secs())));
+                }
+                _ => {}
+            }
+        }
+        failed
     }
 }
 
@@ -497,21 +545,42 @@ fn parse_order(order: &str) -> Option<(&str, u32)> {
 }
 
 fn parse(row: PreheatRow) -> Result<Job, store::Error> {
-    let PreheatRow { id, job, .. } = row;
-    serde_json::from_value(job)
+    understand(&row.id, row.job)
+}
+
+fn understand<T: DeserializeOwned>(id: &str, value: serde_json::Value) -> Result<T, store::Error> {
+    serde_json::from_value(value)
         .map_err(|error| store::Error::Failed { doing: format!("read preheat {id}"), source: Box::new(error) })
 }
 
 fn bad(field: &'static str, why: String) -> Error {
-    Error::Bad { field, why }
+    Error::Bad { field: field.to_owned(), why }
+}
+
+fn too_many() -> Error {
+    Error::Refused(format!("{MOST} preheats go on; wait for one, or cancel it"))
+}
+
+/// A login that can be shown to a registry.
+fn fits(login: Option<&(String, String)>) -> Result<(), Error> {
+    let Some((user, password)) = login else { return Ok(()) };
+    let text = |text: &str| text.len() <= 4096 && !text.chars().any(char::is_control);
+    let (field, why) = match () {
+        () if user.is_empty() => ("login.user", "is empty"),
+        () if user.contains(':') => ("login.user", "has a colon, which no user of a registry has"),
+        () if !text(user) => ("login.user", "has more than 4096 bytes, or a control character"),
+        () if !text(password) => ("login.password", "has more than 4096 bytes, or a control character"),
+        () => return Ok(()),
+    };
+    Err(bad(field, why.into()))
 }
 
 fn image(text: &str) -> Result<Image, Error> {
-    let wrong = |why: String| bad("image", format!("{text:?} names no image: {why}"));
     if text.len() > 1024 {
         return Err(bad("image", "longer than 1024 bytes".into()));
     }
-    let parsed: Reference = text.parse().map_err(|error| wrong(format!("{error}")))?;
+    // The text is not repeated: somebody may have put a password before the registry's name.
+    let parsed: Reference = text.parse().map_err(|error| bad("image", format!("names no image: {error}")))?;
     let reference = parsed.digest().or(parsed.tag()).unwrap_or("latest").to_owned();
     Ok(Image { registry: parsed.registry().to_owned(), repository: parsed.repository().to_owned(), reference })
 }
@@ -536,7 +605,8 @@ fn entry(by: &str, action: &str, before: Option<&Job>, after: &Job) -> AuditEntr
         let Image { registry, repository, reference } = &job.image;
         serde_json::json!({
             "image": format!("{registry}/{repository}:{reference}"),
-            "cluster": job.cluster,
+            "cluster": if job.cluster_name.is_empty() { job.cluster.as_str() } else { &job.cluster_name },
+            "cluster_id": job.cluster,
             "target": job.target,
             "nodes": job.nodes.len(),
             "state": job.state(),

@@ -26,7 +26,7 @@ pub use identities::{
     Void,
 };
 pub use memory::MemoryStore;
-pub use preheats::{PreheatRow, Preheats};
+pub use preheats::{Outcome, PreheatFilter, PreheatRow, PreheatShort, Preheats, Standing};
 pub use sqlite::SqliteStore;
 
 /// Copies the database of a state directory to a new file, at one moment, also while a control service writes to it.

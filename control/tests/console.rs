@@ -436,15 +436,18 @@ async fn a_preheat_is_begun_cancelled_and_tried_again_and_its_password_is_on_no_
     let at = header_of(&made.headers, header::LOCATION);
     let page = stage.get(&browser, &at).await.text;
     assert!(page.contains("registry.example/app:1") && page.contains("a1") && page.contains("Cancel"), "{page}");
-    assert_eq!(stage.post(&browser, &at, &[("do", "cancel")]).await.status, 303);
+    assert_eq!(stage.post(&browser, &at, &[("do", "cancel"), ("version", "\"1\"")]).await.status, 303);
     let page = stage.get(&browser, &at).await.text;
     assert!(
         page.contains("cancelled") && page.contains("Retry what failed") && !page.contains("value=\"cancel\""),
         "{page}"
     );
-    let again = stage.post(&browser, &at, &[("do", "cancel")]).await;
+    let again = stage.post(&browser, &at, &[("do", "cancel"), ("version", "\"2\"")]).await;
     assert!(again.status >= 400 && again.text.contains("Error:"), "{}", again.text);
-    let login = [("do", "retry"), ("user", "robot"), ("password", "hunter-2-hunter")];
+    // Decided on what somebody else has changed since.
+    let late = stage.post(&browser, &at, &[("do", "retry"), ("version", "\"1\"")]).await;
+    assert!(late.status == 412 && late.text.contains("was changed since"), "{}", late.text);
+    let login = [("do", "retry"), ("version", "\"2\""), ("user", "robot"), ("password", "hunter-2-hunter")];
     assert_eq!(stage.post(&browser, &at, &login).await.status, 303);
     let page = stage.get(&browser, &at).await.text;
     assert!(page.contains("Cancel") && !page.contains("Retry what failed"), "{page}");

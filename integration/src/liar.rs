@@ -283,7 +283,9 @@ impl Liar {
             let part = wire::ListPart { first_block, hashes, signature, ..Default::default() };
             finding.tell(Tell::List(part)).await?;
         }
-        finding.tell(Tell::Progress(wire::Progress { blocks: list.known(), origin_bytes: size })).await?;
+        finding
+            .tell(Tell::Progress(wire::Progress { blocks: list.known(), origin_bytes: size, fed: Vec::new() }))
+            .await?;
         Ok(finding)
     }
 

@@ -306,6 +306,7 @@ async fn an_order_comes_to_the_node_again_after_a_break_and_its_end_to_control()
         image: "registry.test/app:1".into(),
         platforms: vec!["linux/amd64".into()],
         cluster: "a".parse().unwrap(),
+        cluster_name: "a".into(),
         target: control::preheat::Target::Percent(100),
         login: Some(("user".into(), "password".into())),
     };

@@ -282,6 +282,14 @@ impl Engine {
         self.0.traces.lock().get(digest).map(|(_, trace)| trace.clone())
     }
 
+    /// Says that whoever read this does not come back for it. A flight that nobody else waits for ends now, not after
+    /// [`Config::linger`]; what it has is kept.
+    pub fn dismiss(&self, digest: &Digest) {
+        if let Some(flight) = self.0.flights.lock().get(digest) {
+            flight.dismiss();
+        }
+    }
+
     /// How many flights there are now.
     pub fn flights(&self) -> usize {
         self.0.flights.lock().len()

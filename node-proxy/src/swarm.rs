@@ -204,6 +204,8 @@ pub enum Tell {
         blocks: u32,
         /// Bytes read from the origin in this flight.
         origin_bytes: u64,
+        /// Who gave bytes since the last word, with all that it gave in this flight.
+        fed: Vec<(NodeId, u64)>,
     },
     /// Held: SHA-256 of the whole checked.
     Done {

@@ -126,6 +126,7 @@ pub fn openapi() -> OpenApi {
     let mut open = OpenApiRouter::<Parts>::new().routes(routes!(description));
     let mut api = described().into_openapi();
     api.merge(open.to_openapi());
+    document::optional_bodies(&mut api);
     api
 }
 

@@ -51,6 +51,10 @@ fn column(origin: bool, fetches: bool) -> usize {
     }
 }
 
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or(0)
+}
+
 /// What fits into a place.
 fn label(name: &str) -> String {
     if name.chars().count() > LABEL { name.chars().take(LABEL - 1).chain(['…']).collect() } else { name.to_owned() }
@@ -72,7 +76,8 @@ fn way((x1, y1): (usize, usize), (x2, y2): (usize, usize)) -> String {
 
 fn picture(flights: &[Value]) -> Picture {
     let mut places: BTreeMap<String, (String, usize)> = BTreeMap::new();
-    let mut ways: BTreeMap<(String, String), bool> = BTreeMap::new();
+    // Bytes that came that way.
+    let mut ways: BTreeMap<(String, String), u64> = BTreeMap::new();
     let mut note = "";
     let named = |value: &Value| text(&value["name"], &text(&value["node"], ""));
     for flight in flights {
@@ -89,11 +94,12 @@ fn picture(flights: &[Value]) -> Picture {
                 continue;
             }
             places.entry(id.clone()).or_insert_with(|| (named(parent), column(false, false)));
-            ways.insert((id, node.clone()), parent["complete"] != true);
+            *ways.entry((id, node.clone())).or_default() += number(&parent["bytes"]);
         }
-        if flight["reads_origin"] == true {
+        let from_origin = number(&flight["origin_bytes"]);
+        if flight["reads_origin"] == true || from_origin > 0 {
             places.insert(String::new(), ("origin".to_owned(), column(true, false)));
-            ways.insert((String::new(), node), false);
+            *ways.entry((String::new(), node)).or_default() += from_origin;
         }
     }
     let mut heights = [0; 3];
@@ -105,9 +111,13 @@ fn picture(flights: &[Value]) -> Picture {
         nodes.push(Place { label: label(&name), x, y });
         at.insert(id, ((x, y), name));
     }
-    let edge = |((from, to), dashed): ((String, String), bool)| {
+    let edge = |((from, to), came): ((String, String), u64)| {
         let ((start, feeder), (end, fed)) = (at.get(&from)?, at.get(&to)?);
-        Some(Edge { path: way(*start, *end), title: format!("{feeder} feeds {fed}"), dashed })
+        let title = match came {
+            0 => format!("{feeder} may feed {fed}"),
+            came => format!("{feeder} feeds {fed}: {}", view::bytes(came)),
+        };
+        Some(Edge { path: way(*start, *end), title, dashed: came == 0 })
     };
     let edges = ways.into_iter().filter_map(edge).collect();
     Picture { height: 20 + heights.iter().max().unwrap_or(&0) * ROW, nodes, edges, note }
@@ -116,10 +126,14 @@ fn picture(flights: &[Value]) -> Picture {
 /// The table of some flights.
 pub(super) fn table(flights: &[Value], more: String) -> String {
     let row = |flight: &Value| {
+        let given = |name: String, came: u64| if came > 0 { format!("{name} ({})", view::bytes(came)) } else { name };
         let parents = flight["parents"].as_array().into_iter().flatten();
-        let mut from: Vec<String> = parents.map(|parent| text(&parent["name"], &text(&parent["node"], ""))).collect();
-        if flight["reads_origin"] == true {
-            from.push("the origin".to_owned());
+        let parent =
+            |parent: &Value| given(text(&parent["name"], &text(&parent["node"], "")), number(&parent["bytes"]));
+        let mut from: Vec<String> = parents.map(parent).collect();
+        let from_origin = number(&flight["origin_bytes"]);
+        if flight["reads_origin"] == true || from_origin > 0 {
+            from.push(given("the origin".to_owned(), from_origin));
         }
         let from = if from.is_empty() { text(&flight["waiting"], "nobody") } else { from.join(", ") };
         let node = text(&flight["node"], "");
@@ -153,23 +167,34 @@ mod tests {
 
     #[test]
     fn ways_between_fetching_nodes_lie_apart_and_say_who_feeds_whom() {
-        let parent = |name: &str| json!({"node": name, "name": name, "complete": true});
+        let parent = |name: &str, bytes: u64| json!({"node": name, "name": name, "complete": true, "bytes": bytes});
         let flights = [
-            json!({"node": "a", "name": "a", "parents": [parent("b"), parent("c")], "reads_origin": true}),
-            json!({"node": "b", "name": "b", "parents": [parent("a"), parent("whole")]}),
-            json!({"node": "c", "name": "c", "parents": [parent("a"), parent("b")]}),
+            json!({"node": "a", "name": "a", "parents": [parent("b", 0), parent("c", 2)], "reads_origin": true}),
+            json!({"node": "b", "name": "b", "parents": [parent("a", 1024), parent("whole", 1)], "origin_bytes": 5}),
+            json!({"node": "b", "name": "b", "parents": [parent("a", 1024)]}),
+            json!({"node": "c", "name": "c", "parents": [parent("a", 0), parent("b", 7)]}),
         ];
         let picture = picture(&flights);
         let mut titles: Vec<&str> = picture.edges.iter().map(|edge| edge.title.as_str()).collect();
         titles.sort_unstable();
-        let ways = ["a feeds b", "a feeds c", "b feeds a", "b feeds c", "c feeds a", "origin feeds a", "whole feeds b"];
+        let ways = [
+            "a feeds b: 2.0 KiB",
+            "a may feed c",
+            "b feeds c: 7 B",
+            "b may feed a",
+            "c feeds a: 2 B",
+            "origin feeds b: 5 B",
+            "origin may feed a",
+            "whole feeds b: 1 B",
+        ];
         assert_eq!(titles, ways);
+        assert!(picture.edges.iter().all(|edge| edge.dashed == edge.title.contains("may")));
         let mut paths: Vec<&str> = picture.edges.iter().map(|edge| edge.path.as_str()).collect();
         paths.sort_unstable();
         paths.dedup();
         assert_eq!(paths.len(), ways.len(), "{paths:?}");
         let page = picture.render().unwrap();
-        assert!(page.contains("<title>b feeds c</title>"), "{page}");
+        assert!(page.contains("<title>b feeds c: 7 B</title>"), "{page}");
     }
 
     #[test]

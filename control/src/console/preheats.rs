@@ -25,8 +25,9 @@ fn login_fields(form: Option<&Posted>, fault: &dyn Fn(&str) -> String) -> [Field
     [
         Field::new("text", "user", "User of the registry", "Empty: nodes log in with what they have themselves.")
             .value(user)
-            .fault(fault("login")),
-        Field::new("password", "password", "Its password", "Kept in memory alone, while the preheat goes on."),
+            .fault(fault("login.user")),
+        Field::new("password", "password", "Its password", "Kept in memory alone, while the preheat goes on.")
+            .fault(fault("login.password")),
     ]
 }
 
@@ -57,27 +58,28 @@ fn form(me: &Signed, sent: Option<(&Posted, &Answer)>) -> String {
     form.html()
 }
 
-fn done(preheat: &Value) -> u64 {
-    let nodes = preheat["nodes"].as_array().into_iter().flatten();
-    nodes.filter_map(|node| node["bytes"].as_u64()).fold(0, u64::saturating_add)
-}
-
 async fn page(me: &Signed, query: &Search, sent: Option<(&Posted, &Answer)>) -> Result<Response, Stop> {
     let answer = me.get(&query.on("/api/v1/preheats")).await?;
     let row = |preheat: &Value| {
-        let nodes = preheat["nodes"].as_array().map_or(0, Vec::len);
-        let all = preheat["bytes"].as_u64().unwrap_or(0).saturating_mul(nodes as u64);
+        let number = |value: &Value| value.as_u64().unwrap_or(0);
+        let nodes = &preheat["nodes"];
+        let all = number(&preheat["bytes"]).saturating_mul(number(&nodes["all"]));
+        let failed = match number(&nodes["failed"]) {
+            0 => String::new(),
+            failed => format!(", {failed} failed"),
+        };
         vec![
             Cell::link(text(&preheat["image"], ""), format!("{HERE}/{}", encoded(&text(&preheat["id"], "")))),
             Cell::new(text(&preheat["cluster"], "gone")),
             Cell::of(&preheat["target"]),
             Cell::of(&preheat["state"]),
-            Cell::progress(done(preheat), all),
+            Cell::new(format!("{} of {}{failed}", number(&nodes["done"]), number(&nodes["all"]))),
+            Cell::progress(number(&preheat["held"]), all),
             Cell::of(&preheat["created"]),
             Cell::of(&preheat["created_by"]),
         ]
     };
-    let columns = ["Image", "Cluster", "Onto", "State", "Progress", "Begun", "By"];
+    let columns = ["Image", "Cluster", "Onto", "State", "Nodes", "Progress", "Begun", "By"];
     let rows = answer.items().iter().map(row).collect();
     let table = view::table("Preheats, the newest first", &columns, rows, query.next(HERE, &answer));
     let parts = if me.operates() { vec![form(me, sent)] } else { Vec::new() };
@@ -187,31 +189,33 @@ async fn one(me: &Signed, id: &str, failed: Option<&Answer>) -> Result<Response,
         let share = me.ask(Method::POST, "/api/v1/images/share", None, Some(ask)).await?;
         live.push(super::images::share(&share));
     }
-    let mut parts = Vec::new();
     if me.operates() {
         let mut form = Form {
             heading: "Change",
             method: "post",
             action: format!("{HERE}/{}", encoded(id)),
             csrf: me.csrf(),
+            fields: vec![Field::hidden("version", answer.etag.clone().unwrap_or_default())],
             ..Form::default()
         };
         match preheat["state"].as_str() {
             Some("waiting" | "running") => form.buttons = vec![("cancel", "Cancel")],
             Some("failed" | "cancelled") => {
-                form.fields = login_fields(None, &|_| String::new()).into();
+                form.fields
+                    .extend(login_fields(None, &|name| failed.map(|answer| answer.fault(name)).unwrap_or_default()));
                 form.buttons = vec![("retry", "Retry what failed")];
             }
             _ => {}
         }
         if !form.buttons.is_empty() {
-            parts.push(form.html());
+            // What can be done changes with the state, and so does the version of it that is shown.
+            live.insert(1, form.html());
         }
     }
     let error = failed.map(Answer::detail).unwrap_or_default();
     let status = failed.map_or(answer.status, |failed| failed.status);
     let shell = Shell { error, ..me.shell(&format!("Preheat of {}", text(&preheat["image"], "")), HERE) };
-    Ok((status, view::live(shell, parts, live, 1)).into_response())
+    Ok((status, view::live(shell, Vec::new(), live, 1)).into_response())
 }
 
 pub(super) async fn show(me: Signed, Path(id): Path<String>) -> Result<Response, Stop> {
@@ -222,7 +226,7 @@ pub(super) async fn change(Path(id): Path<String>, form: Posted) -> Result<Respo
     let action = if form.get("do") == "retry" { "retry" } else { "cancel" };
     let body = (action == "retry").then(|| json!({"login": login(&form)}));
     let path = format!("/api/v1/preheats/{}/{action}", encoded(&id));
-    let answer = form.me.ask(Method::POST, &path, None, body).await?;
+    let answer = form.me.ask(Method::POST, &path, Some(form.get("version")), body).await?;
     if answer.status.is_success() {
         return Ok(Redirect::to(&format!("{HERE}/{}", encoded(&id))).into_response());
     }

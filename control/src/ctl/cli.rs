@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use shoal_base::units::Span;
 
 /// Talks to shoal-control: clusters, nodes, why a node is where it is, and who may join, ask and change.
 ///
@@ -96,11 +97,17 @@ pub(super) enum PreheatCommand {
     Show {
         /// Its id.
         preheat: String,
+        /// What each node has of each configuration and layer.
+        #[arg(long)]
+        layers: bool,
     },
     /// Wait until one has ended; fails if it did not end well.
     Wait {
         /// Its id.
         preheat: String,
+        /// Fail after so long, such as 10m. The preheat goes on.
+        #[arg(long, value_name = "TIME")]
+        timeout: Option<Span>,
     },
     /// Take one back. Nodes keep what they hold of it.
     Cancel {
@@ -113,9 +120,8 @@ pub(super) enum PreheatCommand {
         preheat: String,
         #[command(flatten)]
         login: PreheatLogin,
-        /// Wait until it has ended.
-        #[arg(long)]
-        wait: bool,
+        #[command(flatten)]
+        wait: PreheatWait,
     },
 }
 
@@ -140,9 +146,19 @@ pub(super) struct PreheatCreate {
     pub(super) platforms: Vec<String>,
     #[command(flatten)]
     pub(super) login: PreheatLogin,
+    #[command(flatten)]
+    pub(super) wait: PreheatWait,
+}
+
+/// Whether to wait for what begins.
+#[derive(Debug, Args)]
+pub(super) struct PreheatWait {
     /// Wait until it has ended; fails if it did not end well.
     #[arg(long)]
     pub(super) wait: bool,
+    /// With --wait: fail after so long, such as 10m. The preheat goes on.
+    #[arg(long, value_name = "TIME", requires = "wait")]
+    pub(super) timeout: Option<Span>,
 }
 
 /// What is sent for the registry, and kept in memory alone. Without it, nodes log in with what they have themselves.

@@ -57,6 +57,9 @@ struct Flight {
 struct Parent {
     node: String,
     name: Option<String>,
+    /// A seed that is waited for has given nothing.
+    #[serde(default)]
+    bytes: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -157,13 +160,20 @@ pub(super) async fn flight(client: &Client, command: &FlightCommand, output: Out
             "has",
             "from origin",
             "reads origin",
+            "fed by",
             "may fetch from",
             "image",
             "waits",
         ]);
         for flight in understand::<Vec<Flight>>(&answer)? {
-            let parents: Vec<String> =
-                flight.parents.into_iter().map(|parent| parent.name.unwrap_or(parent.node)).collect();
+            let (mut fed_by, mut others) = (Vec::new(), Vec::new());
+            for Parent { node, name, bytes: came } in flight.parents {
+                let name = name.unwrap_or(node);
+                match came {
+                    0 => others.push(name),
+                    came => fed_by.push(format!("{name} ({})", bytes(came))),
+                }
+            }
             table.row([
                 flight.cluster,
                 flight.name.unwrap_or(flight.node),
@@ -172,7 +182,8 @@ pub(super) async fn flight(client: &Client, command: &FlightCommand, output: Out
                 size(flight.bytes),
                 bytes(flight.origin_bytes),
                 if flight.reads_origin { "yes".to_owned() } else { String::new() },
-                parents.join(","),
+                fed_by.join(", "),
+                others.join(", "),
                 format!("{}/{}", flight.registry, flight.repository),
                 match (flight.waiting, flight.seed) {
                     (Some(why), Some(seed)) => format!("{why}: {}", seed.name.unwrap_or(seed.node)),

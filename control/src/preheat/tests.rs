@@ -67,6 +67,14 @@ impl Bench {
         self.join_as(number, role, true)
     }
 
+    async fn cancel(&self, id: &str) -> Result<Job, Error> {
+        self.preheats.cancel(id, "admin", |_| Ok::<_, Error>(())).await
+    }
+
+    async fn retry(&self, id: &str, login: Option<(String, String)>) -> Result<Job, Error> {
+        self.preheats.retry(id, login, "admin", |_| Ok::<_, Error>(())).await
+    }
+
     /// Of a version that knows orders, or of an earlier one.
     fn join_as(&self, number: u8, role: Role, takes_orders: bool) -> Joined {
         let ip: IpAddr = [10, 0, 0, number].into();
@@ -90,6 +98,7 @@ fn new(target: Target) -> New {
         image: "registry.test/app:1".into(),
         platforms: vec!["linux/amd64".into()],
         cluster: cluster(),
+        cluster_name: "One".into(),
         target,
         login: Some(("user".into(), "planted-secret".into())),
     }
@@ -106,6 +115,7 @@ fn manifest() -> Digest {
 fn said(state: State, bytes: u64) -> Said {
     Said {
         state,
+        refused: false,
         manifest: Some(manifest()),
         blobs: vec![(Blob { digest: Digest::from_bytes([2; 32]), size: 9 }, bytes)],
     }
@@ -153,7 +163,7 @@ async fn one_node_finds_the_manifest_and_the_others_are_ordered_that() {
     assert_eq!(job.nodes[&id(2)].state, State::Failed("disk full".into()));
     assert!(changes.try_recv().is_ok());
     // Again, for the one that failed.
-    let again = bench.preheats.retry(&job.id, None, "admin").await.unwrap();
+    let again = bench.retry(&job.id, None).await.unwrap();
     assert_eq!((again.state(), again.ended), (State::Running, None));
     let third = order(&mut two).await;
     assert_ne!(third.order_id, second.order_id);
@@ -162,7 +172,7 @@ async fn one_node_finds_the_manifest_and_the_others_are_ordered_that() {
     bench.preheats.heard(&id(2), &third.order_id, said(State::Done, 9));
     let job = ended(&bench.preheats, &job.id).await;
     assert_eq!((job.state(), job.bytes_of(&job.nodes[&id(2)])), (State::Done, 9));
-    let refused = bench.preheats.retry(&job.id, None, "admin").await.unwrap_err();
+    let refused = bench.retry(&job.id, None).await.unwrap_err();
     assert!(refused.to_string().contains("nothing of it failed"), "{refused}");
 }
 
@@ -171,8 +181,10 @@ async fn i9_a_password_is_in_memory_alone() {
     let bench = bench().await;
     let _one = bench.join(1, Role::Node);
     let job = bench.preheats.create(all(), "admin").await.unwrap();
-    bench.preheats.cancel(&job.id, "admin").await.unwrap();
-    let rows = format!("{:?} {:?}", bench.store.preheats(None, 9).await, bench.store.audit(None, 9).await);
+    bench.cancel(&job.id).await.unwrap();
+    let kept = bench.store.preheat(&job.id).await;
+    let short = bench.store.preheats(&PreheatFilter::default(), None, 9).await;
+    let rows = format!("{kept:?} {short:?} {:?}", bench.store.audit(None, 9).await);
     assert!(rows.contains("preheat.create") && rows.contains("preheat.cancel"), "{rows}");
     assert!(!rows.contains("planted-secret") && !format!("{:?}", all()).contains("planted-secret"), "{rows}");
 }
@@ -238,7 +250,7 @@ async fn nodes_that_are_too_old_for_orders_fail_at_once_and_can_be_tried_again()
 
     // One is upgraded, and does its part.
     let mut one = bench.join(1, Role::Node);
-    let again = bench.preheats.retry(&job.id, None, "admin").await.unwrap();
+    let again = bench.retry(&job.id, None).await.unwrap();
     assert_eq!(again.nodes.values().filter(|work| !work.state.is_settled()).count(), 1);
     let first = order(&mut one).await;
     bench.preheats.heard(&id(1), &first.order_id, said(State::Done, 9));
@@ -281,7 +293,7 @@ async fn a_job_does_not_follow_a_node_to_another_cluster() {
     assert_eq!(ended(&bench.preheats, &job.id).await.nodes[&id(3)].state, elsewhere);
 
     // Nor when it is tried again, until the node is back.
-    let again = bench.preheats.retry(&both.id, new(Target::Seeds).login, "admin").await.unwrap();
+    let again = bench.retry(&both.id, new(Target::Seeds).login).await.unwrap();
     assert_eq!(again.nodes[&id(2)].state, elsewhere);
     ended(&bench.preheats, &both.id).await;
     assert!(moves.orders.try_recv().is_err(), "nothing was sent to it");
@@ -289,8 +301,65 @@ async fn a_job_does_not_follow_a_node_to_another_cluster() {
     while bench.nodes.cluster_of(&id(2)) != Some(cluster()) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    bench.preheats.retry(&both.id, None, "admin").await.unwrap();
+    bench.retry(&both.id, None).await.unwrap();
     assert!(!order(&mut moves).await.cancelled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tag_that_the_registry_refuses_ends_the_job_at_the_first_node() {
+    let bench = bench().await;
+    let mut all_nodes: Vec<Joined> = (1..=200).map(|number| bench.join(number, Role::Node)).collect();
+    let job = bench.preheats.create(all(), "admin").await.unwrap();
+    let first = order(&mut all_nodes[0]).await;
+    let since = Instant::now();
+    let no = Said { refused: true, manifest: None, blobs: Vec::new(), ..said(State::Failed("404".into()), 0) };
+    bench.preheats.heard(&id(1), &first.order_id, no);
+    let job = ended(&bench.preheats, &job.id).await;
+    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+    assert_eq!(job.state(), State::Failed("200 of 200 nodes".into()));
+    let others = &job.nodes[&id(200)].state;
+    assert_eq!(*others, State::Failed("not asked: n1 was refused: 404".into()));
+    assert!(all_nodes[1..].iter_mut().all(|node| node.orders.try_recv().is_err()), "nobody else was asked");
+    // It is on disk so, and lists say it in short.
+    let listed = bench.preheats.list(&PreheatFilter::default(), None, 9).await.unwrap();
+    assert_eq!(listed, [job.brief()]);
+    assert_eq!((listed[0].nodes, listed[0].failed), (200, 200));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_went_away_before_it_knew_the_tag_does_not_keep_the_others_waiting() {
+    let bench = bench().await;
+    let (one, mut two) = (bench.join(1, Role::Node), bench.join(2, Role::Node));
+    bench.nodes.disconnected(&one.session, false);
+    let since = Instant::now();
+    let job = bench.preheats.create(new(Target::Percent(100)), "admin").await.unwrap();
+    let second = order(&mut two).await;
+    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+    bench.preheats.heard(&id(2), &second.order_id, said(State::Done, 9));
+    let mut one = bench.join(1, Role::Node);
+    let first = order(&mut one).await;
+    assert_eq!(first.image.unwrap().reference, manifest().to_string());
+    bench.preheats.heard(&id(1), &first.order_id, said(State::Done, 9));
+    assert_eq!(ended(&bench.preheats, &job.id).await.state(), State::Done);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_changes_a_job_sees_it_as_it_is_then_and_may_refuse() {
+    let bench = bench().await;
+    let _one = bench.join(1, Role::Node);
+    let job = bench.preheats.create(all(), "admin").await.unwrap();
+    let no = |version| {
+        move |job: &Job| match job.version == version {
+            true => Ok(()),
+            false => Err(Error::Refused(format!("it is at {}", job.version))),
+        }
+    };
+    let late = bench.preheats.cancel(&job.id, "admin", no(7)).await.unwrap_err();
+    assert!(late.to_string().contains("it is at 1"), "{late}");
+    assert_eq!(bench.preheats.get(&job.id).await.unwrap(), job);
+    assert_eq!(bench.preheats.cancel(&job.id, "admin", no(1)).await.unwrap().version, 2);
+    assert!(bench.preheats.retry(&job.id, None, "admin", no(1)).await.is_err());
+    assert_eq!(bench.preheats.retry(&job.id, None, "admin", no(2)).await.unwrap().version, 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -300,7 +369,7 @@ async fn who_is_cancelled_is_told_and_who_runs_what_nobody_wants_too() {
     let job = bench.preheats.create(all(), "admin").await.unwrap();
     let first = order(&mut one).await;
     bench.preheats.heard(&id(1), &first.order_id, said(State::Running, 1));
-    assert_eq!(bench.preheats.cancel(&job.id, "admin").await.unwrap().state(), State::Cancelled);
+    assert_eq!(bench.cancel(&job.id).await.unwrap().state(), State::Cancelled);
     let told = order(&mut one).await;
     assert!(told.cancelled && told.order_id == first.order_id);
     // It had not heard.
@@ -308,7 +377,7 @@ async fn who_is_cancelled_is_told_and_who_runs_what_nobody_wants_too() {
     assert!(order(&mut one).await.cancelled);
     bench.preheats.heard(&id(1), &first.order_id, said(State::Cancelled, 5));
     assert!(one.orders.try_recv().is_err());
-    let refused = bench.preheats.cancel(&job.id, "admin").await.unwrap_err();
+    let refused = bench.cancel(&job.id).await.unwrap_err();
     assert!(matches!(refused, Error::Refused(_)), "{refused}");
     assert!(matches!(bench.preheats.get("unknown").await, Err(Error::Unknown(_))));
 }
@@ -327,8 +396,11 @@ async fn what_is_wrong_is_named_by_its_field() {
         (new(Target::Percent(0)), "target"),
         (new(Target::Percent(101)), "target"),
         (new(Target::Nodes(Vec::new())), "target"),
-        (New { login: Some(("a:b".into(), "p".into())), ..all() }, "login"),
-        (New { login: Some((String::new(), "p".into())), ..all() }, "login"),
+        (New { login: Some(("a:b".into(), "p".into())), ..all() }, "login.user"),
+        (New { login: Some((String::new(), "p".into())), ..all() }, "login.user"),
+        (New { login: Some(("u".into(), "p\n".into())), ..all() }, "login.password"),
+        (new(Target::Seeds), "seeds"),
+        (new(Target::Nodes(vec!["n1".into(), "nobody".into()])), "nodes[1]"),
     ];
     for (new, field) in cases {
         match bench.preheats.create(new.clone(), "admin").await {
@@ -336,10 +408,13 @@ async fn what_is_wrong_is_named_by_its_field() {
             other => panic!("{new:?}: {other:?}"),
         }
     }
-    for target in [Target::Seeds, Target::Nodes(vec!["nobody".into()])] {
-        assert!(matches!(bench.preheats.create(new(target), "admin").await, Err(Error::Refused(_))));
-    }
-    assert!(bench.store.preheats(None, 9).await.unwrap().is_empty());
+    let elsewhere = New { cluster: "c9".parse().unwrap(), ..all() };
+    assert!(matches!(bench.preheats.create(elsewhere, "admin").await, Err(Error::Refused(_))));
+    // Somebody may have written a password there.
+    let image = New { image: "ci:planted-secret@registry.test/a b".into(), ..all() };
+    let refused = bench.preheats.create(image, "admin").await.unwrap_err().to_string();
+    assert!(!refused.contains("planted-secret"), "{refused}");
+    assert!(bench.store.preheats(&PreheatFilter::default(), None, 9).await.unwrap().is_empty());
     // What images are called in pods.
     let short = bench.preheats.create(New { image: "alpine".into(), ..all() }, "admin").await.unwrap();
     let Image { registry, repository, reference } = short.image;

@@ -167,6 +167,8 @@ pub enum Tell {
         blocks: u32,
         /// Bytes read from the origin so far.
         origin_bytes: u64,
+        /// Who gave bytes since the last word, with all that it gave in this flight.
+        fed: Vec<(NodeId, u64)>,
     },
     /// The whole is there and checked; signed as a whole list.
     Done(Meta, Signature),

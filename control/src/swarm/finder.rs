@@ -31,6 +31,8 @@ pub(super) struct Finder {
     pub(super) runs: bool,
     /// Bytes that it read from the origin in this flight, and how fast it reads now.
     pub(super) origin_bytes: u64,
+    /// Who gave it how many bytes, as it says itself: for people alone, at most 64.
+    pub(super) fed: Vec<(NodeId, u64)>,
     pub(super) meter: Meter,
     pub(super) failures: u32,
     /// Its reading was slow beside another's: others are asked to read before it.
@@ -75,6 +77,7 @@ impl Finder {
             blocks: ask.blocks,
             runs: ask.runs,
             origin_bytes: 0,
+            fed: Vec::new(),
             meter: Meter::default(),
             failures: 0,
             slow: false,

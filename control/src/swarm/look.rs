@@ -42,6 +42,8 @@ pub struct Parent {
     pub node: NodeId,
     /// It holds the whole.
     pub complete: bool,
+    /// That came from it in this flight, as the fetching node said last.
+    pub bytes: u64,
 }
 
 /// A flight: one node's fetch of one digest.
@@ -65,7 +67,7 @@ pub struct FlightView {
     pub reads_origin: bool,
     /// Everything is there and checked.
     pub complete: bool,
-    /// Whom it was told to fetch from, best first.
+    /// Whom it was told to fetch from, best first, then others that gave it something before.
     pub parents: Vec<Parent>,
     /// Why it has neither parents nor the permit.
     pub waiting: Option<Waiting>,

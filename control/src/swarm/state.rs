@@ -25,6 +25,7 @@ use doubts::Contested;
 
 mod doubts;
 mod look;
+mod progress;
 mod seeds;
 #[cfg(test)]
 mod tests;
@@ -496,7 +497,10 @@ impl State {
         let Some((key, id)) = self.finders.get(&finder).cloned() else { return };
         match tell {
             // The two that come often change nothing that others wait for, unless they are firsts.
-            Tell::Progress { blocks, origin_bytes } => self.progress(finder, &key, blocks, origin_bytes, step),
+            Tell::Progress { blocks, origin_bytes, fed } => {
+                self.fed(finder, &key, fed);
+                self.progress(finder, &key, blocks, origin_bytes, step);
+            }
             Tell::Hashes { first, hashes, signature } => {
                 self.touch(&key, step, |blob, around| blob.hashes(finder, first, &hashes, signature, around));
             }
@@ -551,35 +555,6 @@ impl State {
             Tell::Unproven { author } => {
                 self.touch(&key, step, |blob, around| blob.unproven(finder, author, around));
             }
-        }
-    }
-
-    fn progress(&mut self, finder: FinderId, key: &Key, blocks: u32, origin_bytes: u64, step: &mut Step<'_>) {
-        let Some(blob) = self.blobs.get_mut(key) else { return };
-        let total = blob.blocks();
-        let Some(entry) = blob.finders.get(&finder) else { return };
-        let matters = (entry.blocks == 0) != (blocks == 0);
-        let reads = blob.permits.iter().any(|permit| permit.finder == Some(finder) && permit.answered.is_some());
-        for permit in blob.permits.iter_mut().filter(|permit| permit.finder == Some(finder)) {
-            if origin_bytes > permit.origin_bytes {
-                permit.origin_bytes = origin_bytes;
-                permit.touch(step.now);
-            }
-            permit.closing |= total.is_some_and(|total| blocks >= total);
-        }
-        if let Some(entry) = blob.finders.get_mut(&finder) {
-            entry.origin_bytes = origin_bytes;
-            if reads {
-                entry.meter.note(step.now, origin_bytes);
-                if let Some(rate) = entry.meter.rate(step.now) {
-                    self.rates.note(&key.0, &entry.registry, &entry.node, rate, step.now);
-                }
-            }
-        }
-        if matters {
-            self.touch(key, step, |blob, around| blob.grew(finder, blocks, around));
-        } else {
-            self.quietly(key, step, |blob, around| blob.grew(finder, blocks, around));
         }
     }
 

@@ -392,7 +392,7 @@ impl World {
             flight.board.set_focuses(&[focus]);
             if flight.told == 0 {
                 flight.told = blocks;
-                let tell = Tell::Progress { blocks, origin_bytes: flight.origin_bytes };
+                let tell = Tell::Progress { blocks, origin_bytes: flight.origin_bytes, fed: Vec::new() };
                 self.tell(at, tell);
             }
         }
@@ -449,7 +449,7 @@ impl World {
         let (alone, quiet) = (flight.finder.is_none(), now >= flight.grown.1 + STALL);
         if blocks > flight.told {
             flight.told = blocks;
-            let tell = Tell::Progress { blocks, origin_bytes: flight.origin_bytes };
+            let tell = Tell::Progress { blocks, origin_bytes: flight.origin_bytes, fed: Vec::new() };
             self.tell(at, tell);
         }
         self.want_list(at);

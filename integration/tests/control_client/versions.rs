@@ -155,6 +155,7 @@ fn preheat(reference: Digest) -> control::preheat::New {
         image: format!("registry.test/app@{reference}"),
         platforms: Vec::new(),
         cluster: "a".parse().unwrap(),
+        cluster_name: "a".into(),
         target: control::preheat::Target::Nodes(vec!["other".into()]),
         login: None,
     }

@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use shoal_proto::Digest;
 
 use super::local;
-use crate::origin::{self, Origin, Target, Witness};
+use crate::origin::{self, Origin, OriginError, Target, Witness};
 
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
                          application/vnd.docker.distribution.manifest.list.v2+json, \
@@ -80,6 +80,17 @@ pub(super) struct Blob {
     pub(super) size: u64,
 }
 
+/// A definite answer: asked again, it would be the same.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refused {
+    /// The registry has no such thing.
+    #[error("{0}")]
+    NotThere(String),
+    /// The registry has nothing for whoever we logged in as. Somebody else may be let in.
+    #[error("{0}")]
+    NotForUs(String),
+}
+
 /// Looks on.
 pub(super) trait Onlooker: Send + Sync {
     /// What the reference led to, and all that is fetched for it.
@@ -125,6 +136,9 @@ impl Fetch {
         let (top, bytes) = self.manifest(reference).await?;
         let mut images = Vec::new();
         if bytes.manifests.is_empty() {
+            if let Some(config) = bytes.config.as_ref().filter(|_| !platforms.is_empty()) {
+                self.is_for(config, platforms).await?;
+            }
             images.push(bytes);
         } else {
             for one in chosen(&bytes.manifests, platforms)? {
@@ -171,11 +185,22 @@ impl Fetch {
                 StatusCode::UNAUTHORIZED if !std::mem::replace(&mut challenged, true) => {
                     let challenges = answer.headers().get_all(WWW_AUTHENTICATE).iter().cloned().collect();
                     let shown = self.origin.answer(&self.target, challenges).await;
+                    let shown = shown.map_err(|error| match error {
+                        OriginError::Unauthorized { .. } | OriginError::Denied { .. } => {
+                            Refused::NotForUs(format!("the login is not taken: {error}")).into()
+                        }
+                        other => anyhow::Error::from(other),
+                    });
                     *self.shown.lock() = shown.context("answer the registry's challenge")?;
                 }
                 status => {
                     let why = answer.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-                    bail!("{what} {reference}: {status}: {}", String::from_utf8_lossy(&why));
+                    let why = format!("{what} {reference}: {status}: {}", said(&why));
+                    match status {
+                        StatusCode::NOT_FOUND => bail!(Refused::NotThere(why)),
+                        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => bail!(Refused::NotForUs(why)),
+                        _ => bail!(why),
+                    }
                 }
             }
         }
@@ -189,6 +214,18 @@ impl Fetch {
             ensure!(wanted == digest, "manifest {reference}: what came is {digest}");
         }
         Ok((digest, serde_json::from_slice(&bytes).with_context(|| format!("manifest {reference}"))?))
+    }
+
+    /// An image that no index names says in its configuration what it is for. One that says nothing is no image for a platform.
+    async fn is_for(&self, config: &Descriptor, platforms: &[Platform]) -> anyhow::Result<()> {
+        let body = self.get("blobs", &config.digest).await?.into_body();
+        let body = http_body_util::Limited::new(body, LARGEST_MANIFEST).collect().await;
+        let bytes = body.map_err(|error| anyhow::anyhow!("configuration {}: {error}", config.digest))?.to_bytes();
+        let Ok(one) = serde_json::from_slice::<Platform>(&bytes) else { return Ok(()) };
+        match platforms.iter().find(|wanted| !one.fits(wanted)) {
+            Some(wanted) => bail!(Refused::NotThere(format!("the image is for {one} alone, not for {wanted}"))),
+            None => Ok(()),
+        }
     }
 
     async fn blob(&self, index: usize, blob: &Blob, onlooker: &dyn Onlooker) -> anyhow::Result<()> {
@@ -217,9 +254,29 @@ fn chosen<'a>(manifests: &'a [Descriptor], platforms: &[Platform]) -> anyhow::Re
     }
     let of = |wanted: &Platform| {
         let fits = |one: &&Descriptor| one.platform.as_ref().is_none_or(|platform| platform.fits(wanted));
-        manifests.iter().find(fits).with_context(|| format!("there is no image for {wanted}"))
+        manifests.iter().find(fits).ok_or_else(|| {
+            let there: Vec<String> = manifests.iter().filter_map(|one| one.platform.as_ref()?.shown()).collect();
+            Refused::NotThere(format!("there is no image for {wanted}, only for {}", there.join(", ")))
+        })
     };
-    platforms.iter().map(of).collect()
+    Ok(platforms.iter().map(of).collect::<Result<_, _>>()?)
+}
+
+/// What a refusal says, without the JSON around it (OCI distribution spec 1.1, "Error Codes").
+fn said(body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Errors {
+        errors: Vec<Said>,
+    }
+    #[derive(Deserialize)]
+    struct Said {
+        #[serde(default)]
+        message: String,
+    }
+    let messages = serde_json::from_slice::<Errors>(body).ok().map(|said| {
+        said.errors.into_iter().map(|one| one.message).filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ")
+    });
+    messages.filter(|text| !text.is_empty()).unwrap_or_else(|| String::from_utf8_lossy(body).into_owned())
 }
 
 impl std::str::FromStr for Platform {
@@ -249,8 +306,22 @@ impl Platform {
         Self { os: std::env::consts::OS.to_owned(), architecture: architecture.to_owned(), variant: String::new() }
     }
 
+    /// `None`: it is for no platform that anything runs on, as what builders attest to an image.
+    fn shown(&self) -> Option<String> {
+        (self.os != "unknown").then(|| self.to_string())
+    }
+
+    /// The variant, where it is not the only one: that of containerd's `platforms.Normalize`.
+    fn told_apart(&self) -> &str {
+        match (self.architecture.as_str(), self.variant.as_str()) {
+            ("arm64", "v8") | ("amd64", "v1") => "",
+            ("arm", "") => "v7",
+            (_, variant) => variant,
+        }
+    }
+
     fn fits(&self, wanted: &Self) -> bool {
-        let variant = wanted.variant.is_empty() || self.variant == wanted.variant;
+        let variant = wanted.variant.is_empty() || self.told_apart() == wanted.told_apart();
         self.os == wanted.os && self.architecture == wanted.architecture && variant
     }
 }
@@ -281,8 +352,21 @@ mod tests {
         assert_eq!(chosen_for(&["linux/arm/v7", "linux/amd64"]).unwrap(), ["linux/arm/v7", "linux/amd64"]);
         assert_eq!(chosen_for(&["linux/arm"]).unwrap(), ["linux/arm/v6"]);
         assert_eq!(chosen_for(&[]).unwrap().len(), 4);
+        assert_eq!(chosen_for(&["linux/amd64/v1"]).unwrap(), ["linux/amd64"]);
         let none = chosen_for(&["linux/amd64", "plan9/amd64"]).unwrap_err().to_string();
-        assert!(none.contains("plan9/amd64"), "{none}");
+        assert_eq!(
+            none,
+            "there is no image for plan9/amd64, only for linux/arm/v6, linux/arm/v7, linux/amd64, windows/amd64"
+        );
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_its_own_words() {
+        let body = br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"r.test does not have it"}]}"#;
+        assert_eq!(said(body), "r.test does not have it");
+        for plain in ["<html>", "{\"errors\":[]}", ""] {
+            assert_eq!(said(plain.as_bytes()), plain);
+        }
     }
 
     #[test]

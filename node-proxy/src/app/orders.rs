@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::image::{Blob, Fetch, Onlooker, Platform};
+use super::image::{Blob, Fetch, Onlooker, Platform, Refused};
 use crate::blob::{Engine, Want};
 use crate::control::{BlobOrder, Client, ImageOrder, Order, Outcome, Progress};
 use crate::origin::{self, Login, Target};
@@ -130,19 +130,44 @@ impl Orders {
             let _place = places.acquire().await;
             self.fetch(&order, running).await
         };
-        let mut fetching = std::pin::pin!(fetching);
+        // Emptied to drop what it does.
+        let mut fetching = std::pin::pin!(Some(fetching));
         let outcome = loop {
+            let Some(fetch) = fetching.as_mut().as_pin_mut() else { return };
             tokio::select! {
-                fetched = &mut fetching => break match fetched {
+                fetched = fetch => break match fetched {
                     Ok(()) => Outcome::Done,
-                    Err(error) => Outcome::Failed(format!("{error:#}")),
+                    Err(error) => {
+                        let why = format!("{error:#}");
+                        match error.downcast_ref::<Refused>() {
+                            Some(Refused::NotThere(_)) => Outcome::Refused(why),
+                            // With a login of its own another node may be let in.
+                            Some(Refused::NotForUs(_)) if order.login.is_some() => Outcome::Refused(why),
+                            _ => Outcome::Failed(why),
+                        }
+                    }
                 },
                 () = cancel.cancelled() => break Outcome::Cancelled,
                 () = tokio::time::sleep(ALIVE) => running.tell_again(&self.control),
             }
         };
         tracing::info!(?order, ?outcome, "an ordered image");
+        let cancelled = outcome == Outcome::Cancelled;
         running.tell(&self.control, outcome);
+        if cancelled {
+            fetching.set(None);
+            self.dismiss(running).await;
+        }
+    }
+
+    /// Flights of an order that was taken back read nothing more, unless somebody else waits for them. What was asked of the mirror just
+    /// before may reach it just after, hence twice.
+    async fn dismiss(&self, running: &Running) {
+        let blobs: Vec<Digest> = running.state.lock().blobs.iter().map(|(digest, ..)| *digest).collect();
+        for wait in [Duration::ZERO, Duration::from_millis(500)] {
+            tokio::time::sleep(wait).await;
+            blobs.iter().for_each(|digest| self.engine.dismiss(digest));
+        }
     }
 
     async fn fetch(&self, order: &ImageOrder, running: &Running) -> anyhow::Result<()> {
@@ -158,6 +183,8 @@ impl Orders {
         for wait in AGAIN {
             match fetch.image(&order.reference, &platforms, &onlooker).await {
                 Ok(()) => return Ok(()),
+                // It would say the same again.
+                Err(error) if error.is::<Refused>() => return Err(error),
                 Err(error) => {
                     tracing::info!(?order, error = %format!("{error:#}"), ?wait, "an ordered image did not come; tries again");
                     tokio::time::sleep(wait).await;

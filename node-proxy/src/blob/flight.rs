@@ -1,6 +1,6 @@
 //! One fetch of one digest: its state, shared by the task that runs it, its readers and the peers that it feeds.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -107,7 +107,12 @@ struct State {
     /// Peers that read from us, and orders: interest without a position.
     offers: usize,
     idle_since: Option<Instant>,
+    /// Whoever wanted it said that they do not any more. Ends with the next reader.
+    dismissed: bool,
 }
+
+/// Parents that one word to control tells of.
+const MOST_FED: usize = 64;
 
 /// Ways to the origin that one flight knows; every reader of a private blob may bring one.
 const MOST_WAYS: usize = 8;
@@ -120,7 +125,16 @@ pub(super) struct Flight {
     /// What a manifest says that its size is.
     pub(super) size_hint: OnceLock<u64>,
     state: Mutex<State>,
+    fed: Mutex<Fed>,
     changed: watch::Sender<u64>,
+}
+
+/// Who gave what, for people.
+#[derive(Default)]
+struct Fed {
+    bytes: HashMap<NodeId, u64>,
+    /// Those of whom control has not heard their last.
+    unsaid: HashSet<NodeId>,
 }
 
 impl Flight {
@@ -137,6 +151,7 @@ impl Flight {
             ways: Mutex::default(),
             size_hint: OnceLock::new(),
             state: Mutex::new(State { idle_since: Some(Instant::now()), ..State::default() }),
+            fed: Mutex::default(),
             changed: watch::Sender::new(0),
         }
     }
@@ -417,7 +432,7 @@ impl Flight {
         let reader = state.next_reader;
         state.next_reader += 1;
         state.readers.insert(reader, at);
-        state.idle_since = None;
+        (state.idle_since, state.dismissed) = (None, false);
         drop(state);
         self.bump();
         reader
@@ -463,9 +478,31 @@ impl Flight {
         self.state.lock().readers.len()
     }
 
+    /// Parents that gave bytes since this was asked last, with all that each gave; at most [`MOST_FED`] of them.
+    pub(super) fn fed(&self) -> Vec<(NodeId, u64)> {
+        let mut fed = self.fed.lock();
+        let said: Vec<NodeId> = fed.unsaid.iter().take(MOST_FED).cloned().collect();
+        let Fed { bytes, unsaid } = &mut *fed;
+        let all = |node: NodeId| {
+            unsaid.remove(&node);
+            let came = bytes.get(&node).copied().unwrap_or(0);
+            (node, came)
+        };
+        said.into_iter().map(all).collect()
+    }
+
+    /// Whoever wanted it does not come back: once nobody reads it, it has been idle for ever.
+    pub(super) fn dismiss(&self) {
+        self.state.lock().dismissed = true;
+    }
+
     /// How long nobody has wanted it.
     pub(super) fn idle(&self) -> std::time::Duration {
-        self.state.lock().idle_since.map(|since| since.elapsed()).unwrap_or_default()
+        let state = self.state.lock();
+        match state.idle_since {
+            Some(_) if state.dismissed => std::time::Duration::MAX,
+            since => since.map(|since| since.elapsed()).unwrap_or_default(),
+        }
     }
 }
 
@@ -519,7 +556,7 @@ impl Ground for Field {
         self.flight.subscribe()
     }
 
-    async fn accept(&self, block: BlockIndex, bytes: Bytes, _from: &NodeId) -> Result<(), Halt> {
+    async fn accept(&self, block: BlockIndex, bytes: Bytes, from: &NodeId) -> Result<(), Halt> {
         if self.flight.is_over() {
             return Err(Halt);
         }
@@ -527,6 +564,9 @@ impl Ground for Field {
         match self.flight.put(block, bytes, From::Peer).await {
             Ok(()) => {
                 self.metrics.from_peers.inc_by(len);
+                let mut fed = self.flight.fed.lock();
+                *fed.bytes.entry(from.clone()).or_default() += len;
+                fed.unsaid.insert(from.clone());
                 Ok(())
             }
             Err(error) => {

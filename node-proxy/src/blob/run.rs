@@ -270,8 +270,12 @@ impl Runner {
         let blocks = self.flight.body(|body| body.have.len()).unwrap_or(0);
         if blocks > 0 && self.told == 0 {
             self.told = blocks;
-            self.tell(Tell::Progress { blocks, origin_bytes: self.flight.origin_bytes() }).await;
+            self.tell(self.said(blocks)).await;
         }
+    }
+
+    fn said(&self, blocks: u32) -> Tell {
+        Tell::Progress { blocks, origin_bytes: self.flight.origin_bytes(), fed: self.flight.fed() }
     }
 
     async fn on_tick(&mut self) {
@@ -283,7 +287,7 @@ impl Runner {
             && let Some(finding) = &self.finding
         {
             self.told = blocks;
-            let _ = finding.tell.try_send(Tell::Progress { blocks, origin_bytes: self.flight.origin_bytes() });
+            let _ = finding.tell.try_send(self.said(blocks));
         }
         self.want_list_body();
         if self.finding.is_none() && self.reads.is_empty() && self.leave.is_none() && self.grown.1.elapsed() >= STALL {

@@ -23,6 +23,7 @@ use crate::swarm::{
 };
 
 mod control;
+mod dismissed;
 mod liars;
 mod offers;
 mod origin_fails;

@@ -75,6 +75,8 @@ pub enum Outcome {
     Done,
     /// Why not.
     Failed(String),
+    /// Why not, and that any other node would hear the same of the registry.
+    Refused(String),
     /// It was taken back.
     Cancelled,
 }
@@ -98,10 +100,11 @@ impl Progress {
     }
 
     fn into_wire(self) -> wire::OrderProgress {
+        let refused = matches!(self.outcome, Outcome::Refused(_));
         let (state, detail) = match self.outcome {
             Outcome::Running => (State::Running, String::new()),
             Outcome::Done => (State::Done, String::new()),
-            Outcome::Failed(why) => (State::Failed, why),
+            Outcome::Failed(why) | Outcome::Refused(why) => (State::Failed, why),
             Outcome::Cancelled => (State::Cancelled, String::new()),
         };
         let blob = |(digest, size, bytes): (Digest, u64, u64)| wire::BlobProgress {
@@ -115,6 +118,7 @@ impl Progress {
             detail,
             manifest: self.manifest.map(|digest| digest.as_bytes().to_vec()).unwrap_or_default(),
             blobs: self.blobs.into_iter().map(blob).collect(),
+            refused,
         }
     }
 }
@@ -263,13 +267,14 @@ mod tests {
     async fn the_latest_word_alone_is_told_and_all_of_them_to_a_new_session() {
         let orders = Orders::default();
         orders.tell(progress("a", Outcome::Running));
-        orders.tell(progress("b", Outcome::Failed("no".into())));
+        orders.tell(progress("b", Outcome::Refused("no".into())));
         orders.tell(progress("a", Outcome::Done));
         orders.news().await;
         let told = orders.take(false);
         assert_eq!(told.iter().map(|one| one.order_id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(told[0].state(), State::Done);
-        assert_eq!((told[1].state(), told[1].detail.as_str()), (State::Failed, "no"));
+        assert_eq!((told[1].state(), told[1].detail.as_str(), told[1].refused), (State::Failed, "no", true));
+        assert!(!told[0].refused);
         assert!(orders.take(false).is_empty());
         assert_eq!(orders.take(true).len(), 2);
         for number in 0..2 * REMEMBERED {

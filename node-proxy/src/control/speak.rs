@@ -129,7 +129,10 @@ impl Speaker {
                 };
                 Say::Failed(wire::OriginFailed { permit_id: permit, failure: failure.into(), retry_after_ms: after })
             }
-            Tell::Progress { blocks, origin_bytes } => Say::Progress(wire::Progress { blocks, origin_bytes }),
+            Tell::Progress { blocks, origin_bytes, fed } => {
+                let fed = fed.into_iter().map(|(node, bytes)| wire::Fed { node_id: node.to_string(), bytes }).collect();
+                Say::Progress(wire::Progress { blocks, origin_bytes, fed })
+            }
             Tell::Done { size, root, media_type } => {
                 Say::Done(held(Holding { digest: self.digest, size, root, media_type }, self.signs.as_ref()))
             }

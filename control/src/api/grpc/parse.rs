@@ -224,8 +224,13 @@ pub(super) fn tell(message: wire::find_request::Message, asked: Digest) -> Resul
             };
             Tell::Failed { permit: permit_id, why }
         }
-        Message::Progress(wire::Progress { blocks, origin_bytes }) => {
-            Tell::Progress { blocks: blocks.min(MOST_BLOCKS), origin_bytes }
+        Message::Progress(wire::Progress { blocks, origin_bytes, fed }) => {
+            let fed = fed.into_iter().take(MOST_FED).map(|wire::Fed { node_id, bytes }| {
+                let node = node_id.parse().map_err(|error| invalid("progress.fed.node_id", error))?;
+                Ok((node, bytes))
+            });
+            let fed = fed.collect::<Result<_, Status>>()?;
+            Tell::Progress { blocks: blocks.min(MOST_BLOCKS), origin_bytes, fed }
         }
         Message::Done(held) => match meta(held)? {
             (digest, meta, signature) if digest == asked => Tell::Done(meta, signature),
@@ -246,10 +251,13 @@ pub(super) fn tell(message: wire::find_request::Message, asked: Digest) -> Resul
     })
 }
 
+/// Nodes that one word tells to have given bytes.
+const MOST_FED: usize = 64;
+
 /// How far an order is, and its id.
 pub(super) fn order(progress: wire::OrderProgress) -> Result<(String, Said), Status> {
     use wire::order_progress::State as Wire;
-    let wire::OrderProgress { order_id, state, detail, manifest, blobs } = progress;
+    let wire::OrderProgress { order_id, state, detail, manifest, blobs, refused } = progress;
     let mut faults = Faults::default();
     faults.text("order_id", &order_id);
     let state = match Wire::try_from(state) {
@@ -280,5 +288,5 @@ pub(super) fn order(progress: wire::OrderProgress) -> Result<(String, Said), Sta
     if blobs.is_none() {
         faults.add("blobs.digest", "32 bytes");
     }
-    faults.or(state.zip(blobs).map(|(state, blobs)| (order_id, Said { state, manifest: known, blobs })))
+    faults.or(state.zip(blobs).map(|(state, blobs)| (order_id, Said { state, refused, manifest: known, blobs })))
 }

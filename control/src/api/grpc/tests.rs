@@ -420,6 +420,7 @@ async fn a_node_is_told_what_to_fetch_and_says_how_far_it_is() {
         image: "registry.test/app:1".into(),
         platforms: Vec::new(),
         cluster: one.cluster.parse().unwrap(),
+        cluster_name: "default".into(),
         target: preheat::Target::Nodes(vec!["one".into()]),
         login: None,
     };
@@ -435,6 +436,7 @@ async fn a_node_is_told_what_to_fetch_and_says_how_far_it_is() {
             detail: String::new(),
             manifest: vec![1; 32],
             blobs: vec![wire::BlobProgress { digest: vec![2; 32], size: 9, bytes }],
+            refused: false,
         })
     };
     let becomes = async |state: preheat::State, bytes| {

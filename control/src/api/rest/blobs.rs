@@ -102,7 +102,8 @@ pub(super) struct FlightView {
     reads_origin: bool,
     /// Everything is there and checked.
     complete: bool,
-    /// Whom control told it to fetch from, best first. It picks among them, piece by piece.
+    /// Whom control told it to fetch from, best first, then others that gave it something before. It picks among them, piece by
+    /// piece: who feeds it has `bytes`.
     parents: Vec<ParentView>,
     /// Why it has neither parents nor leave to read the origin.
     #[schema(required = true)]
@@ -125,6 +126,9 @@ pub(super) struct ParentView {
     name: Option<String>,
     /// It holds the whole.
     complete: bool,
+    /// That came from it in this flight, as the fetching node says once in a quarter of a second; 0: nothing yet.
+    #[schema(minimum = 0)]
+    bytes: u64,
 }
 
 /// A seed that is waited for.
@@ -417,6 +421,7 @@ fn view(flight: swarm::FlightView, within: &Within, names: &HashMap<NodeId, Stri
         name: names.get(&parent.node).cloned(),
         node: parent.node,
         complete: parent.complete,
+        bytes: parent.bytes,
     };
     let seed = |node: NodeId| SeedView { name: names.get(&node).cloned(), node };
     FlightView {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::response::ResponseBuilder;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
-use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Response};
+use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Required, Response, Schema};
 use utoipa::{IntoResponses, ToSchema};
 
 use super::problem::Problem;
@@ -38,6 +38,23 @@ pub(super) fn base() -> OpenApi {
     schemas.push((Problem::name().into_owned(), <Problem as utoipa::PartialSchema>::schema()));
     components.schemas.extend(schemas);
     api
+}
+
+/// A body that may be left out is described as one that is not required, rather than as one that may be null.
+pub(super) fn optional_bodies(api: &mut OpenApi) {
+    for path in api.paths.paths.values_mut() {
+        let body = path.post.as_mut().and_then(|operation| operation.request_body.as_mut());
+        let Some(RefOr::T(body)) = body else { continue };
+        for content in body.content.values_mut() {
+            let RefOr::T(content) = content else { continue };
+            if let Some(RefOr::T(Schema::OneOf(choice))) = &content.schema
+                && let Some(named) = choice.items.iter().find(|one| matches!(one, RefOr::Ref(_)))
+            {
+                content.schema = Some(named.clone());
+                body.required = Some(Required::False);
+            }
+        }
+    }
 }
 
 fn described(status: u16) -> &'static str {
@@ -103,6 +120,4 @@ problems! {
     Removing: 400 401 403 404 409 412 428 503;
     /// How something that is not about a state can fail.
     Acting: 400 401 403 404 409 503;
-    /// The same with a body.
-    ActingOn: 400 401 403 404 409 413 415 503;
 }

@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
+use axum::body::HttpBody as _;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequestParts, Request};
+use axum::extract::{FromRequest, FromRequestParts, OptionalFromRequest, OptionalFromRequestParts, Request};
 use axum::http::request::Parts as Head;
 use axum::http::{StatusCode, header};
 use serde::de::DeserializeOwned;
@@ -24,7 +25,7 @@ impl<T: DeserializeOwned + ToSchema + 'static> FromRequest<Parts> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, parts: &Parts) -> Result<Self, Problem> {
-        let value = match Json::<Value>::from_request(request, parts).await {
+        let value = match <Json<Value> as FromRequest<Parts>>::from_request(request, parts).await {
             Ok(Json(value)) => value,
             Err(JsonRejection::JsonDataError(error)) => {
                 return Err(Problem::new(StatusCode::BAD_REQUEST, error.body_text()));
@@ -32,6 +33,19 @@ impl<T: DeserializeOwned + ToSchema + 'static> FromRequest<Parts> for Body<T> {
             Err(other) => return Err(Problem::new(other.status(), other.body_text())),
         };
         understand(parts.shapes.body::<T>().faults(&value), value).map(Self)
+    }
+}
+
+impl<T: DeserializeOwned + ToSchema + 'static> OptionalFromRequest<Parts> for Body<T> {
+    type Rejection = Problem;
+
+    /// `None`: there is no body.
+    async fn from_request(request: Request, parts: &Parts) -> Result<Option<Self>, Problem> {
+        let is_json = request.headers().contains_key(header::CONTENT_TYPE);
+        if !is_json && request.body().size_hint().exact() == Some(0) {
+            return Ok(None);
+        }
+        <Self as FromRequest<Parts>>::from_request(request, parts).await.map(Some)
     }
 }
 

@@ -3,22 +3,85 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 use shoal_proto::{ClusterId, Digest, NodeId};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Parts;
 use super::caller::{Operator, Viewer, reaches};
-use super::document::{ActingOn, Finding, Making, Reading};
-use super::extract::{Body, Path, Query};
+use super::clusters::etag;
+use super::document::{Changing, Finding, Making, Reading, Removing};
+use super::extract::{Body, IfMatch, Path, Query};
 use super::page::{List, Page};
 use super::problem::Problem;
 use super::time::seconds;
 use crate::identity::Caller;
-use crate::preheat::{Blob, Error, Image, Job, New, State as How, Target, Work};
+use crate::preheat::{Blob, Brief, Error, Image, Job, New, State as How, Target, Work};
+use crate::store::{Outcome, PreheatFilter, Standing};
 
-/// Jobs that are read at once while a filter is looked through.
-const CHUNK: u32 = 200;
+/// Nodes that a list names, of those that were named.
+const NAMED: usize = 10;
+
+/// A preheat in short.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct PreheatBrief {
+    /// Never given twice.
+    id: String,
+    /// The image in full.
+    image: String,
+    /// `os/architecture[/variant]`; empty: all images of an index.
+    platforms: Vec<String>,
+    /// Name of the cluster; null: it is gone.
+    #[schema(required = true)]
+    cluster: Option<String>,
+    /// Its id.
+    #[schema(value_type = String)]
+    cluster_id: ClusterId,
+    /// Which nodes of it.
+    target: String,
+    /// How far it is.
+    state: PreheatState,
+    /// Why it failed, or null.
+    #[schema(required = true)]
+    why: Option<String>,
+    /// When it was made.
+    #[schema(format = DateTime)]
+    created: String,
+    /// Name of the API token that made it.
+    created_by: String,
+    /// When the last node was settled; null: it goes on.
+    #[schema(required = true, format = DateTime)]
+    ended: Option<String>,
+    /// The number in its ETag. It grows with each cancel and each retry.
+    #[schema(minimum = 1)]
+    version: u64,
+    /// What the image's reference led to; null: not known yet.
+    #[schema(value_type = Option<String>, required = true)]
+    manifest: Option<Digest>,
+    /// Of all its blobs.
+    #[schema(minimum = 0)]
+    bytes: u64,
+    /// That its nodes have of it, together.
+    #[schema(minimum = 0)]
+    held: u64,
+    /// Its nodes, counted.
+    nodes: PreheatCount,
+}
+
+/// How many nodes are how far.
+#[derive(Debug, Serialize, ToSchema)]
+struct PreheatCount {
+    /// All of them.
+    #[schema(minimum = 0)]
+    all: u64,
+    /// Those that have all of the image.
+    #[schema(minimum = 0)]
+    done: u64,
+    /// Those that failed.
+    #[schema(minimum = 0)]
+    failed: u64,
+}
 
 /// An image that is brought to nodes.
 #[derive(Debug, Serialize, ToSchema)]
@@ -50,12 +113,18 @@ pub(super) struct PreheatView {
     /// When the last node was settled; null: it goes on.
     #[schema(required = true, format = DateTime)]
     ended: Option<String>,
+    /// The number in its ETag. It grows with each cancel and each retry.
+    #[schema(minimum = 1)]
+    version: u64,
     /// What the image's reference led to; null: not known yet.
     #[schema(value_type = Option<String>, required = true)]
     manifest: Option<Digest>,
     /// Of all its blobs.
     #[schema(minimum = 0)]
     bytes: u64,
+    /// That its nodes have of it, together.
+    #[schema(minimum = 0)]
+    held: u64,
     /// Configurations and layers, once they are known.
     blobs: Vec<PreheatBlob>,
     /// Its nodes.
@@ -191,7 +260,7 @@ pub(super) struct PreheatsQuery {
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
-            Error::Bad { field, why } => Self::field(field, why),
+            Error::Bad { field, why } => Self::fields(vec![(field, why)]),
             Error::Refused(why) => Self::new(StatusCode::CONFLICT, why),
             Error::Unknown(_) => Self::new(StatusCode::NOT_FOUND, error.to_string()),
             Error::Store(error) => {
@@ -212,8 +281,42 @@ fn name(state: &How) -> (PreheatState, Option<String>) {
     }
 }
 
+impl PreheatBrief {
+    fn of(parts: &Parts, brief: Brief) -> Self {
+        let (state, why) = name(&brief.state);
+        let Image { registry, repository, reference } = &brief.image;
+        let sign = if reference.parse::<Digest>().is_ok() { '@' } else { ':' };
+        Self {
+            image: format!("{registry}/{repository}{sign}{reference}"),
+            id: brief.id,
+            platforms: brief.platforms,
+            cluster: parts.clusters.current().get(&brief.cluster).map(|cluster| cluster.name.clone()),
+            cluster_id: brief.cluster,
+            target: match &brief.target {
+                Target::Seeds => "seeds".to_owned(),
+                Target::Percent(100) => "all nodes".to_owned(),
+                Target::Percent(percent) => format!("{percent} % of the nodes"),
+                Target::Nodes(nodes) if nodes.len() > NAMED => {
+                    format!("{} and {} more", nodes[..NAMED].join(", "), nodes.len() - NAMED)
+                }
+                Target::Nodes(nodes) => nodes.join(", "),
+            },
+            state,
+            why,
+            created: seconds(brief.created),
+            created_by: brief.created_by,
+            ended: brief.ended.map(seconds),
+            version: brief.version,
+            manifest: brief.manifest,
+            bytes: brief.size,
+            held: brief.has,
+            nodes: PreheatCount { all: brief.nodes, done: brief.done, failed: brief.failed },
+        }
+    }
+}
+
 fn view(parts: &Parts, job: &Job) -> PreheatView {
-    let (state, why) = name(&job.state());
+    let brief = PreheatBrief::of(parts, job.brief());
     let node = |(id, work): (&NodeId, &Work)| {
         let (state, why) = name(&work.state);
         let of = |blob: &Blob| match work.state {
@@ -230,29 +333,39 @@ fn view(parts: &Parts, job: &Job) -> PreheatView {
             blobs: job.blobs.iter().map(of).collect(),
         }
     };
-    let Image { registry, repository, reference } = &job.image;
-    let sign = if reference.parse::<Digest>().is_ok() { '@' } else { ':' };
+    let PreheatBrief { id, image, platforms, cluster, cluster_id, target, state, why, created, .. } = brief;
+    let PreheatBrief { created_by, ended, version, manifest, bytes, held, .. } = brief;
     PreheatView {
-        id: job.id.clone(),
-        image: format!("{registry}/{repository}{sign}{reference}"),
-        platforms: job.platforms.clone(),
-        cluster: parts.clusters.current().get(&job.cluster).map(|cluster| cluster.name.clone()),
-        cluster_id: job.cluster.clone(),
-        target: match &job.target {
-            Target::Seeds => "seeds".to_owned(),
-            Target::Percent(100) => "all nodes".to_owned(),
-            Target::Percent(percent) => format!("{percent} % of the nodes"),
-            Target::Nodes(nodes) => nodes.join(", "),
-        },
+        id,
+        image,
+        platforms,
+        cluster,
+        cluster_id,
+        target,
         state,
         why,
-        created: seconds(job.created),
-        created_by: job.created_by.clone(),
-        ended: job.ended.map(seconds),
-        manifest: job.manifest,
-        bytes: job.size(),
+        created,
+        created_by,
+        ended,
+        version,
+        manifest,
+        bytes,
+        held,
         blobs: job.blobs.iter().map(|blob| PreheatBlob { digest: blob.digest, size: blob.size }).collect(),
         nodes: job.nodes.iter().map(node).collect(),
+    }
+}
+
+/// With the ETag that a change of it needs.
+fn answer(status: StatusCode, parts: &Parts, job: &Job) -> Response {
+    (status, etag(job.version), Json(view(parts, job))).into_response()
+}
+
+/// Lets a change of the job through that is in the caller's reach and was decided on its state.
+fn may(caller: &Caller, version: Option<IfMatch>) -> impl FnOnce(&Job) -> Result<(), Problem> {
+    move |job| {
+        reaches(caller, Some(&job.cluster))?;
+        IfMatch::check(version.as_ref(), "this preheat", &job.version.to_string())
     }
 }
 
@@ -265,43 +378,49 @@ async fn one(parts: &Parts, caller: &Caller, id: &str) -> Result<Job, Problem> {
 
 /// Preheats, newest first
 #[utoipa::path(get, path = "/api/v1/preheats", operation_id = "list_preheats", tag = "preheats", security(("token" = [])),
-    params(PreheatsQuery), responses((status = 200, description = "A page.", body = List<PreheatView>), Reading))]
+    params(PreheatsQuery), responses((status = 200, description = "A page.", body = List<PreheatBrief>), Reading))]
 pub(super) async fn list(
     Viewer(caller): Viewer,
     State(parts): State<Parts>,
     Query(query): Query<PreheatsQuery>,
-) -> Result<Json<List<PreheatView>>, Problem> {
+) -> Result<Json<List<PreheatBrief>>, Problem> {
     let cluster = query.cluster.as_deref().map(|cluster| parts.filter(&caller, cluster)).transpose()?;
     let page = Page { limit: query.limit, after: query.after.as_deref() };
-    let seen = |job: &Job| {
-        reaches(&caller, Some(&job.cluster)).is_ok()
-            && cluster.as_ref().is_none_or(|cluster| *cluster == job.cluster)
-            && query.state.is_none_or(|state| state == name(&job.state()).0)
-    };
+    let standing = query.state.map_or(Standing::Any, |state| match state {
+        PreheatState::Waiting | PreheatState::Running => Standing::Open,
+        PreheatState::Done => Standing::Ended(Outcome::Done),
+        PreheatState::Failed => Standing::Ended(Outcome::Failed),
+        PreheatState::Cancelled => Standing::Ended(Outcome::Cancelled),
+    });
+    let clusters = cluster.map(|cluster| [cluster].into()).or_else(|| caller.clusters.clone());
+    let filter = PreheatFilter { clusters, standing };
     let (mut after, mut found) = (page.after::<String>()?, Vec::new());
-    loop {
-        let jobs = parts.preheats.list(after.as_deref(), CHUNK).await?;
-        let last = jobs.last().map(|job| job.id.clone());
-        found.extend(jobs.into_iter().filter(seen));
-        match last {
-            Some(last) if found.len() <= page.limit() => after = Some(last),
-            _ => break,
+    let most = page.limit() + 1;
+    // Which of those that go on wait, and which run, only memory knows. There are not many of them.
+    while found.len() < most {
+        let jobs = parts.preheats.list(&filter, after.as_deref(), most as u32).await?;
+        let end = jobs.len() < most;
+        after = jobs.last().map(|job| job.id.clone());
+        found.extend(jobs.into_iter().filter(|job| query.state.is_none_or(|state| state == name(&job.state).0)));
+        if end {
+            break;
         }
     }
-    found.truncate(page.limit() + 1);
-    Ok(Json(page.first(found, |job| job.id.clone()).map(|job| view(&parts, &job))))
+    found.truncate(most);
+    Ok(Json(page.first(found, |job| job.id.clone()).map(|job| PreheatBrief::of(&parts, job))))
 }
 
 /// Bring an image to nodes
 ///
 /// It goes on after this answer, and after a restart of this service.
 #[utoipa::path(post, path = "/api/v1/preheats", operation_id = "create_preheat", tag = "preheats", security(("token" = [])),
-    request_body = NewPreheat, responses((status = 201, description = "It begins.", body = PreheatView), Making))]
+    request_body = NewPreheat, responses((status = 201, description = "It begins.", body = PreheatView,
+        headers(("ETag" = String))), Making))]
 pub(super) async fn create(
     Operator(caller): Operator,
     State(parts): State<Parts>,
     Body(body): Body<NewPreheat>,
-) -> Result<(StatusCode, Json<PreheatView>), Problem> {
+) -> Result<Response, Problem> {
     let cluster = parts.filter(&caller, &body.cluster)?;
     let target = match (body.seeds, body.percent, body.nodes) {
         (true, None, None) => Target::Seeds,
@@ -312,51 +431,57 @@ pub(super) async fn create(
         _ => return Err(Problem::field("nodes", "is given beside seeds or percent".to_owned())),
     };
     let login = body.login.map(|RegistryLogin { user, password }| (user, password));
-    let new = New { image: body.image, platforms: body.platforms, cluster, target, login };
+    let cluster_name = parts.clusters.current().get(&cluster).map(|cluster| cluster.name.clone()).unwrap_or_default();
+    let new = New { image: body.image, platforms: body.platforms, cluster, cluster_name, target, login };
     let job = parts.preheats.create(new, &caller.name).await?;
-    Ok((StatusCode::CREATED, Json(view(&parts, &job))))
+    Ok(answer(StatusCode::CREATED, &parts, &job))
 }
 
 /// One preheat
 #[utoipa::path(get, path = "/api/v1/preheats/{preheat}", operation_id = "get_preheat", tag = "preheats", security(("token" = [])),
     params(("preheat" = String, Path, description = "Its id.")),
-    responses((status = 200, description = "It.", body = PreheatView), Finding))]
+    responses((status = 200, description = "It.", body = PreheatView, headers(("ETag" = String))), Finding))]
 pub(super) async fn show(
     Viewer(caller): Viewer,
     State(parts): State<Parts>,
     Path(id): Path<String>,
-) -> Result<Json<PreheatView>, Problem> {
-    Ok(Json(view(&parts, &one(&parts, &caller, &id).await?)))
+) -> Result<Response, Problem> {
+    Ok(answer(StatusCode::OK, &parts, &one(&parts, &caller, &id).await?))
 }
 
 /// Take a preheat back
 ///
 /// What nodes hold of it by now, they keep.
 #[utoipa::path(post, path = "/api/v1/preheats/{preheat}/cancel", operation_id = "cancel_preheat", tag = "preheats",
-    security(("token" = [])), params(("preheat" = String, Path, description = "Its id.")),
-    responses((status = 200, description = "As it is now.", body = PreheatView), super::document::Acting))]
+    security(("token" = [])), params(("preheat" = String, Path, description = "Its id."),
+        ("If-Match" = Option<String>, Header, nullable = false, pattern = r#"^(?:\*|(?:W/)?"[^"]*"(?:, ?(?:W/)?"[^"]*")*)$"#, description = "The ETag that was read, or `*`. Needed.")),
+    responses((status = 200, description = "As it is now.", body = PreheatView, headers(("ETag" = String))), Removing))]
 pub(super) async fn cancel(
     Operator(caller): Operator,
     State(parts): State<Parts>,
     Path(id): Path<String>,
-) -> Result<Json<PreheatView>, Problem> {
-    one(&parts, &caller, &id).await?;
-    let job = parts.preheats.cancel(&id, &caller.name).await?;
-    Ok(Json(view(&parts, &job)))
+    version: Option<IfMatch>,
+) -> Result<Response, Problem> {
+    let job = parts.preheats.cancel(&id, &caller.name, may(&caller, version)).await?;
+    Ok(answer(StatusCode::OK, &parts, &job))
 }
 
 /// Try again what failed or was taken back
+///
+/// Without a body, nodes log in with what they have themselves.
 #[utoipa::path(post, path = "/api/v1/preheats/{preheat}/retry", operation_id = "retry_preheat", tag = "preheats",
-    security(("token" = [])), params(("preheat" = String, Path, description = "Its id.")), request_body = RetryPreheat,
-    responses((status = 200, description = "It begins again.", body = PreheatView), ActingOn))]
+    security(("token" = [])), params(("preheat" = String, Path, description = "Its id."),
+        ("If-Match" = Option<String>, Header, nullable = false, pattern = r#"^(?:\*|(?:W/)?"[^"]*"(?:, ?(?:W/)?"[^"]*")*)$"#, description = "The ETag that was read, or `*`. Needed.")),
+    request_body = Option<RetryPreheat>,
+    responses((status = 200, description = "It begins again.", body = PreheatView, headers(("ETag" = String))), Changing))]
 pub(super) async fn retry(
     Operator(caller): Operator,
     State(parts): State<Parts>,
     Path(id): Path<String>,
-    Body(body): Body<RetryPreheat>,
-) -> Result<Json<PreheatView>, Problem> {
-    one(&parts, &caller, &id).await?;
-    let login = body.login.map(|RegistryLogin { user, password }| (user, password));
-    let job = parts.preheats.retry(&id, login, &caller.name).await?;
-    Ok(Json(view(&parts, &job)))
+    version: Option<IfMatch>,
+    body: Option<Body<RetryPreheat>>,
+) -> Result<Response, Problem> {
+    let login = body.and_then(|Body(body)| body.login).map(|RegistryLogin { user, password }| (user, password));
+    let job = parts.preheats.retry(&id, login, &caller.name, may(&caller, version)).await?;
+    Ok(answer(StatusCode::OK, &parts, &job))
 }

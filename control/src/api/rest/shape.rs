@@ -1,5 +1,7 @@
 //! What the description says of a body or of parameters, ready to be checked.
 
+mod words;
+
 use std::any::TypeId;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -24,6 +26,8 @@ const DEEP: u32 = 32;
 /// One part of a request.
 pub(super) struct Shape {
     validator: Validator,
+    /// What it is made of.
+    root: Value,
     /// The JSON type of each parameter, where it is not text.
     types: HashMap<String, String>,
     /// Fields that are a secret, or have one in them: what was sent there is never quoted.
@@ -87,9 +91,41 @@ impl Shape {
         let validator = jsonschema::validator_for(&root);
         Self {
             validator: validator.expect("a schema that is derived from a type is one; a test makes them all"),
+            root,
             types,
             secrets,
         }
+    }
+
+    /// The fields that there are at a place.
+    fn known(&self, path: &[LocationSegment<'_>]) -> Vec<&str> {
+        let mut at = vec![&self.root];
+        for segment in path {
+            let below = at.iter().flat_map(|schema| self.variants(schema, DEEP)).filter_map(|schema| match segment {
+                LocationSegment::Property(key) => schema["properties"].get(key.as_ref()),
+                LocationSegment::Index(_) => schema.get("items"),
+            });
+            at = below.collect();
+        }
+        let all = at.iter().flat_map(|schema| self.variants(schema, DEEP));
+        all.filter_map(|schema| schema["properties"].as_object())
+            .flat_map(|all| all.keys().map(String::as_str))
+            .collect()
+    }
+
+    /// The schema itself, or those that it refers to.
+    fn variants<'a>(&'a self, schema: &'a Value, deep: u32) -> Vec<&'a Value> {
+        let Some(below) = deep.checked_sub(1) else { return Vec::new() };
+        let named = schema["$ref"].as_str().and_then(|name| name.rsplit('/').next());
+        if let Some(named) = named.and_then(|name| self.root["components"]["schemas"].get(name)) {
+            return self.variants(named, below);
+        }
+        let choices: Vec<&Value> =
+            ["oneOf", "anyOf", "allOf"].iter().filter_map(|key| schema[*key].as_array()).flatten().collect();
+        if choices.is_empty() {
+            return vec![schema];
+        }
+        choices.into_iter().flat_map(|choice| self.variants(choice, below)).collect()
     }
 
     /// The value of a parameter, which comes as text. What is not of its type stays text, and is refused as such.
@@ -114,7 +150,8 @@ impl Shape {
             let mut path = String::new();
             // A whole that is of a wrong kind may have a secret anywhere.
             let mut quoted = self.secrets.is_empty() || is_plain(error.instance());
-            for segment in error.instance_path().segments() {
+            let segments: Vec<LocationSegment<'_>> = error.instance_path().segments().collect();
+            for segment in &segments {
                 match segment {
                     LocationSegment::Property(key) => {
                         quoted &= !self.is_secret(&key);
@@ -131,7 +168,8 @@ impl Shape {
             match error.kind() {
                 ValidationErrorKind::Pattern { .. } | ValidationErrorKind::Format { .. } => {}
                 ValidationErrorKind::AdditionalProperties { unexpected } => {
-                    faults.extend(unexpected.iter().map(|name| (shorten(&below(name)), "is not known".to_owned())));
+                    let why = words::not_known(&self.known(&segments));
+                    faults.extend(unexpected.iter().map(|name| (shorten(&below(name)), why.clone())));
                 }
                 ValidationErrorKind::Required { property } => {
                     let name = property.as_str().unwrap_or_default();
@@ -139,8 +177,7 @@ impl Shape {
                 }
                 _ => {
                     quoted &= !path.is_empty() || self.secrets.is_empty();
-                    let reason = if quoted { error.to_string() } else { error.masked().to_string() };
-                    faults.push((path, shorten(&reason)));
+                    faults.push((path, shorten(&words::reason(&error, quoted))));
                 }
             }
             if faults.len() >= MOST_FAULTS {

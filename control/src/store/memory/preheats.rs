@@ -1,6 +1,6 @@
 use async_trait::async_trait;
 
-use super::super::{AuditEntry, Error, PreheatRow, Preheats};
+use super::super::{AuditEntry, Error, PreheatFilter, PreheatRow, PreheatShort, Preheats, Standing};
 use super::MemoryStore;
 
 #[async_trait]
@@ -21,13 +21,27 @@ impl Preheats for MemoryStore {
         Ok(self.preheats.lock().iter().find(|row| row.id == id).cloned())
     }
 
-    async fn preheats(&self, before: Option<&str>, most: u32) -> Result<Vec<PreheatRow>, Error> {
+    async fn preheats(
+        &self,
+        filter: &PreheatFilter,
+        before: Option<&str>,
+        most: u32,
+    ) -> Result<Vec<PreheatShort>, Error> {
         let rows = self.preheats.lock();
         let end = match before {
             Some(id) => rows.iter().position(|row| row.id == id).unwrap_or(0),
             None => rows.len(),
         };
-        Ok(rows[..end].iter().rev().take(most as usize).cloned().collect())
+        let meant = |row: &&PreheatRow| {
+            let standing = match filter.standing {
+                Standing::Any => true,
+                Standing::Open => row.ended.is_none(),
+                Standing::Ended(outcome) => row.ended.is_some_and(|(_, how)| how == outcome),
+            };
+            standing && filter.clusters.as_ref().is_none_or(|clusters| clusters.contains(&row.cluster))
+        };
+        let short = |row: &PreheatRow| PreheatShort { id: row.id.clone(), short: row.short.clone() };
+        Ok(rows[..end].iter().rev().filter(meant).take(most as usize).map(short).collect())
     }
 
     async fn running_preheats(&self) -> Result<Vec<PreheatRow>, Error> {

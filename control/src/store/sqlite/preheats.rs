@@ -1,26 +1,30 @@
-//! The table of migration 0003.
+//! The table of migrations 0003 and 0005.
 
 use async_trait::async_trait;
 
-use super::super::{AuditEntry, Error, PreheatRow, Preheats};
+use super::super::{AuditEntry, Error, Outcome, PreheatFilter, PreheatRow, PreheatShort, Preheats, Standing};
 use super::identities::write_audit;
 use super::{SqliteStore, failed, from_sql, to_sql};
 
-type Row = (String, i64, Option<i64>, String);
+type Row = (String, i64, Option<i64>, String, Option<String>, String, String);
 
-const COLUMNS: &str = "SELECT id, created, ended, job FROM preheats";
+const COLUMNS: &str = "SELECT id, created, ended, cluster, outcome, short, job FROM preheats";
 
 #[async_trait]
 impl Preheats for SqliteStore {
     async fn put_preheat(&self, row: &PreheatRow, audit: Option<&AuditEntry>) -> Result<(), Error> {
         let doing = || failed(format!("write preheat {}", row.id));
         let mut tx = self.begin_write().await.map_err(doing())?;
-        let upsert = "INSERT INTO preheats (id, created, ended, job) VALUES (?, ?, ?, ?) \
-                      ON CONFLICT (id) DO UPDATE SET ended = excluded.ended, job = excluded.job";
+        let upsert = "INSERT INTO preheats (id, created, ended, cluster, outcome, short, job) VALUES (?, ?, ?, ?, ?, ?, ?) \
+                      ON CONFLICT (id) DO UPDATE SET ended = excluded.ended, outcome = excluded.outcome, \
+                      short = excluded.short, job = excluded.job";
         sqlx::query(upsert)
             .bind(&row.id)
             .bind(to_sql(row.created))
-            .bind(row.ended.map(to_sql))
+            .bind(row.ended.map(|(at, _)| to_sql(at)))
+            .bind(row.cluster.as_str())
+            .bind(row.ended.map(|(_, how)| how.as_str()))
+            .bind(row.short.to_string())
             .bind(row.job.to_string())
             .execute(&mut *tx)
             .await
@@ -41,16 +45,32 @@ impl Preheats for SqliteStore {
         row.map(preheat).transpose()
     }
 
-    async fn preheats(&self, before: Option<&str>, most: u32) -> Result<Vec<PreheatRow>, Error> {
-        let below = "seq < coalesce((SELECT seq FROM preheats WHERE id = ?1), iif(?1 IS NULL, 9223372036854775807, 0))";
-        let sql = format!("{COLUMNS} WHERE {below} ORDER BY seq DESC LIMIT ?2");
-        let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
+    async fn preheats(
+        &self,
+        filter: &PreheatFilter,
+        before: Option<&str>,
+        most: u32,
+    ) -> Result<Vec<PreheatShort>, Error> {
+        let sql = "SELECT id, short FROM preheats \
+             WHERE seq < coalesce((SELECT seq FROM preheats WHERE id = ?1), iif(?1 IS NULL, 9223372036854775807, 0)) \
+             AND (?2 IS NULL OR cluster IN (SELECT value FROM json_each(?2))) \
+             AND (?3 IS NULL OR coalesce(outcome, 'open') = ?3) ORDER BY seq DESC LIMIT ?4";
+        let clusters = filter.clusters.as_ref().map(|clusters| serde_json::json!(clusters).to_string());
+        let standing = match filter.standing {
+            Standing::Any => None,
+            Standing::Open => Some("open"),
+            Standing::Ended(outcome) => Some(outcome.as_str()),
+        };
+        let rows: Vec<(String, String)> = sqlx::query_as(sql)
             .bind(before)
+            .bind(clusters)
+            .bind(standing)
             .bind(i64::from(most))
             .fetch_all(&self.pool)
             .await
             .map_err(failed("read preheats"))?;
-        rows.into_iter().map(preheat).collect()
+        let short = |(id, short): (String, String)| Ok(PreheatShort { short: json(&id, &short)?, id });
+        rows.into_iter().map(short).collect()
     }
 
     async fn running_preheats(&self) -> Result<Vec<PreheatRow>, Error> {
@@ -73,8 +93,20 @@ impl Preheats for SqliteStore {
     }
 }
 
-fn preheat((id, created, ended, job): Row) -> Result<PreheatRow, Error> {
-    let job =
-        serde_json::from_str(&job).map_err(|error| Error::failed(format!("read preheat {id}"))(Box::new(error)))?;
-    Ok(PreheatRow { id, created: from_sql(created), ended: ended.map(from_sql), job })
+fn preheat((id, created, ended, cluster, outcome, short, job): Row) -> Result<PreheatRow, Error> {
+    let wrong = |why: String| Error::failed(format!("read preheat {id}"))(why.into());
+    let outcome = match outcome.as_deref() {
+        None => None,
+        Some("done") => Some(Outcome::Done),
+        Some("failed") => Some(Outcome::Failed),
+        Some("cancelled") => Some(Outcome::Cancelled),
+        Some(other) => return Err(wrong(format!("no job ends {other:?}"))),
+    };
+    let cluster = cluster.parse().map_err(|error| wrong(format!("cluster {cluster:?}: {error}")))?;
+    let (short, job) = (json(&id, &short)?, json(&id, &job)?);
+    Ok(PreheatRow { created: from_sql(created), ended: ended.map(from_sql).zip(outcome), cluster, short, job, id })
+}
+
+fn json(id: &str, text: &str) -> Result<serde_json::Value, Error> {
+    serde_json::from_str(text).map_err(|error| Error::failed(format!("read preheat {id}"))(Box::new(error)))
 }

@@ -8,7 +8,14 @@ use super::State;
 use crate::swarm::Repository;
 use crate::swarm::blob::Blob;
 use crate::swarm::event::{FinderId, Key};
+use crate::swarm::finder::Finder;
 use crate::swarm::look::{BlobView, FlightView, HolderView, Parent};
+
+impl Finder {
+    fn is_offered(&self, node: &NodeId) -> bool {
+        self.parents.iter().flatten().any(|said| said.node == *node)
+    }
+}
 
 impl State {
     pub(in crate::swarm) fn blobs(
@@ -86,7 +93,12 @@ impl State {
         let blob = self.blobs.get(&(cluster.clone(), digest))?;
         let finder = blob.finders.get(&id)?;
         let size = blob.size();
-        let parents = finder.parents.iter().flatten();
+        let offered = finder.parents.iter().flatten().map(|said| (&said.node, said.complete));
+        // Who is not named any more may have given most of it.
+        let former = finder.fed.iter().map(|(node, _)| (node, blob.whole.contains(node)));
+        let former: Vec<_> = former.filter(|(node, _)| !finder.is_offered(node)).collect();
+        let given = |node: &NodeId| finder.fed.iter().find(|(known, _)| known == node).map_or(0, |(_, bytes)| *bytes);
+        let parent = |(node, complete): (&NodeId, bool)| Parent { node: node.clone(), complete, bytes: given(node) };
         Some(FlightView {
             node: finder.node.clone(),
             cluster: cluster.clone(),
@@ -101,7 +113,7 @@ impl State {
             origin_bytes: finder.origin_bytes,
             reads_origin: blob.permits.iter().any(|permit| permit.finder == Some(id)),
             complete: finder.done,
-            parents: parents.map(|said| Parent { node: said.node.clone(), complete: said.complete }).collect(),
+            parents: offered.chain(former).map(parent).collect(),
             waiting: finder.waiting,
             seed: blob.awaited().cloned(),
             ordered: finder.ordered,

@@ -283,12 +283,12 @@ fn i6a_without_a_byte_for_two_seconds_after_the_headers_the_permit_moves() {
     let permit = bench.permit(a).unwrap();
     bench.headers(a, permit);
     bench.wait(ms(1900));
-    bench.tell(a, Tell::Progress { blocks: 1, origin_bytes: BLOCK });
+    bench.tell(a, Tell::Progress { blocks: 1, origin_bytes: BLOCK, fed: Vec::new() });
     bench.wait(ms(1900));
     bench.hashes(a, 1, &[2]);
     bench.wait(ms(1999));
     // The same count again is no byte.
-    bench.tell(a, Tell::Progress { blocks: 1, origin_bytes: BLOCK });
+    bench.tell(a, Tell::Progress { blocks: 1, origin_bytes: BLOCK, fed: Vec::new() });
     assert_eq!(bench.permit(b), None);
     bench.wait(ms(1));
     assert!(bench.permit(b).is_some());
@@ -325,7 +325,7 @@ fn the_successor_is_who_has_most_and_goes_on_with_the_same_list() {
     let permit = bench.permit(a).unwrap();
     bench.headers(a, permit);
     bench.hashes(a, 0, &[1, 2]);
-    bench.tell(c, Tell::Progress { blocks: 2, origin_bytes: 0 });
+    bench.tell(c, Tell::Progress { blocks: 2, origin_bytes: 0, fed: Vec::new() });
     bench.apply(Event::Ended { finder: a, clean: true });
     assert_eq!(bench.permit(b), None);
     let permit = bench.permit(c).unwrap();

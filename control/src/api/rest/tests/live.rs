@@ -137,7 +137,7 @@ async fn a_blob_is_shown_with_who_holds_and_who_fetches_it_and_what_another_clus
     rest.holds("n1", &[(1, 8 * MIB), (2, MIB)]);
     rest.holds("m1", &[(1, 8 * MIB)]);
     let finder = rest.flies("n2", 1, 0);
-    rest.swarm.tell(finder, Tell::Progress { blocks: 4, origin_bytes: 0 });
+    rest.swarm.tell(finder, Tell::Progress { blocks: 4, origin_bytes: 0, fed: Vec::new() });
 
     let blob = rest.get(&format!("/api/v1/blobs/{}", digest(1))).await.json();
     let clusters = blob["clusters"].as_array().unwrap();
@@ -177,7 +177,7 @@ async fn flights_say_who_feeds_whom() {
     }
     rest.holds("n1", &[(1, 8 * MIB)]);
     let finder = rest.flies("n2", 1, 0);
-    rest.swarm.tell(finder, Tell::Progress { blocks: 8, origin_bytes: 0 });
+    rest.swarm.tell(finder, Tell::Progress { blocks: 8, origin_bytes: 0, fed: Vec::new() });
     rest.flies("n3", 7, 0);
     let flights = rest.all("/api/v1/flights", 1).await;
     assert_eq!(texts(&flights, "node"), ["n2", "n3"]);
@@ -204,7 +204,7 @@ async fn the_share_of_an_image_counts_what_is_there_and_what_is_coming() {
     rest.holds("n1", &[(1, 8 * MIB), (2, 2 * MIB)]);
     rest.holds("n2", &[(2, 2 * MIB)]);
     let finder = rest.flies("n3", 1, 0);
-    rest.swarm.tell(finder, Tell::Progress { blocks: 16, origin_bytes: 0 });
+    rest.swarm.tell(finder, Tell::Progress { blocks: 16, origin_bytes: 0, fed: Vec::new() });
     let blob = |n: u8| json!({ "digest": digest(n).to_string() });
     let ask = |blobs: Vec<Value>| json!({ "blobs": blobs });
     let path = "/api/v1/images/share";

@@ -265,7 +265,7 @@ impl World {
                 self.bench.failed(id, permit, why);
             }
             Step::Progress { blocks, .. } => {
-                self.tell(id, Tell::Progress { blocks, origin_bytes: u64::from(blocks) * BLOCK });
+                self.tell(id, Tell::Progress { blocks, origin_bytes: u64::from(blocks) * BLOCK, fed: Vec::new() });
             }
             Step::Done { root, .. } => {
                 (mine.done, mine.permit) = (true, None);

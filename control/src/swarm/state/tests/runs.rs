@@ -134,7 +134,7 @@ impl Race {
         reader.debt = reader.debt.min(1.0);
         reader.grants.retain(|grant| *reader.at.get(&grant.id).unwrap_or(&0) < Self::end_of(*grant));
         let (finder, blocks, origin_bytes) = (reader.finder, reader.read.len() as u32, reader.origin);
-        self.bench.tell(finder, Tell::Progress { blocks, origin_bytes });
+        self.bench.tell(finder, Tell::Progress { blocks, origin_bytes, fed: Vec::new() });
     }
 
     /// No block is covered by two permits.
@@ -246,7 +246,7 @@ fn i6c_a_small_blob_moves_to_another_when_the_registry_is_known_to_be_faster() {
         for _ in 0..count {
             race.bench.wait(ms(250));
             origin_bytes += 100_000;
-            race.bench.tell(slow, Tell::Progress { blocks: 1, origin_bytes });
+            race.bench.tell(slow, Tell::Progress { blocks: 1, origin_bytes, fed: Vec::new() });
         }
     };
     tell(&mut race, 8);
@@ -346,12 +346,12 @@ fn what_nobody_has_any_more_is_read_again_although_somebody_gets_blocks_all_the_
         bench.join(name, Some("east"));
         bench.ask(name, Ask { size: Some(LARGE), ..want(1) })
     });
-    bench.tell(other, Tell::Progress { blocks: BLOCKS, origin_bytes: 0 });
+    bench.tell(other, Tell::Progress { blocks: BLOCKS, origin_bytes: 0, fed: Vec::new() });
     bench.apply(Event::Ended { finder: race.readers[0].finder, clean: false });
     bench.wait(ms(3000));
     bench.apply(Event::Ended { finder: other, clean: false });
     for step in 0..40 {
-        bench.tell(left, Tell::Progress { blocks: 100 * (step % 8), origin_bytes: 0 });
+        bench.tell(left, Tell::Progress { blocks: 100 * (step % 8), origin_bytes: 0, fed: Vec::new() });
         bench.wait(ms(250));
     }
     let again = |notice: &Notice| matches!(notice, Notice::ReadAgain { blocks } if *blocks == BLOCKS);
@@ -398,7 +398,10 @@ fn read_on(bench: &mut Bench, reader: FinderId, blocks: std::ops::Range<BlockInd
     for block in blocks {
         bench.wait(ms(250));
         bench.hashes(reader, block, &[(block % 251) as u8]);
-        bench.tell(reader, Tell::Progress { blocks: block + 1, origin_bytes: u64::from(block + 1) * BLOCK });
+        bench.tell(
+            reader,
+            Tell::Progress { blocks: block + 1, origin_bytes: u64::from(block + 1) * BLOCK, fed: Vec::new() },
+        );
     }
 }
 

@@ -30,7 +30,7 @@ impl Crowd {
         while reached < self.finders.len() {
             let next = (reached * 3).min(self.finders.len());
             for at in reached..next {
-                self.bench.tell(self.finders[at], Tell::Progress { blocks: 1, origin_bytes: 0 });
+                self.bench.tell(self.finders[at], Tell::Progress { blocks: 1, origin_bytes: 0, fed: Vec::new() });
             }
             reached = next;
             self.bench.wait(ms(100));
@@ -44,7 +44,7 @@ impl Crowd {
     fn keep_the_permit(&mut self) {
         self.blocks += 1;
         let origin_bytes = u64::from(self.blocks);
-        self.bench.tell(self.finders[0], Tell::Progress { blocks: 1, origin_bytes });
+        self.bench.tell(self.finders[0], Tell::Progress { blocks: 1, origin_bytes, fed: Vec::new() });
     }
 
     /// The last set of each.
@@ -156,7 +156,7 @@ fn what_events_cost_in_a_crowd_of_ten_thousand() {
     };
     each("progress", &mut crowd, &mut |crowd, at| {
         let finder = crowd.finders[at];
-        crowd.bench.tell(finder, Tell::Progress { blocks: 2, origin_bytes: 0 });
+        crowd.bench.tell(finder, Tell::Progress { blocks: 2, origin_bytes: 0, fed: Vec::new() });
     });
     each("load", &mut crowd, &mut |crowd, at| {
         crowd.bench.apply(Event::Load { node: node(&format!("n{at}")), uploads: 3, slots: 64 });
@@ -186,7 +186,7 @@ fn what_events_cost_in_a_crowd_of_ten_thousand() {
         let tell = if at % 100 == 7 {
             Tell::Done(meta(9), Signature::new())
         } else {
-            Tell::Progress { blocks: 3, origin_bytes: 0 }
+            Tell::Progress { blocks: 3, origin_bytes: 0, fed: Vec::new() }
         };
         crowd.bench.tell(crowd.finders[at], tell);
     });

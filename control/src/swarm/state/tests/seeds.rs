@@ -195,7 +195,7 @@ fn i6c_a_slow_seed_is_asked_no_more_while_that_is_known() {
         let rate = if order.0.as_str() == "s" { BLOCK } else { 10 * BLOCK };
         for step in 1..=4 {
             bench.wait(ms(250));
-            bench.tell(reader, Tell::Progress { blocks: 1, origin_bytes: step * rate });
+            bench.tell(reader, Tell::Progress { blocks: 1, origin_bytes: step * rate, fed: Vec::new() });
         }
         bench.apply(Event::Ended { finder: reader, clean: true });
         read.insert(order.0);
