@@ -395,6 +395,10 @@ async fn the_first_node_reads_the_origin_and_the_second_reads_the_first() {
         assert_eq!((got, sources.origin), (bytes.clone(), len as u64));
         let (got, sources) = read(&two, digest).await.unwrap();
         assert_eq!((got, sources.peers, sources.origin), (bytes.clone(), len as u64, 0));
+        // Control hears who gave it.
+        let fed = lab.cluster.swarms.lock()[&digest].fed.clone();
+        let from_one = |(node, given): &(NodeId, u64)| node.as_str() == "one" && *given <= len as u64;
+        assert!((fed.is_empty() == (len == 0)) && fed.iter().all(from_one), "{fed:?}");
         let (got, sources) = read(&two, digest).await.unwrap();
         assert_eq!((got, sources.local), (bytes, len as u64));
         assert_eq!(lab.reads() - before, 1);

@@ -12,6 +12,8 @@ pub(super) struct Swarm {
     /// Permits that were granted, of which each has its own number.
     pub(super) granted: u64,
     pub(super) holders: Vec<Parent>,
+    /// Who gave how much, as finders said.
+    pub(super) fed: Vec<(NodeId, u64)>,
     pub(super) head: Option<(NodeId, u64)>,
     pub(super) hashes: Vec<(u32, Bytes)>,
     pub(super) sealed: Option<(NodeId, Hash, u64)>,
@@ -94,7 +96,10 @@ impl Swarm {
                     self.grant();
                 }
             }
-            Tell::Progress { .. } => self.hold(node, false),
+            Tell::Progress { fed, .. } => {
+                self.fed.extend(fed);
+                self.hold(node, false);
+            }
             Tell::Done { size, root, media_type } => {
                 self.sealed = Some((node.clone(), root, size));
                 // As control does: the flight may have ended before its last hash was told.

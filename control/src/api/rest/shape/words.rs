@@ -80,3 +80,47 @@ fn is(value: &Value) -> String {
 fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_said_without_words_of_json_schema() {
+        let schema = json!({"properties": {
+            "percent": {"type": "integer", "minimum": 1, "maximum": 100},
+            "name": {"type": ["string", "null"], "minLength": 1, "maxLength": 9},
+            "state": {"type": "string", "enum": ["waiting", "done"]},
+            "nodes": {"type": "array", "minItems": 1, "maxItems": 2, "items": {"type": "string"}},
+        }});
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        let said = |value: Value, quoted: bool| {
+            let error = validator.iter_errors(&value).next().unwrap();
+            reason(&error, quoted)
+        };
+        let cases = [
+            (json!({"percent": "x"}), "is \"x\", and must be a whole number"),
+            (json!({"percent": ""}), "is empty, and must be a whole number"),
+            (json!({"percent": 1.5}), "is 1.5, and must be a whole number"),
+            (json!({"percent": 0}), "is 0, and must be at least 1"),
+            (json!({"percent": 101}), "is 101, and must be at most 100"),
+            (json!({"percent": [1]}), "is a list, and must be a whole number"),
+            (json!({"name": ""}), "is empty"),
+            (json!({"name": "0123456789"}), "is longer than 9 characters"),
+            (json!({"state": "gone"}), "is \"gone\", and must be one of waiting, done"),
+            (json!({"nodes": []}), "is empty"),
+            (json!({"nodes": ["a", "b", "c"]}), "has more than 2 items"),
+            (json!({"nodes": [null]}), "is null, and must be a text"),
+        ];
+        for (value, wanted) in cases {
+            assert_eq!(said(value.clone(), true), wanted, "{value}");
+        }
+        let name = said(json!({"name": 5}), true);
+        assert!(name.starts_with("is 5, and must be ") && name.contains("a text") && name.contains("null"), "{name}");
+        assert_eq!(said(json!({"percent": "planted-secret"}), false), "is a text, and must be a whole number");
+        let long = said(json!({"percent": "x".repeat(99)}), true);
+        assert_eq!(long, "is a text, and must be a whole number");
+    }
+}

@@ -177,12 +177,19 @@ async fn flights_say_who_feeds_whom() {
     }
     rest.holds("n1", &[(1, 8 * MIB)]);
     let finder = rest.flies("n2", 1, 0);
-    rest.swarm.tell(finder, Tell::Progress { blocks: 8, origin_bytes: 0, fed: Vec::new() });
+    let fed = vec![("n1".parse().unwrap(), MIB), ("n9".parse().unwrap(), 5)];
+    rest.swarm.tell(finder, Tell::Progress { blocks: 4, origin_bytes: 0, fed });
+    let fed = vec![("n1".parse().unwrap(), 2 * MIB)];
+    rest.swarm.tell(finder, Tell::Progress { blocks: 8, origin_bytes: 0, fed });
     rest.flies("n3", 7, 0);
     let flights = rest.all("/api/v1/flights", 1).await;
     assert_eq!(texts(&flights, "node"), ["n2", "n3"]);
     let fed = &flights[0];
-    assert_eq!(texts(fed["parents"].as_array().unwrap(), "name"), ["host-n1"]);
+    // One that it was told of, and one that gave it something and is gone.
+    let parents = fed["parents"].as_array().unwrap();
+    assert_eq!(texts(parents, "node"), ["n1", "n9"]);
+    assert_eq!((&parents[0]["name"], &parents[0]["bytes"]), (&json!("host-n1"), &json!(2 * MIB)));
+    assert_eq!((&parents[1]["name"], &parents[1]["bytes"]), (&Value::Null, &json!(5)));
     assert_eq!((&fed["size"], &fed["bytes"], &fed["reads_origin"]), (&json!(8 * MIB), &json!(2 * MIB), &json!(false)));
     assert_eq!((&fed["registry"], &fed["repository"]), (&json!("r.example"), &json!("app")));
     // Control just started: it grants no permit, and says so.

@@ -130,13 +130,13 @@ async fn i9_what_stands_in_place_of_a_login_is_not_quoted() {
     let long = format!("{secret}{}", "x".repeat(4800));
     let user = |user: Value| json!({"user": user, "password": "p"});
     let cases = [
-        (json!({"user": "ci", "password": 1_234_567_890}), "login.password", "not of type \"string\""),
+        (json!({"user": "ci", "password": 1_234_567_890}), "login.password", "must be a text"),
         (json!({"user": "ci", "password": long}), "login.password", "longer than 4096"),
-        (json!({"user": "ci", "password": {"is": [secret]}}), "login.password", "not of type \"string\""),
-        (user(json!([secret])), "login.user", "not of type \"string\""),
+        (json!({"user": "ci", "password": {"is": [secret]}}), "login.password", "must be a text"),
+        (user(json!([secret])), "login.user", "must be a text"),
         (user(json!(long)), "login.user", "longer than 4096"),
-        (json!(format!("ci:{secret}")), "login", "not of type \"object\""),
-        (json!(["ci", secret]), "login", "not of type \"object\""),
+        (json!(format!("ci:{secret}")), "login", "must be an object"),
+        (json!(["ci", secret]), "login", "must be an object"),
         (json!({"user": format!("ci:{secret}"), "password": ""}), "login.user", "has a colon"),
     ];
     for (login, field, wanted) in cases {
