@@ -343,6 +343,32 @@ async fn a_preview_names_the_nodes_that_move_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn the_default_is_taken_by_the_form_and_the_preview_says_from_whom() {
+    let stage = stage(false).await;
+    let browser = stage.sign_in(ADMIN).await;
+    let cluster = stage.cluster(&browser, "west", "10.1.0.0/16").await;
+    stage.join("n1", "host-one", "192.0.2.1");
+    let version = field(&stage.get(&browser, &cluster).await.text, "version");
+    let fields = |act: &'static str| {
+        [("do", act), ("name", "west"), ("cidrs", "10.1.0.0/16"), ("default", "true"), ("version", version.as_str())]
+    };
+    let page = stage.post(&browser, &cluster, &fields("preview")).await;
+    assert_eq!(page.status, 200, "{}", page.text);
+    assert!(page.text.contains("1 live node would move."), "{}", page.text);
+    let (_, changes) = page.text.split_once("<caption>Clusters that would change").unwrap();
+    let rows = changes.split_once("</table>").unwrap().0;
+    let row = |name: &str, is: &str, would: &str| {
+        format!("<th scope=\"row\">{name}</th><td>Default</td><td>{is}</td><td>{would}</td>")
+    };
+    for row in [row("default", "yes", "no"), row("west", "no", "yes")] {
+        assert!(rows.contains(&row), "{row} is not in {rows}");
+    }
+    assert_eq!(rows.matches("scope=\"row\"").count(), 2, "nothing else would: {rows}");
+    assert_eq!(stage.post(&browser, &cluster, &fields("save")).await.status, 303);
+    assert!(stage.get(&browser, "/console/clusters/default").await.text.contains("<dt>Default</dt><dd>no</dd>"));
+}
+
+#[tokio::test]
 async fn a_change_of_a_stale_version_shows_both_and_saves_nothing() {
     let stage = stage(false).await;
     let browser = stage.sign_in(ADMIN).await;

@@ -126,6 +126,34 @@ fn each_kind_of_failure_has_its_exit_code_and_names_what_is_wrong() {
 }
 
 #[test]
+fn the_default_is_handed_over_by_one_command_and_whoever_loses_it_is_named() {
+    let server = Server::start();
+    server.well(&["cluster", "create", "b", "--idc", "west"]);
+    let plan = server.well(&["cluster", "update", "b", "--default", "--dry-run"]);
+    for part in ["~ default\n    default: true -> false", "~ b\n    default: false -> true", "nothing was changed"] {
+        assert!(plan.contains(part), "{plan}");
+    }
+    let done = server.ctl(&["cluster", "update", "b", "--default"]);
+    assert!(done.status.success());
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(said.trim(), "b is the default now, and default is no more");
+    let json: Value = serde_json::from_str(&server.well(&["cluster", "show", "default", "-o", "json"])).unwrap();
+    assert_eq!(json["default"], false);
+    // What was the default can be deleted now, and what is can't.
+    assert!(server.badly(&["cluster", "delete", "b"]).1.contains("cluster update OTHER --default"));
+    server.well(&["cluster", "delete", "default"]);
+
+    let file = server.state.path().join("clusters.toml");
+    std::fs::write(&file, "[[cluster]]\nname = \"c\"\ndefault = true\n").unwrap();
+    server.well(&["cluster", "create", "d"]);
+    let applied = server.ctl(&["apply", "-f", file.to_str().unwrap()]);
+    let said = String::from_utf8(applied.stderr).unwrap();
+    let of = |what: &str| said.lines().filter(|line| line.contains(what)).map(str::to_owned).collect::<Vec<_>>();
+    assert!(applied.status.success() && of("left alone")[0].contains("left alone: d ("), "{said}");
+    assert!(of("the default no more")[0].contains("no more: b ("), "{said}");
+}
+
+#[test]
 fn everything_there_is_can_be_listed_and_shown() {
     let server = Server::start();
     let json =

@@ -62,9 +62,14 @@ impl Draft {
             Field::new("textarea", "cidrs", "Networks", "One a line, such as 10.1.0.0/16.")
                 .value(self.cidrs.join("\n"))
                 .fault(fault("cidrs")),
-            Field::new("checkbox", "default", "Default cluster", "Nodes that match nothing come here.")
-                .value(self.default.to_string())
-                .fault(fault("default")),
+            Field::new(
+                "checkbox",
+                "default",
+                "Default cluster",
+                "Nodes that match nothing come here. Whichever cluster has this loses it.",
+            )
+            .value(self.default.to_string())
+            .fault(fault("default")),
         ];
         fields.extend(version.map(|version| Field::hidden("version", version)));
         Form {
@@ -104,7 +109,40 @@ fn preview(answer: &Answer) -> String {
     });
     let columns = ["Node", "Address", "From", "To", "Why"];
     let table = view::table("Nodes that would move", &columns, rows.collect(), String::new());
-    view::fresh("preview", &[view::words("Preview", &said), if count == 0 { String::new() } else { table }])
+    let parts = [
+        view::words("Preview", &said),
+        changes(&answer.body["changes"]),
+        if count == 0 { String::new() } else { table },
+    ];
+    view::fresh("preview", &parts)
+}
+
+/// The clusters that would be other than they are, field by field; empty: none.
+fn changes(changes: &Value) -> String {
+    let mut rows = Vec::new();
+    for change in changes.as_array().into_iter().flatten() {
+        let (before, after) = (described(&change["before"]), described(&change["after"]));
+        let name = || Cell::of(&change["name"]);
+        match change["action"].as_str() {
+            Some("create") => {
+                rows.push(vec![name(), Cell::new("all of it"), Cell::new("not there"), Cell::new("made")])
+            }
+            Some("delete") => rows.push(vec![name(), Cell::new("all of it"), Cell::new("there"), Cell::new("deleted")]),
+            _ => {
+                // A count of nodes and a version are not what somebody says of a cluster.
+                let said =
+                    before.into_iter().zip(after).filter(|((key, _), _)| !["Version", "Live nodes"].contains(key));
+                let other = said.filter(|((_, old), (_, new))| old != new);
+                rows.extend(
+                    other.map(|((key, old), (_, new))| vec![name(), Cell::new(key), Cell::new(old), Cell::new(new)]),
+                );
+            }
+        }
+    }
+    if rows.is_empty() {
+        return String::new();
+    }
+    view::table("Clusters that would change", &["Cluster", "What", "Is", "Would be"], rows, String::new())
 }
 
 fn no_preview() -> String {

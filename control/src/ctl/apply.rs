@@ -60,8 +60,8 @@ pub(super) async fn run(client: &Client, args: &Apply, output: Output) -> Result
     let answer = client.request(Method::PUT, &["clusters"]).if_match(None).query(&query).json(&body).send().await?;
     show(output, &answer, || {
         let difference: Difference = understand(&answer)?;
-        if !difference.undeclared.is_empty() && !args.prune {
-            eprintln!("not in {name}, and left alone: {} (--prune deletes)", difference.undeclared.join(", "));
+        if !args.prune {
+            left_out(&difference).iter().for_each(|line| eprintln!("not in {name}, {line} (--prune deletes)"));
         }
         Ok(summary(&difference))
     })
@@ -89,6 +89,24 @@ fn declared(text: &str) -> Result<Value, String> {
         Some(_) => Err("\"cluster\" is not a list: write [[cluster]]".to_owned()),
         None => Err("has no [[cluster]]".to_owned()),
     }
+}
+
+/// What is said of clusters that the file does not have: those that stay as they are, and those that lose the default to one of it.
+fn left_out(Difference { dry_run, changes, undeclared, .. }: &Difference) -> Vec<String> {
+    let changes_too = |name: &&String| {
+        changes.iter().any(|change| matches!(change, Change::Update { before, .. } if before.name == **name))
+    };
+    let (changed, alone): (Vec<&String>, Vec<&String>) = undeclared.iter().partition(changes_too);
+    let list = |names: &[&String]| names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+    let mut lines = Vec::new();
+    if !alone.is_empty() {
+        lines.push(format!("and left alone: {}", list(&alone)));
+    }
+    if !changed.is_empty() {
+        let becomes = if *dry_run { "and would be the default no more" } else { "and the default no more" };
+        lines.push(format!("{becomes}: {}", list(&changed)));
+    }
+    lines
 }
 
 /// What a change did, or would do and which live nodes it would move.
@@ -174,9 +192,8 @@ mod tests {
         assert!(declared("").unwrap_err().contains("no [[cluster]]"));
     }
 
-    #[test]
-    fn a_difference_reads_like_a_diff() {
-        let cluster = |name: &str, idc: &str| Cluster {
+    fn cluster(name: &str, idc: &str) -> Cluster {
+        Cluster {
             id: "1".into(),
             name: name.into(),
             version: 1,
@@ -185,7 +202,24 @@ mod tests {
             location: String::new(),
             cidrs: vec!["10.0.0.0/8".into()],
             nodes: 0,
-        };
+            default_from: None,
+        }
+    }
+
+    #[test]
+    fn what_loses_the_default_is_not_said_to_be_left_alone() {
+        let before = Cluster { default: true, ..cluster("old", "") };
+        let changes = vec![Change::Update { before, after: cluster("old", "") }];
+        let undeclared = vec!["old".to_owned(), "other".to_owned()];
+        let mut difference = Difference { dry_run: false, changes, undeclared, moves: None };
+        assert_eq!(left_out(&difference), ["and left alone: other", "and the default no more: old"]);
+        difference.dry_run = true;
+        assert_eq!(left_out(&difference)[1], "and would be the default no more: old");
+        assert_eq!(left_out(&Difference { undeclared: Vec::new(), ..difference }), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_difference_reads_like_a_diff() {
         let changes = [
             Change::Create { after: cluster("a", "") },
             Change::Update { before: cluster("b", "x"), after: cluster("b", "y") },

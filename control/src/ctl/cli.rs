@@ -430,7 +430,7 @@ pub(super) struct Named {
 pub(super) struct Create {
     /// Unique without regard to case.
     pub(super) name: String,
-    /// Nodes that match nothing come here.
+    /// Nodes that match nothing come here. It takes this from whichever cluster has it.
     #[arg(long)]
     pub(super) default: bool,
     /// Data centres, alternatives separated by bars.
@@ -451,7 +451,7 @@ pub(super) struct Update {
     /// A new name.
     #[arg(long)]
     pub(super) name: Option<String>,
-    /// Whether nodes that match nothing come here.
+    /// Whether nodes that match nothing come here. It takes this from whichever cluster has it.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "true|false")]
     pub(super) default: Option<bool>,
     /// Data centres, alternatives separated by bars. Empty: none any more.

@@ -21,6 +21,9 @@ pub(super) struct Cluster {
     pub(super) location: String,
     pub(super) cidrs: Vec<String>,
     pub(super) nodes: u64,
+    /// Which cluster lost the default to it just now.
+    #[serde(default)]
+    pub(super) default_from: Option<String>,
 }
 
 pub(super) async fn run(client: &Client, command: ClusterCommand, output: Output) -> Result<String, Error> {
@@ -29,7 +32,7 @@ pub(super) async fn run(client: &Client, command: ClusterCommand, output: Output
             let Create { name, default, idc, location, cidrs } = args;
             let body = json!({ "name": name, "default": default, "idc": idc, "location": location, "cidrs": cidrs });
             let made = client.request(Method::POST, &["clusters"]).json(&body).send().await?;
-            show(output, &made, || one(&made))
+            show(output, &made, || changed(&made))
         }
         ClusterCommand::List => {
             let clusters = client.list(&["clusters"], &[]).await?;
@@ -48,7 +51,7 @@ pub(super) async fn run(client: &Client, command: ClusterCommand, output: Output
                 return show(output, &answer, || apply::describe(&answer));
             }
             let cluster = request.json(&body).send().await?;
-            show(output, &cluster, || one(&cluster))
+            show(output, &cluster, || changed(&cluster))
         }
         ClusterCommand::Delete(Delete { cluster, force, if_version, dry_run }) => {
             let tag = tag(client, &cluster, if_version.as_deref()).await?;
@@ -96,6 +99,15 @@ fn patch(args: &Update) -> Result<Value, Error> {
         ));
     }
     Ok(Value::Object(body))
+}
+
+/// A cluster that was just written, and what became of another with it.
+fn changed(cluster: &Value) -> Result<String, Error> {
+    let cluster: Cluster = understand(cluster)?;
+    if let Some(from) = &cluster.default_from {
+        eprintln!("{} is the default now, and {from} is no more", cluster.name);
+    }
+    Ok(table(&[cluster]))
 }
 
 fn one(cluster: &Value) -> Result<String, Error> {
