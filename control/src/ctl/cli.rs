@@ -7,7 +7,8 @@ use clap_complete::Shell;
 ///
 /// It shows the API token in SHOAL_TOKEN, or the one in a file.
 ///
-/// Exit codes: 0 well, 1 failed here, 2 refused or misused, 3 not found, 4 conflict, 5 server unreachable, 6 not allowed, 7 failed at the server.
+/// Exit codes: 0 well, 1 failed here, 2 refused or misused, 3 not found, 4 conflict, 5 server unreachable, 6 not allowed, 7 failed at the
+/// server, 8 it would change something (only with --detailed-exitcode).
 #[derive(Debug, Parser)]
 #[command(name = "shoalctl", version)]
 pub struct Cli {
@@ -442,6 +443,9 @@ pub(super) struct Create {
     /// A network. May be given many times, or several separated by commas.
     #[arg(long = "cidr", value_name = "CIDR", value_delimiter = ',')]
     pub(super) cidrs: Vec<String>,
+    /// Only print what would change, and which live nodes would move.
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -466,7 +470,14 @@ pub(super) struct Update {
     /// No networks any more.
     #[arg(long, conflicts_with = "cidrs")]
     pub(super) no_cidrs: bool,
-    /// Only if the cluster is at this version: a number, or ID.VERSION (its ETag), which no other cluster that gets its name has.
+    /// A network more; the others stay. May be given many times, or several separated by commas.
+    #[arg(long = "add-cidr", value_name = "CIDR", value_delimiter = ',', conflicts_with_all = ["cidrs", "no_cidrs"])]
+    pub(super) add_cidrs: Vec<String>,
+    /// One of its networks less; the others stay. May be given many times, or several separated by commas.
+    #[arg(long = "remove-cidr", value_name = "CIDR", value_delimiter = ',', conflicts_with_all = ["cidrs", "no_cidrs"])]
+    pub(super) remove_cidrs: Vec<String>,
+    /// Only if the cluster is at this version: a number, or ID.VERSION (its ETag), which no other cluster that gets its name has. Without
+    /// it: the one that it has when this begins. `*`: whichever it has.
     #[arg(long, value_name = "VERSION")]
     pub(super) if_version: Option<String>,
     /// Only print what would change, and which live nodes would move.
@@ -481,7 +492,8 @@ pub(super) struct Delete {
     /// Also if live nodes are in it, or if it is the default.
     #[arg(long)]
     pub(super) force: bool,
-    /// Only if the cluster is at this version: a number, or ID.VERSION (its ETag), which no other cluster that gets its name has.
+    /// Only if the cluster is at this version: a number, or ID.VERSION (its ETag), which no other cluster that gets its name has. Without
+    /// it: the one that it has when this begins. `*`: whichever it has.
     #[arg(long, value_name = "VERSION")]
     pub(super) if_version: Option<String>,
     /// Only print what would change, and which live nodes would move.
@@ -497,6 +509,12 @@ pub(super) struct Apply {
     /// Only print what would change.
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// End with exit code 8 if something would change.
+    #[arg(long, requires = "dry_run")]
+    pub(super) detailed_exitcode: bool,
+    /// Only if the clusters are at this version, which --dry-run prints: nobody changed any of them since. Without it: whatever they are like.
+    #[arg(long, value_name = "VERSION")]
+    pub(super) if_version: Option<String>,
     /// Delete clusters that the file does not have.
     #[arg(long)]
     pub(super) prune: bool,

@@ -181,8 +181,12 @@ pub(super) struct Difference {
     dry_run: bool,
     /// Oldest cluster first.
     changes: Vec<ChangeView>,
-    /// Names of clusters that are there and were not declared.
+    /// Names of clusters that are there and were not declared. One that loses the default to a declared one is among `changes` too.
     undeclared: Vec<String>,
+    /// The state that this was decided on, as `If-Match` of the change itself says it in quotation marks: that of the cluster, or of the
+    /// whole set when it is about that. Null: nothing was there.
+    #[schema(required = true)]
+    version: Option<String>,
     /// In a dry run: which live nodes would move. Else null: they move by themselves, within a second.
     #[schema(required = true)]
     moves: Option<Moves>,
@@ -358,9 +362,14 @@ impl Parts {
     async fn plan(&self, caller: &Caller, planned: Planned) -> Result<Response, Problem> {
         let (has, beyond) = (|id: &ClusterId| caller.reaches(id), |after: &ClusterSet| self.beyond(caller, after));
         let reach = Reach { has: &has, beyond: &beyond };
-        let Plan { changes, before: _, after } = self.clusters.by(&caller.name).within(reach).plan(&planned).await?;
+        let Plan { changes, before, after } = self.clusters.by(&caller.name).within(reach).plan(&planned).await?;
+        let version = match &planned {
+            Planned::Create(_) => None,
+            Planned::Update(name, _) | Planned::Delete(name) => before.find(name).map(|cluster| tag(cluster)),
+        };
         let (changes, moves) = (self.changes(&changes), Some(self.moves(caller, &after)));
-        Ok(Json(Difference { dry_run: true, changes, undeclared: Vec::new(), moves }).into_response())
+        let head = version.as_ref().map(etag);
+        Ok((head, Json(Difference { dry_run: true, changes, undeclared: Vec::new(), version, moves })).into_response())
     }
 }
 
@@ -514,14 +523,15 @@ pub(super) async fn delete(
     params(ApplyQuery,
         ("If-Match" = Option<String>, Header, nullable = false, pattern = r#"^(?:\*|(?:W/)?"[^"]*"(?:, ?(?:W/)?"[^"]*")*)$"#, description = "The ETag of the list that was read, or `*`. Needed without `dry_run`.")),
     request_body = DeclaredSet,
-    responses((status = 200, description = "What changed.", body = Difference), Applying))]
+    responses((status = 200, description = "What changed. The ETag is that of the set as it is now.", body = Difference,
+        headers(("ETag" = String))), Applying))]
 pub(super) async fn apply(
     Operator(caller): Operator,
     State(parts): State<Parts>,
     version: Option<IfMatch>,
     Query(query): Query<ApplyQuery>,
     Body(set): Body<DeclaredSet>,
-) -> Result<Json<Difference>, Problem> {
+) -> Result<Response, Problem> {
     reaches_all(&caller)?;
     let ApplyQuery { prune, dry_run, force } = query;
     let mut generation = None;
@@ -533,12 +543,15 @@ pub(super) async fn apply(
     let declared = set.clusters.into_iter().map(ClusterSpec::from).collect();
     let nodes_of = |id: &ClusterId| if force { 0 } else { parts.nodes.count_of(id) };
     let mode = ApplyMode { prune, dry_run, generation };
-    let Applied { changes, undeclared, before: _, after } =
+    let Applied { changes, undeclared, before, after } =
         parts.clusters.by(&caller.name).apply(declared, mode, &nodes_of).await?;
-    Ok(Json(Difference {
+    let now = if dry_run { before.generation() } else { after.generation() };
+    let difference = Difference {
         dry_run,
         changes: parts.changes(&changes),
         undeclared: undeclared.iter().map(|cluster| cluster.name.clone()).collect(),
+        version: Some(before.generation().to_string()),
         moves: dry_run.then(|| parts.moves(&caller, &after)),
-    }))
+    };
+    Ok((etag(now), Json(difference)).into_response())
 }
