@@ -107,6 +107,7 @@ async fn answer(cli: Cli) -> Result<Said, Error> {
         Command::Node(command) => node::run(&client, &command, cli.output).await,
         Command::Blob(command) => swarm::blob(&client, &command, cli.output).await,
         Command::Flight(command) => swarm::flight(&client, &command, cli.output).await,
+        Command::Summary(args) => node::summary(&client, &args, cli.output).await,
         Command::Traffic(args) => swarm::traffic(&client, &args, cli.output).await,
         Command::Image(command) => swarm::image(&client, &command, cli.output).await,
         Command::Preheat(command) => preheat::run(&client, &command, cli.output).await,

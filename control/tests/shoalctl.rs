@@ -293,6 +293,9 @@ fn everything_there_is_can_be_listed_and_shown() {
         assert_eq!(json(&list), serde_json::json!([]), "{list:?}");
         server.well(&list);
     }
+    let summary = json(&["summary", "--cluster", "default"]);
+    assert_eq!((&summary["clusters"], &summary["nodes"]), (&1.into(), &0.into()));
+    assert!(server.well(&["summary"]).contains("live nodes"));
     let digest = format!("sha256:{}", "0".repeat(64));
     assert_eq!(server.badly(&["blob", "show", &digest]).0, Some(3));
     assert_eq!(server.badly(&["node", "show", "n1"]).0, Some(3));

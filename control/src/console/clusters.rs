@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::ask::{Answer, encoded, text};
 use super::guard::{Posted, Signed, Stop};
+use super::pages::Search;
 use super::view::{self, Cell, Field, Form, Shell};
 
 const HERE: &str = "/console/clusters";
@@ -108,7 +109,8 @@ fn preview(answer: &Answer) -> String {
         vec![Cell::of(&node["name"]), Cell::of(&node["ip"]), place("from"), place("to"), Cell::of(&node["reason"])]
     });
     let columns = ["Node", "Address", "From", "To", "Why"];
-    let table = view::table("Nodes that would move", &columns, rows.collect(), String::new());
+    let all = json!({ "total": count });
+    let table = view::list("Nodes that would move", &columns, rows.collect(), &all, String::new());
     let parts = [
         view::words("Preview", &said),
         changes(&answer.body["changes"]),
@@ -163,8 +165,8 @@ pub(super) fn described(cluster: &Value) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The table of some clusters.
-pub(super) fn table(clusters: &[Value], more: String) -> String {
+/// The table of a page of clusters.
+pub(super) fn table(page: &Answer, more: String) -> String {
     let row = |cluster: &Value| {
         let facts = described(cluster);
         let mut cells: Vec<Cell> = facts.into_iter().map(|(_, value)| Cell::new(value)).collect();
@@ -172,13 +174,13 @@ pub(super) fn table(clusters: &[Value], more: String) -> String {
         cells
     };
     let columns = ["Name", "Version", "Data centres", "Location", "Networks", "Default", "Live nodes"];
-    view::table("Clusters", &columns, clusters.iter().map(row).collect(), more)
+    view::list("Clusters", &columns, page.items().iter().map(row).collect(), &page.body, more)
 }
 
-pub(super) async fn list(me: Signed, query: super::pages::Search) -> Result<Response, Stop> {
+pub(super) async fn list(me: Signed, query: Search) -> Result<Response, Stop> {
     let answer = me.get(&query.on("/api/v1/clusters")).await?;
     let parts = if me.operates() { vec![view::way("New cluster", "/console/clusters/new")] } else { Vec::new() };
-    let table = table(answer.items(), query.next(HERE, &answer));
+    let table = table(&answer, query.next(HERE, &answer));
     Ok(view::live(me.shell("Clusters", HERE), parts, vec![table], 10).into_response())
 }
 
@@ -218,16 +220,18 @@ pub(super) async fn show(me: Signed, Path(id): Path<String>) -> Result<Response,
     let answer = cluster(&me, &id).await?;
     let at = address(&answer.body);
     let name = text(&answer.body["name"], "");
-    let nodes = me.get(&format!("/api/v1/nodes?cluster={}", encoded(&id))).await?;
-    let mut parts = vec![view::facts("Now", described(&answer.body))];
+    let of = Search::of(&[("cluster", &id)]);
+    let nodes = me.get(&of.on("/api/v1/nodes")).await?;
+    let mut parts = Vec::new();
     if me.operates() {
         parts.push(Draft::of(&answer.body).form(&me, at.clone(), Some(&tag(&answer)), None));
         parts.push(no_preview());
         parts.push(view::way("How nodes join it", &format!("{at}/join")));
         parts.push(view::way("Delete it", &format!("{at}/delete")));
     }
-    let live = vec![super::pages::node_table(nodes.items(), String::new())];
-    Ok(view::live(me.shell(&format!("Cluster {name}"), HERE), parts, live, 5).into_response())
+    let nodes = super::pages::node_table(&nodes, of.next("/console/nodes", &nodes));
+    let live = vec![view::facts("Now", described(&answer.body)), nodes];
+    Ok(view::live_first(me.shell(&format!("Cluster {name}"), HERE), live, parts, 5).into_response())
 }
 
 pub(super) async fn change(Path(id): Path<String>, form: Posted) -> Result<Response, Stop> {

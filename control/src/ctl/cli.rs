@@ -55,6 +55,8 @@ pub(super) enum Command {
     /// Live flights: which node fetches which digest, and from whom.
     #[command(subcommand)]
     Flight(FlightCommand),
+    /// How many clusters, nodes, flights and blobs there are, and what all nodes together read and gave since they started.
+    Summary(SummaryArgs),
     /// Bytes by source in the last minutes.
     Traffic(TrafficArgs),
     /// Which share of an image each node has.
@@ -208,6 +210,13 @@ pub(super) struct FlightFilter {
     /// Only those of this digest.
     #[arg(long, value_name = "DIGEST")]
     pub(super) digest: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SummaryArgs {
+    /// Only of this cluster, by name or id.
+    #[arg(long, value_name = "CLUSTER")]
+    pub(super) cluster: Option<String>,
 }
 
 #[derive(Debug, Args)]
