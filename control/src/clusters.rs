@@ -12,6 +12,6 @@ mod tests;
 
 pub use crate::scope::{BadFact, Considered, Explanation, Facts, Refusal};
 pub use crate::store::{Cluster, ClusterSpec};
-pub use live::{Applied, ApplyMode, BeyondOf, By, Change, Clusters, Config, Edit, Error, NodesOf, Plan, Planned};
+pub use live::{Applied, ApplyMode, By, Change, Changed, Clusters, Config, Edit, Error, NodesOf, Plan, Planned, Reach};
 pub use metrics::Metrics;
 pub use set::{ClusterSet, Decision};

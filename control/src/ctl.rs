@@ -67,12 +67,27 @@ impl Error {
     }
 }
 
+/// What goes to standard output, and the exit code that it goes with.
+struct Said {
+    text: String,
+    code: u8,
+}
+
+impl From<String> for Said {
+    fn from(text: String) -> Self {
+        Self { text, code: 0 }
+    }
+}
+
+/// With `--detailed-exitcode`: it would change something. Not 1 as `diff` has it, nor 2 as `terraform plan`: those are failures here.
+const DIFFERENT: u8 = 8;
+
 /// Runs one command. Standard output gets the answer, standard error the reason why there is none.
 pub async fn run(cli: Cli) -> ExitCode {
     match answer(cli).await {
-        Ok(text) => {
+        Ok(Said { text, code }) => {
             print(&text);
-            ExitCode::SUCCESS
+            ExitCode::from(code)
         }
         Err(error) => {
             eprintln!("shoalctl: {error}");
@@ -81,17 +96,18 @@ pub async fn run(cli: Cli) -> ExitCode {
     }
 }
 
-async fn answer(cli: Cli) -> Result<String, Error> {
+async fn answer(cli: Cli) -> Result<Said, Error> {
     if let Command::Completion { shell } = cli.command {
-        return Ok(completion(shell));
+        return Ok(completion(shell).into());
     }
     let client = Client::new(&cli.server, cli.ca_file.as_deref(), token(&cli)?)?;
-    match cli.command {
+    let text = match cli.command {
         Command::Cluster(command) => cluster::run(&client, command, cli.output).await,
-        Command::Apply(args) => apply::run(&client, &args, cli.output).await,
+        Command::Apply(args) => return apply::run(&client, &args, cli.output).await,
         Command::Node(command) => node::run(&client, &command, cli.output).await,
         Command::Blob(command) => swarm::blob(&client, &command, cli.output).await,
         Command::Flight(command) => swarm::flight(&client, &command, cli.output).await,
+        Command::Summary(args) => node::summary(&client, &args, cli.output).await,
         Command::Traffic(args) => swarm::traffic(&client, &args, cli.output).await,
         Command::Image(command) => swarm::image(&client, &command, cli.output).await,
         Command::Preheat(command) => preheat::run(&client, &command, cli.output).await,
@@ -104,7 +120,8 @@ async fn answer(cli: Cli) -> Result<String, Error> {
         Command::Audit(args) => identity::audit(&client, &args, cli.output).await,
         Command::Ca => identity::authority(&client, cli.output).await,
         Command::Whoami => identity::whoami(&client, cli.output).await,
-    }
+    };
+    text.map(Said::from)
 }
 
 fn completion(shell: clap_complete::Shell) -> String {

@@ -247,6 +247,15 @@ pub enum Error {
     },
 }
 
+impl ClusterChange {
+    /// Which cluster it is about.
+    pub const fn id(&self) -> &ClusterId {
+        match self {
+            Self::Insert { id, .. } | Self::Update { id, .. } | Self::Delete { id } => id,
+        }
+    }
+}
+
 impl Error {
     fn failed(doing: impl Into<String>) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> Self {
         let doing = doing.into();

@@ -343,6 +343,80 @@ async fn a_preview_names_the_nodes_that_move_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn the_default_is_taken_by_the_form_and_the_preview_says_from_whom() {
+    let stage = stage(false).await;
+    let browser = stage.sign_in(ADMIN).await;
+    let cluster = stage.cluster(&browser, "west", "10.1.0.0/16").await;
+    stage.join("n1", "host-one", "192.0.2.1");
+    let version = field(&stage.get(&browser, &cluster).await.text, "version");
+    let fields = |act: &'static str| {
+        [("do", act), ("name", "west"), ("cidrs", "10.1.0.0/16"), ("default", "true"), ("version", version.as_str())]
+    };
+    let page = stage.post(&browser, &cluster, &fields("preview")).await;
+    assert_eq!(page.status, 200, "{}", page.text);
+    assert!(page.text.contains("1 live node would move."), "{}", page.text);
+    let (_, changes) = page.text.split_once("<caption>Clusters that would change").unwrap();
+    let rows = changes.split_once("</table>").unwrap().0;
+    let row = |name: &str, is: &str, would: &str| {
+        format!("<th scope=\"row\">{name}</th><td>Default</td><td>{is}</td><td>{would}</td>")
+    };
+    for row in [row("default", "yes", "no"), row("west", "no", "yes")] {
+        assert!(rows.contains(&row), "{row} is not in {rows}");
+    }
+    assert_eq!(rows.matches("scope=\"row\"").count(), 2, "nothing else would: {rows}");
+    assert_eq!(stage.post(&browser, &cluster, &fields("save")).await.status, 303);
+    assert!(stage.get(&browser, "/console/clusters/default").await.text.contains("<dt>Default</dt><dd>no</dd>"));
+}
+
+#[tokio::test]
+async fn more_than_a_page_is_counted_and_leads_on() {
+    let stage = stage(false).await;
+    let browser = stage.sign_in(ADMIN).await;
+    for n in 0..1201 {
+        stage.join(&format!("n{n:04}"), &format!("host-{n:04}"), "192.0.2.1");
+    }
+    let overview = stage.get(&browser, "/console/").await.text;
+    for fact in ["<dt>Live nodes</dt><dd>1201</dd>", "<dt>Connected</dt><dd>1201</dd>", "<dt>Clusters</dt><dd>1</dd>"] {
+        assert!(overview.contains(fact), "{fact}: {overview}");
+    }
+    // From page to page, each node once, until all were there.
+    let (mut path, mut seen) = ("/console/nodes?limit=500".to_owned(), 0);
+    loop {
+        let page = stage.get(&browser, &path).await.text;
+        let rows = page.matches("href=\"/console/nodes/n").count();
+        assert!(page.contains(&format!("{rows} of 1201 are shown.")), "{path}");
+        seen += rows;
+        let Some((before, _)) = page.split_once("\">Next page</a>") else { break };
+        path = before.rsplit("href=\"").next().unwrap().replace("&#38;", "&");
+    }
+    assert_eq!(seen, 1201);
+    for _ in 0..201 {
+        assert_eq!(stage.post(&browser, "/console/tokens", &[("do", "make-join"), ("role", "node")]).await.status, 200);
+    }
+    let tokens = stage.get(&browser, "/console/tokens").await.text;
+    assert!(tokens.contains("200 of 201 are shown."), "{tokens}");
+    let (before, _) = tokens.split_once("\">Next page</a>").unwrap();
+    let next = before.rsplit("href=\"").next().unwrap().replace("&#38;", "&");
+    let second = stage.get(&browser, &next).await.text;
+    assert!(second.contains("1 of 201 are shown.") && second.contains("API tokens"), "{second}");
+}
+
+#[tokio::test]
+async fn what_changes_by_itself_on_the_page_of_a_cluster_is_in_its_live_part_and_the_form_is_not() {
+    let stage = stage(false).await;
+    let browser = stage.sign_in(ADMIN).await;
+    let cluster = stage.cluster(&browser, "west", "10.1.0.0/16").await;
+    stage.join("n1", "host-one", "10.1.0.1");
+    let page = stage.get(&browser, &cluster).await.text;
+    let (_, from) = page.split_once("<div id=\"live\"").unwrap();
+    let (live, rest) = from.split_once("</div>\n\n<form").unwrap_or_else(|| panic!("no form after it in {from}"));
+    for part in ["<dt>Live nodes</dt><dd>1</dd>", "<dt>Version</dt><dd>1</dd>", "host-one"] {
+        assert!(live.contains(part), "{part} is not in {live}");
+    }
+    assert!(!live.contains("<form") && rest.contains("name=\"cidrs\""), "{live}");
+}
+
+#[tokio::test]
 async fn a_change_of_a_stale_version_shows_both_and_saves_nothing() {
     let stage = stage(false).await;
     let browser = stage.sign_in(ADMIN).await;

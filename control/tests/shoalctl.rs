@@ -1,8 +1,11 @@
 //! `shoalctl` against a real `shoal-control` on loopback, as an operator types it.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
@@ -19,6 +22,11 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn ctl_at(url: &str, token: &str, args: &[&str]) -> Output {
+    let mut ctl = Command::new(env!("CARGO_BIN_EXE_shoalctl"));
+    ctl.env("SHOAL_TOKEN", token).args(["--server", url]).args(args).output().unwrap()
 }
 
 impl Server {
@@ -58,8 +66,7 @@ impl Server {
     }
 
     fn ctl_with(&self, token: &str, args: &[&str]) -> Output {
-        let mut ctl = Command::new(env!("CARGO_BIN_EXE_shoalctl"));
-        ctl.env("SHOAL_TOKEN", token).args(["--server", &self.url]).args(args).output().unwrap()
+        ctl_at(&self.url, token, args)
     }
 
     fn well(&self, args: &[&str]) -> String {
@@ -126,6 +133,151 @@ fn each_kind_of_failure_has_its_exit_code_and_names_what_is_wrong() {
 }
 
 #[test]
+fn the_default_is_handed_over_by_one_command_and_whoever_loses_it_is_named() {
+    let server = Server::start();
+    server.well(&["cluster", "create", "b", "--idc", "west"]);
+    let plan = server.well(&["cluster", "update", "b", "--default", "--dry-run"]);
+    for part in ["~ default\n    default: true -> false", "~ b\n    default: false -> true", "nothing was changed"] {
+        assert!(plan.contains(part), "{plan}");
+    }
+    let done = server.ctl(&["cluster", "update", "b", "--default"]);
+    assert!(done.status.success());
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(said.trim(), "b is the default now, and default is no more");
+    let json: Value = serde_json::from_str(&server.well(&["cluster", "show", "default", "-o", "json"])).unwrap();
+    assert_eq!(json["default"], false);
+    // What was the default can be deleted now, and what is can't.
+    assert!(server.badly(&["cluster", "delete", "b"]).1.contains("cluster update OTHER --default"));
+    server.well(&["cluster", "delete", "default"]);
+
+    let file = server.state.path().join("clusters.toml");
+    std::fs::write(&file, "[[cluster]]\nname = \"c\"\ndefault = true\n").unwrap();
+    server.well(&["cluster", "create", "d"]);
+    let applied = server.ctl(&["apply", "-f", file.to_str().unwrap()]);
+    let said = String::from_utf8(applied.stderr).unwrap();
+    let of = |what: &str| said.lines().filter(|line| line.contains(what)).map(str::to_owned).collect::<Vec<_>>();
+    assert!(applied.status.success() && of("left alone")[0].contains("left alone: d ("), "{said}");
+    assert!(of("the default no more")[0].contains("no more: b ("), "{said}");
+}
+
+/// What lies between `shoalctl` and the server, and does something the moment that a request with that method has arrived, before the
+/// server hears of it. Its address.
+fn between(server: &Server, method: &'static str, act: impl Fn() + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let here = format!("http://{}", listener.local_addr().unwrap());
+    let there = server.url.strip_prefix("http://").unwrap().to_owned();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut caller = stream.unwrap();
+            let (mut reader, mut request) = (BufReader::new(caller.try_clone().unwrap()), String::new());
+            reader.read_line(&mut request).unwrap();
+            let changes = request.starts_with(method);
+            // One request a connection.
+            request.push_str("connection: close\r\n");
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                reader.read_line(&mut line).unwrap();
+                if let Some((name, value)) = line.split_once(':')
+                    && name.eq_ignore_ascii_case("content-length")
+                {
+                    length = value.trim().parse().unwrap();
+                }
+                request.push_str(&line);
+                if line.trim().is_empty() {
+                    break;
+                }
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).unwrap();
+            if changes {
+                act();
+            }
+            let mut upstream = TcpStream::connect(&there).unwrap();
+            upstream.write_all(request.as_bytes()).unwrap();
+            upstream.write_all(&body).unwrap();
+            std::io::copy(&mut upstream, &mut caller).unwrap();
+        }
+    });
+    here
+}
+
+#[test]
+fn what_somebody_else_changes_between_reading_and_writing_is_not_overwritten() {
+    let server = Server::start();
+    server.well(&["cluster", "create", "b", "--idc", "west", "--cidr", "10.1.0.0/16"]);
+    let count = Arc::new(AtomicUsize::new(0));
+    let meddle = || {
+        let (url, count) = (server.url.clone(), count.clone());
+        move || {
+            let n = count.fetch_add(1, Ordering::Relaxed).to_string();
+            assert!(ctl_at(&url, TOKEN, &["cluster", "update", "b", "--location", &n]).status.success());
+        }
+    };
+    let (patch, delete) = (between(&server, "PATCH", meddle()), between(&server, "DELETE", meddle()));
+    for (through, args) in [
+        (&patch, &["cluster", "update", "b", "--idc", "mine"][..]),
+        (&patch, &["cluster", "update", "b", "--add-cidr", "10.2.0.0/16", "--remove-cidr", "10.1.0.0/16"]),
+        (&delete, &["cluster", "delete", "b"]),
+    ] {
+        let output = ctl_at(through, TOKEN, args);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(4), "{args:?}: {said}");
+        assert!(said.contains("nothing was done") && said.contains("run this again"), "{said}");
+    }
+    assert_eq!(count.load(Ordering::Relaxed), 3);
+    let json = || -> Value { serde_json::from_str(&server.well(&["cluster", "show", "b", "-o", "json"])).unwrap() };
+    let now = json();
+    assert_eq!((&now["idc"], &now["location"], &now["cidrs"][0]), (&"west".into(), &"2".into(), &"10.1.0.0/16".into()));
+    // Whoever says `*` means it.
+    let any = ctl_at(&patch, TOKEN, &["cluster", "update", "b", "--idc", "mine", "--if-version", "*"]);
+    assert!(any.status.success(), "{any:?}");
+    assert_eq!((json()["idc"].clone(), json()["location"].clone()), ("mine".into(), "3".into()));
+    server.well(&["cluster", "update", "b", "--add-cidr", "10.2.0.0/16", "--remove-cidr", "10.1.2.3/16"]);
+    assert_eq!(json()["cidrs"], serde_json::json!(["10.2.0.0/16"]));
+    let (code, said) = server.badly(&["cluster", "update", "b", "--remove-cidr", "10.9.0.0/16"]);
+    assert!(code == Some(2) && said.contains("it has 10.2.0.0/16"), "{said}");
+}
+
+#[test]
+fn what_was_planned_is_applied_and_nothing_else() {
+    let server = Server::start();
+    let file = server.state.path().join("clusters.toml");
+    let write = |idc: &str| {
+        let text =
+            format!("[[cluster]]\nname = \"default\"\ndefault = true\n[[cluster]]\nname = \"b\"\nidc = \"{idc}\"\n");
+        std::fs::write(&file, text).unwrap();
+    };
+    write("west");
+    let file = file.to_str().unwrap();
+    let plan = ["apply", "-f", file, "--dry-run", "--detailed-exitcode"];
+    let differs = server.ctl(&plan);
+    let said = String::from_utf8(differs.stdout).unwrap();
+    assert_eq!(differs.status.code(), Some(8), "{said}");
+    assert_eq!(server.ctl(&plan[..4]).status.code(), Some(0), "only who asks for it is told so");
+    let version = said.lines().last().unwrap().rsplit(' ').next().unwrap().to_owned();
+    let json: Value = serde_json::from_str(&server.well(&["apply", "-f", file, "--dry-run", "-o", "json"])).unwrap();
+    assert_eq!(json["version"], version.as_str());
+
+    // Somebody is faster.
+    server.well(&["cluster", "create", "c"]);
+    for dry in [&[][..], &["--dry-run"]] {
+        let (code, said) = server.badly(&[&["apply", "-f", file, "--if-version", &version], dry].concat());
+        assert!(code == Some(4) && said.contains("changed since"), "{dry:?}: {said}");
+    }
+    assert_eq!(server.badly(&["cluster", "show", "b"]).0, Some(3));
+    let json: Value = serde_json::from_str(&server.well(&["apply", "-f", file, "--dry-run", "-o", "json"])).unwrap();
+    server.well(&["apply", "-f", file, "--if-version", json["version"].as_str().unwrap()]);
+    assert_eq!(server.ctl(&plan).status.code(), Some(0), "no difference any more");
+    assert_eq!(server.badly(&["apply", "-f", file, "--detailed-exitcode"]).0, Some(2), "it is about a dry run");
+
+    let planned = server.well(&["cluster", "create", "d", "--default", "--dry-run"]);
+    assert!(planned.starts_with("~ default") && planned.contains("+ d"), "{planned}");
+    assert!(planned.trim().ends_with("nothing was changed (--dry-run)"), "{planned}");
+    assert_eq!(server.badly(&["cluster", "show", "d"]).0, Some(3));
+}
+
+#[test]
 fn everything_there_is_can_be_listed_and_shown() {
     let server = Server::start();
     let json =
@@ -141,6 +293,9 @@ fn everything_there_is_can_be_listed_and_shown() {
         assert_eq!(json(&list), serde_json::json!([]), "{list:?}");
         server.well(&list);
     }
+    let summary = json(&["summary", "--cluster", "default"]);
+    assert_eq!((&summary["clusters"], &summary["nodes"]), (&1.into(), &0.into()));
+    assert!(server.well(&["summary"]).contains("live nodes"));
     let digest = format!("sha256:{}", "0".repeat(64));
     assert_eq!(server.badly(&["blob", "show", &digest]).0, Some(3));
     assert_eq!(server.badly(&["node", "show", "n1"]).0, Some(3));

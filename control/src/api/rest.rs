@@ -24,6 +24,7 @@ mod page;
 mod preheats;
 mod problem;
 mod shape;
+mod summary;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -99,6 +100,7 @@ fn described() -> OpenApiRouter<Parts> {
         .routes(routes!(nodes::show))
         .routes(routes!(explain))
         .routes(routes!(traffic::show))
+        .routes(routes!(summary::show))
         .routes(routes!(blobs::list))
         .routes(routes!(blobs::show))
         .routes(routes!(blobs::holders))

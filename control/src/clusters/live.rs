@@ -29,7 +29,7 @@ pub struct Config {
 pub struct Edit {
     /// A new name.
     pub name: Option<String>,
-    /// Whether it is the default.
+    /// Whether it is the default. Whichever was loses it in the same write.
     pub default: Option<bool>,
     /// Empty: no IDC any more.
     pub idc: Option<String>,
@@ -74,6 +74,15 @@ pub enum Change {
     Deleted(Arc<Cluster>),
 }
 
+/// A cluster that was made or changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// As it is.
+    pub cluster: Arc<Cluster>,
+    /// The cluster that was the default until this one became it, as it was.
+    pub default_from: Option<Arc<Cluster>>,
+}
+
 /// The outcome of an apply.
 #[derive(Debug, Clone)]
 pub struct Applied {
@@ -81,6 +90,8 @@ pub struct Applied {
     pub changes: Vec<Change>,
     /// Clusters that are there and were not declared.
     pub undeclared: Vec<Arc<Cluster>>,
+    /// The set that this was decided on.
+    pub before: Arc<ClusterSet>,
     /// The set that there is now, or in a dry run the one that there would be.
     pub after: Arc<ClusterSet>,
 }
@@ -134,6 +145,12 @@ pub enum Error {
         /// How many nodes would leave or enter a cluster that is not theirs.
         nodes: usize,
     },
+    /// The caller's: another cluster would be changed with it, and is not theirs.
+    #[error(
+        "the token is kept to some clusters, and this would change another one too: the default is taken from whichever cluster has it; \
+         somebody who reaches both must do it"
+    )]
+    Foreign,
     /// Ours: what is stored is not a set that could have been written.
     #[error("the stored clusters are not acceptable: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Stored(Vec<Refusal>),
@@ -147,8 +164,14 @@ pub use plan::{Plan, Planned};
 /// How many live nodes a cluster has: asked before one is deleted. To force a deletion, say 0.
 pub type NodesOf<'a> = &'a (dyn Fn(&ClusterId) -> usize + Sync);
 
-/// How many live nodes such clusters would move from or to where somebody has no say. It is asked of the very set that is written.
-pub type BeyondOf<'a> = &'a (dyn Fn(&ClusterSet) -> usize + Sync);
+/// How far somebody reaches. It is asked of the very set that is written.
+#[derive(Clone, Copy)]
+pub struct Reach<'a> {
+    /// Whether a cluster is theirs to change.
+    pub has: &'a (dyn Fn(&ClusterId) -> bool + Sync),
+    /// How many live nodes such clusters would move from or to where they have no say.
+    pub beyond: &'a (dyn Fn(&ClusterSet) -> usize + Sync),
+}
 
 /// The clusters of this control service: reads come from memory, changes are checked, stored, then published.
 pub struct Clusters {
@@ -170,7 +193,7 @@ impl Clusters {
         let clusters = Self { store, writing: Mutex::new(()), live: watch::Sender::new(Arc::new(set)), metrics };
         if clusters.current().generation() == 0 && !config.default_cluster.is_empty() {
             let spec = ClusterSpec { name: config.default_cluster.clone(), default: true, ..ClusterSpec::default() };
-            let made = clusters.by("shoal-control").create(spec).await?;
+            let made = clusters.by("shoal-control").create(spec).await?.cluster;
             tracing::info!(cluster = made.name, id = %made.id, "made the default cluster in a new store");
         }
         Ok(clusters)
@@ -188,7 +211,7 @@ impl Clusters {
 
     /// The clusters in somebody's hands: who is named in the audit log for what they change.
     pub const fn by<'a>(&'a self, who: &'a str) -> By<'a> {
-        By { clusters: self, who, beyond: None }
+        By { clusters: self, who, reach: None }
     }
 
     /// Whether clusters can be read and changed right now.
@@ -212,36 +235,37 @@ impl Clusters {
 pub struct By<'a> {
     clusters: &'a Clusters,
     who: &'a str,
-    beyond: Option<BeyondOf<'a>>,
+    reach: Option<Reach<'a>>,
 }
 
 impl<'a> By<'a> {
-    /// Refuses every change, also one that is only thought through, that moves live nodes from or to where they have no say.
-    pub const fn within(self, beyond: BeyondOf<'a>) -> Self {
-        Self { beyond: Some(beyond), ..self }
+    /// Refuses every change, also one that is only thought through, of what they do not reach: of another cluster, and one that moves
+    /// live nodes from or to where they have no say.
+    pub const fn within(self, reach: Reach<'a>) -> Self {
+        Self { reach: Some(reach), ..self }
     }
 
-    /// Makes a cluster.
+    /// Makes a cluster. If it is to be the default, whichever was loses that in the same write.
     ///
     /// # Errors
-    /// [`Error::Refused`], [`Error::Store`].
-    pub async fn create(&self, spec: ClusterSpec) -> Result<Arc<Cluster>, Error> {
+    /// [`Error::Refused`], [`Error::Foreign`], [`Error::Store`].
+    pub async fn create(&self, spec: ClusterSpec) -> Result<Changed, Error> {
         let id = new_id();
-        let changes = |_: &ClusterSet| Ok(vec![ClusterChange::Insert { id: id.clone(), spec: spec.clone() }]);
-        let (_, after) = self.write(changes, false).await?;
-        after.get(&id).cloned().ok_or_else(|| Error::NotFound(spec.name.clone()))
+        let changes = |set: &ClusterSet| Ok(inserted(set, &id, spec.clone()));
+        let (before, after) = self.write(changes, false).await?;
+        changed(&before, &after, &id).ok_or_else(|| Error::NotFound(spec.name.clone()))
     }
 
     /// Changes a cluster, named by id or name. With `version`, only if it is at that version. An edit that changes
-    /// nothing writes nothing.
+    /// nothing writes nothing. If it becomes the default, whichever was loses that in the same write.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Stale`], [`Error::Refused`], [`Error::Store`].
-    pub async fn update(&self, id_or_name: &str, version: Option<u64>, edit: Edit) -> Result<Arc<Cluster>, Error> {
-        let changes = |set: &ClusterSet| Ok(vec![edited(found(set, id_or_name, version)?, edit.clone())]);
+    /// [`Error::NotFound`], [`Error::Stale`], [`Error::Refused`], [`Error::Foreign`], [`Error::Beyond`], [`Error::Store`].
+    pub async fn update(&self, id_or_name: &str, version: Option<u64>, edit: Edit) -> Result<Changed, Error> {
+        let changes = |set: &ClusterSet| Ok(edited(set, found(set, id_or_name, version)?, edit.clone()));
         let (before, after) = self.write(changes, false).await?;
         let id = &found(&before, id_or_name, None)?.id;
-        after.get(id).cloned().ok_or_else(|| Error::NotFound(id_or_name.into()))
+        changed(&before, &after, id).ok_or_else(|| Error::NotFound(id_or_name.into()))
     }
 
     /// Deletes a cluster that no live node is in and that is not the default; with `force`, any. Its nodes are decided
@@ -316,6 +340,7 @@ impl<'a> By<'a> {
         Ok(Applied {
             changes: difference(&before, &after),
             undeclared: after.clusters().iter().filter(undeclared).cloned().collect(),
+            before,
             after,
         })
     }
@@ -336,9 +361,14 @@ impl<'a> By<'a> {
             if changes.is_empty() {
                 return Ok((before.clone(), before));
             }
-            match self.beyond.map_or(0, |beyond| beyond(&candidate)) {
-                0 => {}
-                nodes => return Err(Error::Beyond { nodes }),
+            if let Some(reach) = self.reach {
+                if changes.iter().any(|change| before.get(change.id()).is_some_and(|old| !(reach.has)(&old.id))) {
+                    return Err(Error::Foreign);
+                }
+                match (reach.beyond)(&candidate) {
+                    0 => {}
+                    nodes => return Err(Error::Beyond { nodes }),
+                }
             }
             if dry_run {
                 return Ok((before, Arc::new(candidate)));
@@ -419,7 +449,19 @@ fn candidate(before: &ClusterSet, changes: Vec<ClusterChange>) -> Result<(Vec<Cl
     Ok((changes, set))
 }
 
-fn edited(cluster: &Cluster, edit: Edit) -> ClusterChange {
+/// What takes the default from whichever cluster has it, for the one with that id.
+fn handed_over(set: &ClusterSet, to: &ClusterId) -> Option<ClusterChange> {
+    let cluster = set.clusters().iter().find(|cluster| cluster.default && cluster.id != *to)?;
+    let spec = ClusterSpec { default: false, ..cluster.spec() };
+    Some(ClusterChange::Update { id: cluster.id.clone(), spec })
+}
+
+fn inserted(set: &ClusterSet, id: &ClusterId, spec: ClusterSpec) -> Vec<ClusterChange> {
+    let taken = if spec.default { handed_over(set, id) } else { None };
+    taken.into_iter().chain([ClusterChange::Insert { id: id.clone(), spec }]).collect()
+}
+
+fn edited(set: &ClusterSet, cluster: &Cluster, edit: Edit) -> Vec<ClusterChange> {
     let Edit { name, default, idc, location, cidrs } = edit;
     let spec = ClusterSpec {
         name: name.unwrap_or_else(|| cluster.name.clone()),
@@ -428,7 +470,16 @@ fn edited(cluster: &Cluster, edit: Edit) -> ClusterChange {
         location: location.unwrap_or_else(|| cluster.location.clone()),
         cidrs: cidrs.unwrap_or_else(|| cluster.cidrs.clone()),
     };
-    ClusterChange::Update { id: cluster.id.clone(), spec }
+    let taken = if spec.default { handed_over(set, &cluster.id) } else { None };
+    taken.into_iter().chain([ClusterChange::Update { id: cluster.id.clone(), spec }]).collect()
+}
+
+/// A cluster after a write, and which one lost the default to it.
+fn changed(before: &ClusterSet, after: &ClusterSet, id: &ClusterId) -> Option<Changed> {
+    let lost = |old: &&Arc<Cluster>| old.default && after.get(&old.id).is_some_and(|new| !new.default);
+    let cluster = after.get(id)?.clone();
+    let from = before.clusters().iter().find(lost).filter(|old| cluster.default && old.id != *id);
+    Some(Changed { cluster, default_from: from.cloned() })
 }
 
 fn with_spec(id: ClusterId, seq: u64, version: u64, spec: &ClusterSpec) -> Cluster {

@@ -41,12 +41,12 @@ async fn a_change_is_published_to_whoever_watches() {
     let clusters = open("default").await;
     let mut watch = clusters.watch();
     watch.borrow_and_update();
-    let made = clusters.by("test").create(spec("b", "west", &[])).await.unwrap();
+    let made = clusters.by("test").create(spec("b", "west", &[])).await.unwrap().cluster;
     assert!(watch.has_changed().unwrap());
     assert_eq!(watch.borrow_and_update().find("b").unwrap().id, made.id);
     let before = clusters.current().generation();
     let same = Edit { idc: Some("west".into()), ..Edit::default() };
-    let unchanged = clusters.by("test").update("b", None, same).await.unwrap();
+    let unchanged = clusters.by("test").update("b", None, same).await.unwrap().cluster;
     assert_eq!((unchanged.version, clusters.current().generation()), (made.version, before), "nothing was written");
     assert!(!watch.has_changed().unwrap());
 }
@@ -60,7 +60,6 @@ async fn a_refused_change_names_both_clusters_and_the_field_and_changes_nothing(
         (spec("c", "", &["10.0.0.0/33"]), "cidrs[0]", "10.0.0.0/33"),
         (spec("c", "a||b", &[]), "idc", "empty"),
         (spec(" B ", "", &[]), "name", "name"),
-        (ClusterSpec { default: true, ..spec("c", "", &[]) }, "default", "default"),
     ] {
         let Err(Error::Refused(refusals)) = clusters.by("test").create(bad.clone()).await else {
             panic!("{bad:?} was accepted")
@@ -72,11 +71,71 @@ async fn a_refused_change_names_both_clusters_and_the_field_and_changes_nothing(
 }
 
 #[tokio::test]
+async fn the_default_is_handed_over_in_one_write_and_both_changes_are_audited() {
+    let store = Arc::new(MemoryStore::default());
+    let config = Config { default_cluster: "default".to_owned() };
+    let clusters = Clusters::open(store.clone(), &config, Metrics::default()).await.unwrap();
+    clusters.by("test").create(spec("b", "west", &[])).await.unwrap();
+    let to_b = || Edit { default: Some(true), ..Edit::default() };
+    let planned = clusters.by("test").plan(&Planned::Update("b".into(), to_b())).await.unwrap();
+    let defaults = |changes: &[Change]| {
+        let of = |change: &Change| match change {
+            Change::Updated { before, after } => (after.name.clone(), before.default, after.default),
+            other => panic!("{other:?}"),
+        };
+        changes.iter().map(of).collect::<Vec<_>>()
+    };
+    let both = vec![("default".to_owned(), true, false), ("b".to_owned(), false, true)];
+    assert_eq!(defaults(&planned.changes), both);
+    assert!(clusters.current().named("default").unwrap().default, "it was only thought through");
+
+    let generation = clusters.current().generation();
+    let changed = clusters.by("test").update("b", None, to_b()).await.unwrap();
+    assert_eq!((changed.cluster.default, changed.default_from.unwrap().name.as_str()), (true, "default"));
+    assert_eq!(clusters.current().generation(), generation + 1, "one write");
+    assert!(!clusters.current().named("default").unwrap().default);
+    let log = crate::store::Identities::audit(&*store, None, 2).await.unwrap();
+    let mut said: Vec<_> = log
+        .iter()
+        .map(|row| {
+            let default = |value: &Option<serde_json::Value>| value.as_ref().unwrap()["default"] == true;
+            (row.entry.subject.as_str(), default(&row.entry.before), default(&row.entry.after))
+        })
+        .collect();
+    said.sort_unstable();
+    assert_eq!(said, [("b", false, true), ("default", true, false)]);
+
+    let made = clusters.by("test").create(ClusterSpec { default: true, ..spec("c", "", &[]) }).await.unwrap();
+    assert_eq!(made.default_from.unwrap().name, "b");
+    let again = clusters.by("test").update("c", None, to_b()).await.unwrap();
+    assert_eq!((again.cluster.version, again.default_from), (1, None), "it has it already: nothing is written");
+    let left = Edit { default: Some(false), ..Edit::default() };
+    assert_eq!(clusters.by("test").update("c", None, left).await.unwrap().default_from, None);
+    assert!(clusters.current().clusters().iter().all(|cluster| !cluster.default));
+}
+
+#[tokio::test]
+async fn who_does_not_reach_the_default_does_not_take_it() {
+    let clusters = open("default").await;
+    let b = clusters.by("test").create(spec("b", "west", &[])).await.unwrap().cluster.id.clone();
+    let (has, beyond) = (|id: &ClusterId| *id == b, |_: &ClusterSet| 0);
+    let by = clusters.by("test").within(Reach { has: &has, beyond: &beyond });
+    let to_b = || Edit { default: Some(true), idc: Some("east".into()), ..Edit::default() };
+    assert!(matches!(by.update("b", None, to_b()).await, Err(Error::Foreign)));
+    assert!(matches!(by.plan(&Planned::Update("b".into(), to_b())).await, Err(Error::Foreign)));
+    assert_eq!(clusters.current().named("b").unwrap().idc, "west", "nothing of it was done");
+    by.update("b", None, Edit { idc: Some("east".into()), ..Edit::default() }).await.unwrap();
+    // With the default in nobody's hands there is nothing to take from others.
+    clusters.by("test").delete("default", None, true, &nobody).await.unwrap();
+    assert!(by.update("b", None, to_b()).await.unwrap().cluster.default);
+}
+
+#[tokio::test]
 async fn a_version_that_was_overtaken_is_stale() {
     let clusters = open("default").await;
-    let made = clusters.by("test").create(spec("b", "west", &[])).await.unwrap();
+    let made = clusters.by("test").create(spec("b", "west", &[])).await.unwrap().cluster;
     let rename = |name: &str| Edit { name: Some(name.into()), ..Edit::default() };
-    let renamed = clusters.by("test").update("b", Some(made.version), rename("c")).await.unwrap();
+    let renamed = clusters.by("test").update("b", Some(made.version), rename("c")).await.unwrap().cluster;
     assert_eq!((renamed.id.clone(), renamed.name.as_str()), (made.id.clone(), "c"));
     let late = clusters.by("test").update(made.id.as_str(), Some(made.version), rename("d")).await;
     assert!(matches!(late, Err(Error::Stale { expected, found, .. }) if expected == made.version && found > expected));

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::ask::{Answer, encoded, text};
 use super::guard::{Posted, Signed, Stop};
+use super::pages::Search;
 use super::view::{self, Cell, Field, Form, Shell};
 
 const HERE: &str = "/console/clusters";
@@ -62,9 +63,14 @@ impl Draft {
             Field::new("textarea", "cidrs", "Networks", "One a line, such as 10.1.0.0/16.")
                 .value(self.cidrs.join("\n"))
                 .fault(fault("cidrs")),
-            Field::new("checkbox", "default", "Default cluster", "Nodes that match nothing come here.")
-                .value(self.default.to_string())
-                .fault(fault("default")),
+            Field::new(
+                "checkbox",
+                "default",
+                "Default cluster",
+                "Nodes that match nothing come here. Whichever cluster has this loses it.",
+            )
+            .value(self.default.to_string())
+            .fault(fault("default")),
         ];
         fields.extend(version.map(|version| Field::hidden("version", version)));
         Form {
@@ -103,8 +109,42 @@ fn preview(answer: &Answer) -> String {
         vec![Cell::of(&node["name"]), Cell::of(&node["ip"]), place("from"), place("to"), Cell::of(&node["reason"])]
     });
     let columns = ["Node", "Address", "From", "To", "Why"];
-    let table = view::table("Nodes that would move", &columns, rows.collect(), String::new());
-    view::fresh("preview", &[view::words("Preview", &said), if count == 0 { String::new() } else { table }])
+    let all = json!({ "total": count });
+    let table = view::list("Nodes that would move", &columns, rows.collect(), &all, String::new());
+    let parts = [
+        view::words("Preview", &said),
+        changes(&answer.body["changes"]),
+        if count == 0 { String::new() } else { table },
+    ];
+    view::fresh("preview", &parts)
+}
+
+/// The clusters that would be other than they are, field by field; empty: none.
+fn changes(changes: &Value) -> String {
+    let mut rows = Vec::new();
+    for change in changes.as_array().into_iter().flatten() {
+        let (before, after) = (described(&change["before"]), described(&change["after"]));
+        let name = || Cell::of(&change["name"]);
+        match change["action"].as_str() {
+            Some("create") => {
+                rows.push(vec![name(), Cell::new("all of it"), Cell::new("not there"), Cell::new("made")])
+            }
+            Some("delete") => rows.push(vec![name(), Cell::new("all of it"), Cell::new("there"), Cell::new("deleted")]),
+            _ => {
+                // A count of nodes and a version are not what somebody says of a cluster.
+                let said =
+                    before.into_iter().zip(after).filter(|((key, _), _)| !["Version", "Live nodes"].contains(key));
+                let other = said.filter(|((_, old), (_, new))| old != new);
+                rows.extend(
+                    other.map(|((key, old), (_, new))| vec![name(), Cell::new(key), Cell::new(old), Cell::new(new)]),
+                );
+            }
+        }
+    }
+    if rows.is_empty() {
+        return String::new();
+    }
+    view::table("Clusters that would change", &["Cluster", "What", "Is", "Would be"], rows, String::new())
 }
 
 fn no_preview() -> String {
@@ -125,8 +165,8 @@ pub(super) fn described(cluster: &Value) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The table of some clusters.
-pub(super) fn table(clusters: &[Value], more: String) -> String {
+/// The table of a page of clusters.
+pub(super) fn table(page: &Answer, more: String) -> String {
     let row = |cluster: &Value| {
         let facts = described(cluster);
         let mut cells: Vec<Cell> = facts.into_iter().map(|(_, value)| Cell::new(value)).collect();
@@ -134,13 +174,13 @@ pub(super) fn table(clusters: &[Value], more: String) -> String {
         cells
     };
     let columns = ["Name", "Version", "Data centres", "Location", "Networks", "Default", "Live nodes"];
-    view::table("Clusters", &columns, clusters.iter().map(row).collect(), more)
+    view::list("Clusters", &columns, page.items().iter().map(row).collect(), &page.body, more)
 }
 
-pub(super) async fn list(me: Signed, query: super::pages::Search) -> Result<Response, Stop> {
+pub(super) async fn list(me: Signed, query: Search) -> Result<Response, Stop> {
     let answer = me.get(&query.on("/api/v1/clusters")).await?;
     let parts = if me.operates() { vec![view::way("New cluster", "/console/clusters/new")] } else { Vec::new() };
-    let table = table(answer.items(), query.next(HERE, &answer));
+    let table = table(&answer, query.next(HERE, &answer));
     Ok(view::live(me.shell("Clusters", HERE), parts, vec![table], 10).into_response())
 }
 
@@ -180,16 +220,18 @@ pub(super) async fn show(me: Signed, Path(id): Path<String>) -> Result<Response,
     let answer = cluster(&me, &id).await?;
     let at = address(&answer.body);
     let name = text(&answer.body["name"], "");
-    let nodes = me.get(&format!("/api/v1/nodes?cluster={}", encoded(&id))).await?;
-    let mut parts = vec![view::facts("Now", described(&answer.body))];
+    let of = Search::of(&[("cluster", &id)]);
+    let nodes = me.get(&of.on("/api/v1/nodes")).await?;
+    let mut parts = Vec::new();
     if me.operates() {
         parts.push(Draft::of(&answer.body).form(&me, at.clone(), Some(&tag(&answer)), None));
         parts.push(no_preview());
         parts.push(view::way("How nodes join it", &format!("{at}/join")));
         parts.push(view::way("Delete it", &format!("{at}/delete")));
     }
-    let live = vec![super::pages::node_table(nodes.items(), String::new())];
-    Ok(view::live(me.shell(&format!("Cluster {name}"), HERE), parts, live, 5).into_response())
+    let nodes = super::pages::node_table(&nodes, of.next("/console/nodes", &nodes));
+    let live = vec![view::facts("Now", described(&answer.body)), nodes];
+    Ok(view::live_first(me.shell(&format!("Cluster {name}"), HERE), live, parts, 5).into_response())
 }
 
 pub(super) async fn change(Path(id): Path<String>, form: Posted) -> Result<Response, Stop> {

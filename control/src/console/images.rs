@@ -6,13 +6,17 @@ use serde_json::{Value, json};
 
 use super::ask::{Answer, text};
 use super::guard::{Posted, Signed, Stop};
+use super::pages::Search;
 use super::view::{self, Cell, Field, Form, Shell};
 
 const HERE: &str = "/console/images";
+/// Nodes of a page.
+const PAGE: &str = "200";
 
 /// The table of what `/api/v1/images/share` answered.
 pub(super) fn share(answer: &Answer) -> String {
-    let nodes = answer.body["nodes"]["items"].as_array().into_iter().flatten();
+    let page = &answer.body["nodes"];
+    let nodes = page["items"].as_array().into_iter().flatten();
     let all = answer.body["bytes"].as_u64().unwrap_or(0);
     let row = |node: &Value| {
         let id = text(&node["node"], "");
@@ -24,7 +28,26 @@ pub(super) fn share(answer: &Answer) -> String {
         ]
     };
     let columns = ["Node", "Cluster", "Whole blobs", "Share"];
-    view::table("The image over the nodes", &columns, nodes.map(row).collect(), String::new())
+    view::list("The image over the nodes", &columns, nodes.map(row).collect(), page, String::new())
+}
+
+/// The way to the next page of a share: the same question, from there on. Empty: this was the last.
+fn further(me: &Signed, answer: &Answer, manifest: &str, cluster: &str) -> String {
+    let Some(next) = answer.body["nodes"]["next"].as_str() else { return String::new() };
+    Form {
+        id: "further",
+        method: "post",
+        action: HERE.to_owned(),
+        csrf: me.csrf(),
+        fields: vec![
+            Field::hidden("manifest", manifest),
+            Field::hidden("cluster", cluster),
+            Field::hidden("after", next),
+        ],
+        buttons: vec![("show", "Next page")],
+        ..Form::default()
+    }
+    .html()
 }
 
 /// The blobs that a text names: those of a manifest, or a digest a line. The error is for people.
@@ -71,7 +94,8 @@ pub(super) async fn show(posted: Posted) -> Result<Response, Stop> {
         Ok(blobs) => {
             let cluster = (!cluster.is_empty()).then_some(cluster);
             let body = json!({"blobs": blobs, "cluster": cluster});
-            me.ask(Method::POST, "/api/v1/images/share?limit=1000", None, Some(body)).await?
+            let more = Search::of(&[("after", posted.get("after")), ("limit", PAGE)]);
+            me.ask(Method::POST, &more.filled().on("/api/v1/images/share"), None, Some(body)).await?
         }
         Err(why) => {
             let fault = |field: &str| if field == "blobs" { why.clone() } else { String::new() };
@@ -89,7 +113,8 @@ pub(super) async fn show(posted: Posted) -> Result<Response, Stop> {
             ("Bytes together", view::bytes(answer.body["bytes"].as_u64().unwrap_or(0))),
             ("Of unknown size, with nobody", unknown.to_string()),
         ];
-        parts.extend([view::facts("It has", facts), share(&answer)]);
+        let more = further(me, &answer, manifest, cluster);
+        parts.extend([view::facts("It has", facts), share(&answer), more]);
     }
     let error = if answer.status.is_success() { String::new() } else { answer.detail() };
     let shell = Shell { error, ..me.shell("Images", HERE) };

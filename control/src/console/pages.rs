@@ -14,6 +14,7 @@ use super::guard::{Signed, Stop};
 use super::view::{self, Cell, Field, Form, Shell};
 
 /// What the address of a page asks for. What is empty was left open in a form.
+#[derive(Default)]
 pub(super) struct Search(BTreeMap<String, String>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Search {
@@ -22,13 +23,24 @@ impl<S: Send + Sync> FromRequestParts<S> for Search {
     async fn from_request_parts(head: &mut Head, _: &S) -> Result<Self, Infallible> {
         let asked = Query::<BTreeMap<String, String>>::try_from_uri(&head.uri);
         let mut asked = asked.map(|Query(asked)| asked).unwrap_or_default();
-        asked.retain(|name, value| !value.trim().is_empty() && name != "do");
-        Ok(Self(asked))
+        asked.remove("do");
+        Ok(Self(asked).filled())
     }
 }
 
 impl Search {
-    fn get(&self, name: &str) -> &str {
+    /// Without what was left open.
+    pub(super) fn filled(mut self) -> Self {
+        self.0.retain(|_, value| !value.trim().is_empty());
+        self
+    }
+
+    /// What is said of these names.
+    pub(super) fn of(asked: &[(&str, &str)]) -> Self {
+        Self(asked.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+
+    pub(super) fn get(&self, name: &str) -> &str {
         self.0.get(name).map_or("", String::as_str)
     }
 
@@ -59,39 +71,37 @@ fn size(value: &Value) -> String {
 
 fn count(answer: &Answer) -> String {
     let more = if answer.body["next"].is_null() { "" } else { " or more" };
-    format!("{}{more}", answer.items().len())
+    answer.body["total"].as_u64().map_or_else(|| format!("{}{more}", answer.items().len()), |total| total.to_string())
 }
 
 pub(super) async fn overview(me: Signed) -> Result<Response, Stop> {
-    let nodes = me.get("/api/v1/nodes?limit=1000").await?;
-    let clusters = me.get("/api/v1/clusters?limit=1000").await?;
-    let flights = me.get("/api/v1/flights?limit=1000").await?;
+    let summary = me.get("/api/v1/summary").await?;
+    let clusters = me.get("/api/v1/clusters").await?;
     let running = me.get("/api/v1/preheats?state=running").await?;
     let traffic = me.get("/api/v1/traffic").await?;
-    let connected = nodes.items().iter().filter(|node| node["connected"] == true).count();
-    let sum = |key: &str| nodes.items().iter().filter_map(|node| node[key].as_u64()).fold(0, u64::saturating_add);
+    let of = |key: &str| text(&summary.body[key], "0");
     let sources = [("The origin", "bytes_from_origin"), ("Peers", "bytes_from_peers"), ("Own disk", "bytes_local")];
-    let rows = sources.map(|(label, key)| vec![Cell::new(label), Cell::new(view::bytes(sum(key)))]);
+    let rows = sources.map(|(label, key)| vec![Cell::new(label), Cell::new(size(&summary.body[key]))]);
     let mut live = vec![
         view::facts(
             "Now",
             vec![
-                ("Live nodes", count(&nodes)),
-                ("Connected", connected.to_string()),
-                ("Clusters", count(&clusters)),
-                ("Live flights", count(&flights)),
+                ("Live nodes", of("nodes")),
+                ("Connected", of("connected")),
+                ("Clusters", of("clusters")),
+                ("Live flights", of("flights")),
                 ("Running preheats", count(&running)),
             ],
         ),
         view::table("Bytes by source, since the live nodes started", &["Source", "Bytes"], rows.into(), String::new()),
-        super::clusters::table(clusters.items(), String::new()),
+        super::clusters::table(&clusters, Search::default().next("/console/clusters", &clusters)),
     ];
     live.splice(1..1, super::traffic::parts(&traffic.body));
     Ok(view::live(me.shell("Overview", "/console/"), Vec::new(), live, 5).into_response())
 }
 
-/// The table of some nodes.
-pub(super) fn node_table(nodes: &[Value], more: String) -> String {
+/// The table of a page of nodes.
+pub(super) fn node_table(page: &Answer, more: String) -> String {
     let row = |node: &Value| {
         let state = if node["connected"] == true { "connected" } else { "lost" };
         vec![
@@ -106,7 +116,7 @@ pub(super) fn node_table(nodes: &[Value], more: String) -> String {
         ]
     };
     let columns = ["Name", "Cluster", "Address", "Role", "State", "Version", "Blobs", "Flights"];
-    view::table("Nodes", &columns, nodes.iter().map(row).collect(), more)
+    view::list("Nodes", &columns, page.items().iter().map(row).collect(), &page.body, more)
 }
 
 fn choice(values: &[&str]) -> Vec<(String, String)> {
@@ -134,7 +144,7 @@ pub(super) async fn nodes(me: Signed, query: Search) -> Result<Response, Stop> {
         ..Form::default()
     };
     let error = if answer.status.is_success() { String::new() } else { answer.detail() };
-    let table = node_table(answer.items(), query.next(here, &answer));
+    let table = node_table(&answer, query.next(here, &answer));
     let shell = Shell { error, ..me.shell("Nodes", here) };
     Ok((answer.status, view::live(shell, vec![form.html()], vec![table], 5)).into_response())
 }
@@ -168,7 +178,8 @@ pub(super) async fn node(me: Signed, Path(id): Path<String>) -> Result<Response,
         ("From its own disk", "bytes_local"),
     ];
     facts.extend(sizes.map(|(label, key)| (label, size(&node[key]))));
-    let live = vec![view::facts("Now", facts), super::flights::table(flights.items(), String::new())];
+    let more = Search::of(&[("node", &id)]).next("/console/flights", &flights);
+    let live = vec![view::facts("Now", facts), super::flights::table(flights.items(), more)];
     let title = format!("Node {}", text(&node["name"], &id));
     Ok(view::live(me.shell(&title, "/console/nodes"), Vec::new(), live, 2).into_response())
 }
@@ -203,7 +214,7 @@ pub(super) async fn blobs(me: Signed, query: Search) -> Result<Response, Stop> {
     let columns = ["Digest", "Cluster", "Size", "Type", "Holders", "Flights"];
     let rows = answer.items().iter().map(row).collect();
     let error = if answer.status.is_success() { String::new() } else { answer.detail() };
-    let table = view::table("Blobs", &columns, rows, query.next(here, &answer));
+    let table = view::list("Blobs", &columns, rows, &answer.body, query.next(here, &answer));
     let shell = Shell { error, ..me.shell("Blobs", here) };
     Ok((answer.status, view::page(shell, vec![form.html(), table])).into_response())
 }
@@ -224,7 +235,7 @@ pub(super) async fn blob(me: Signed, Path(digest): Path<String>, query: Search) 
     };
     let rows = answer.items().iter().map(row).collect();
     let more = query.next(&format!("/console/blobs/{}", encoded(&digest)), &answer);
-    let table = view::table("Who has it", &["Node", "Cluster", "How much", "Bytes"], rows, more);
+    let table = view::list("Who has it", &["Node", "Cluster", "How much", "Bytes"], rows, &answer.body, more);
     let title = format!("Blob {}", short(&digest));
     Ok(view::live(me.shell(&title, "/console/blobs"), vec![view::words("", &digest)], vec![table], 5).into_response())
 }
@@ -238,7 +249,7 @@ pub(super) async fn audit(me: Signed, query: Search) -> Result<Response, Stop> {
     };
     let rows = answer.items().iter().map(row).collect();
     let columns = ["When", "Who", "What", "About", "Before", "After"];
-    let table = view::table("Changes, the newest first", &columns, rows, query.next(here, &answer));
+    let table = view::list("Changes, the newest first", &columns, rows, &answer.body, query.next(here, &answer));
     Ok(me.page("Audit", here, vec![table]).into_response())
 }
 

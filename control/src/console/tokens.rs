@@ -41,7 +41,7 @@ fn removal(
         let id = text(&item["id"], &text(&item["node"], ""));
         (id.clone(), format!("{} ({id})", text(&item["name"], &text(&item["cluster"], "any cluster"))))
     };
-    let which = Field::new("select", "id", "Which", "It can't be undone.");
+    let which = Field::new("select", "id", "Which", "One of this page of the list. It can't be undone.");
     let fields = vec![which.choose(items.iter().map(choice).collect()).fault(fault)];
     let buttons = match what {
         "member" => vec![("revoke", "Revoke its certificates"), ("forget", "Forget it, so that it may join anew")],
@@ -113,7 +113,19 @@ fn api_form(me: &Signed, sent: Sent) -> String {
     .html()
 }
 
-async fn page(me: &Signed, sent: Sent<'_>) -> Result<Response, Stop> {
+/// A page of one of the two lists of tokens; each has its own cursor in the address of the page.
+fn part_of(path: &str, cursor: &str) -> String {
+    Search::of(&[("limit", "200"), ("after", cursor)]).filled().on(path)
+}
+
+/// The address at which one of the two lists goes on, and the other stays; empty: this was the last page.
+fn further(query: &Search, list: &str, answer: &Answer) -> String {
+    let Some(next) = answer.body["next"].as_str() else { return String::new() };
+    let cursors = ["joins", "apis"].map(|name| (name, if name == list { next } else { query.get(name) }));
+    Search::of(&cursors).filled().on(HERE)
+}
+
+async fn page(me: &Signed, query: &Search, sent: Sent<'_>) -> Result<Response, Stop> {
     let mut parts = Vec::new();
     let fault = |what: &str| {
         sent.filter(|(form, _)| form.get("do") == what).map(|(_, answer)| answer.fault("id")).unwrap_or_default()
@@ -121,7 +133,7 @@ async fn page(me: &Signed, sent: Sent<'_>) -> Result<Response, Stop> {
     if let Some(token) = sent.and_then(|(_, answer)| answer.body["token"].as_str()) {
         parts.push(view::code("The token, shown this once", token));
     }
-    let joins = me.ask(Method::GET, "/api/v1/join-tokens?limit=1000", None, None).await?;
+    let joins = me.ask(Method::GET, &part_of("/api/v1/join-tokens", query.get("joins")), None, None).await?;
     if joins.status.is_success() {
         let row = |token: &Value| {
             let mut cells: Vec<Cell> = ["id", "cluster", "role", "expires", "uses_left", "created", "created_by"]
@@ -131,7 +143,8 @@ async fn page(me: &Signed, sent: Sent<'_>) -> Result<Response, Stop> {
             cells
         };
         let columns = ["Id", "Cluster", "Role", "Good until", "Uses left", "Made", "By"];
-        parts.push(view::table("Join tokens", &columns, joins.items().iter().map(row).collect(), String::new()));
+        let (rows, more) = (joins.items().iter().map(row).collect(), further(query, "joins", &joins));
+        parts.push(view::list("Join tokens", &columns, rows, &joins.body, more));
         if me.operates() {
             parts.push(removal(me, "Delete a join token", HERE, "join", joins.items(), fault("delete-join")));
             parts.push(join_form(me, sent));
@@ -140,7 +153,7 @@ async fn page(me: &Signed, sent: Sent<'_>) -> Result<Response, Stop> {
         parts.push(view::words("Join tokens", &joins.detail()));
     }
     if me.is_admin() {
-        let tokens = me.get("/api/v1/api-tokens?limit=1000").await?;
+        let tokens = me.get(&part_of("/api/v1/api-tokens", query.get("apis"))).await?;
         let row = |token: &Value| {
             let clusters: Option<Vec<String>> =
                 token["clusters"].as_array().map(|names| names.iter().map(|name| text(name, "")).collect());
@@ -154,7 +167,8 @@ async fn page(me: &Signed, sent: Sent<'_>) -> Result<Response, Stop> {
             ]
         };
         let columns = ["Name", "Role", "Clusters", "Made", "Good until", "Id"];
-        parts.push(view::table("API tokens", &columns, tokens.items().iter().map(row).collect(), String::new()));
+        let (rows, more) = (tokens.items().iter().map(row).collect(), further(query, "apis", &tokens));
+        parts.push(view::list("API tokens", &columns, rows, &tokens.body, more));
         let fault = fault("delete-api");
         parts.push(removal(me, "Delete an API token", HERE, "api", tokens.items(), fault));
         parts.push(api_form(me, sent));
@@ -168,8 +182,8 @@ fn answered(me: &Signed, title: &str, here: &'static str, said: Option<&Answer>,
     (bad.map_or(StatusCode::OK, |answer| answer.status), view::page(shell, parts)).into_response()
 }
 
-pub(super) async fn show(me: Signed) -> Result<Response, Stop> {
-    page(&me, None).await
+pub(super) async fn show(me: Signed, query: Search) -> Result<Response, Stop> {
+    page(&me, &query, None).await
 }
 
 /// Takes away what is at an address, in the state in which it is there.
@@ -181,7 +195,7 @@ async fn remove(me: &Signed, path: &str) -> Result<Answer, Stop> {
     me.ask(Method::DELETE, path, found.etag.as_deref(), None).await
 }
 
-pub(super) async fn change(form: Posted) -> Result<Response, Stop> {
+pub(super) async fn change(query: Search, form: Posted) -> Result<Response, Stop> {
     let me = &form.me;
     let id = encoded(form.get("id"));
     let put = |body: &mut Value, key: &str, field: &str| {
@@ -214,7 +228,7 @@ pub(super) async fn change(form: Posted) -> Result<Response, Stop> {
         "delete-api" => remove(me, &format!("/api/v1/api-tokens/{id}")).await?,
         _ => return Ok(me.failed(StatusCode::BAD_REQUEST, "There is no such change.")),
     };
-    page(me, Some((&form, &answer))).await
+    page(me, &query, Some((&form, &answer))).await
 }
 
 async fn member_page(me: &Signed, query: &Search, said: Option<&Answer>) -> Result<Response, Stop> {
@@ -237,7 +251,7 @@ async fn member_page(me: &Signed, query: &Search, said: Option<&Answer>) -> Resu
     };
     let columns = ["Id", "Name", "Live", "Bound to", "Role", "Joined", "By", "Revoked"];
     let rows = answer.items().iter().map(row).collect();
-    let mut parts = vec![view::table("Members", &columns, rows, query.next(MEMBERS, &answer))];
+    let mut parts = vec![view::list("Members", &columns, rows, &answer.body, query.next(MEMBERS, &answer))];
     if me.operates() {
         let fault = said.map(|said| said.fault("id")).unwrap_or_default();
         parts.push(removal(me, "Take a node out", MEMBERS, "member", answer.items(), fault));

@@ -65,6 +65,7 @@ struct Page {
     parts: Vec<String>,
     live: Vec<String>,
     every: u32,
+    rest: Vec<String>,
 }
 
 fn rendered(template: &impl Template) -> String {
@@ -77,12 +78,17 @@ pub(super) fn sign_in(shell: Shell) -> Html<String> {
 
 /// A page that stays as it is.
 pub(super) fn page(shell: Shell, parts: Vec<String>) -> Html<String> {
-    Html(rendered(&Page { shell, parts, live: Vec::new(), every: 0 }))
+    Html(rendered(&Page { shell, parts, live: Vec::new(), every: 0, rest: Vec::new() }))
 }
 
 /// A page whose second half is fetched again, at the latest after so many seconds.
 pub(super) fn live(shell: Shell, parts: Vec<String>, live: Vec<String>, every: u32) -> Html<String> {
-    Html(rendered(&Page { shell, parts, live, every }))
+    Html(rendered(&Page { shell, parts, live, every, rest: Vec::new() }))
+}
+
+/// A page whose first half is fetched again; the rest, such as a form that somebody fills in, stays.
+pub(super) fn live_first(shell: Shell, live: Vec<String>, rest: Vec<String>, every: u32) -> Html<String> {
+    Html(rendered(&Page { shell, parts: Vec::new(), live, every, rest }))
 }
 
 /// One cell of a table.
@@ -122,11 +128,29 @@ struct Table<'a> {
     columns: &'a [&'a str],
     rows: Vec<Vec<Cell>>,
     more: String,
+    /// How many there are, in words; empty: the table is all.
+    count: String,
 }
 
 /// A table; the first cell of a row names the row. `more`: address of the next page, or empty.
 pub(super) fn table(caption: &str, columns: &[&str], rows: Vec<Vec<Cell>>, more: String) -> String {
-    rendered(&Table { caption, columns, rows, more })
+    rendered(&Table { caption, columns, rows, more, count: String::new() })
+}
+
+/// The same of a page of a list, as the API gave it: it says how many there are beyond it.
+pub(super) fn list(caption: &str, columns: &[&str], rows: Vec<Vec<Cell>>, page: &Value, more: String) -> String {
+    let count = counted(rows.len(), page);
+    rendered(&Table { caption, columns, rows, more, count })
+}
+
+/// How many of how many a page shows.
+fn counted(shown: usize, page: &Value) -> String {
+    match (page["total"].as_u64(), page["next"].is_null()) {
+        (Some(total), _) if total == shown as u64 => String::new(),
+        (Some(total), _) => format!("{shown} of {total} are shown."),
+        (None, true) => String::new(),
+        (None, false) => format!("{shown} are shown, and there are more."),
+    }
 }
 
 /// One field of a form.
@@ -280,7 +304,25 @@ pub(super) fn bytes(count: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_table_says_how_many_it_does_not_show() {
+        for (page, said) in [
+            (json!({"total": 3, "next": null}), ""),
+            (json!({"total": 1201, "next": "x"}), "3 of 1201 are shown."),
+            (json!({"total": 103, "next": null}), "3 of 103 are shown."),
+            (json!({"total": null, "next": "x"}), "3 are shown, and there are more."),
+            (json!({"total": null, "next": null}), ""),
+        ] {
+            let rows = (0..3).map(|n| vec![Cell::new(n.to_string())]).collect();
+            let table = list("Things", &["Thing"], rows, &page, String::new());
+            let shown = table.split_once("<p class=\"hint\">").map_or("", |(_, rest)| rest.split('<').next().unwrap());
+            assert_eq!(shown, said, "{page}");
+        }
+    }
 
     #[test]
     fn of_what_must_be_chosen_nothing_is_before_somebody_does() {

@@ -10,13 +10,16 @@ use serde_json::{Value, json};
 use super::cli::{Apply, Output};
 use super::client::Client;
 use super::cluster::Cluster;
-use super::{Error, show, understand};
+use super::{DIFFERENT, Error, Said, show, understand};
 
 #[derive(Debug, Deserialize)]
 struct Difference {
     dry_run: bool,
     changes: Vec<Change>,
     undeclared: Vec<String>,
+    /// What it was decided on; an earlier server does not say it.
+    #[serde(default)]
+    version: Option<String>,
     moves: Option<Moves>,
 }
 
@@ -51,20 +54,31 @@ enum Change {
     Delete { before: Cluster },
 }
 
-pub(super) async fn run(client: &Client, args: &Apply, output: Output) -> Result<String, Error> {
+pub(super) async fn run(client: &Client, args: &Apply, output: Output) -> Result<Said, Error> {
     let name = args.file.display();
     let text = read(&args.file).map_err(|error| Error::Refused(format!("{name}: {error}")))?;
     let body = json!({ "clusters": declared(&text).map_err(|reason| Error::Refused(format!("{name}: {reason}")))? });
     let flags = [("dry_run", args.dry_run), ("prune", args.prune), ("force", args.force)];
     let query: Vec<(&str, &str)> = flags.iter().filter(|(_, set)| *set).map(|(key, _)| (*key, "true")).collect();
-    let answer = client.request(Method::PUT, &["clusters"]).if_match(None).query(&query).json(&body).send().await?;
-    show(output, &answer, || {
-        let difference: Difference = understand(&answer)?;
-        if !difference.undeclared.is_empty() && !args.prune {
-            eprintln!("not in {name}, and left alone: {} (--prune deletes)", difference.undeclared.join(", "));
+    let tag = args.if_version.as_deref().map(|tag| tag.trim_matches('"')).filter(|tag| *tag != "*");
+    let answer = client.request(Method::PUT, &["clusters"]).if_match(tag).query(&query).json(&body).send().await?;
+    let difference: Difference = understand(&answer)?;
+    // The server does not hold what is only thought through to a version.
+    if let (true, Some(wanted), Some(found)) = (args.dry_run, tag, &difference.version)
+        && wanted != found
+    {
+        return Err(Error::Conflict(format!(
+            "the clusters are at version {found}, not {wanted}: they were changed since"
+        )));
+    }
+    let text = show(output, &answer, || {
+        if !args.prune {
+            left_out(&difference).iter().for_each(|line| eprintln!("not in {name}, {line} (--prune deletes)"));
         }
         Ok(summary(&difference))
-    })
+    })?;
+    let differs = args.detailed_exitcode && !difference.changes.is_empty();
+    Ok(Said { text, code: if differs { DIFFERENT } else { 0 } })
 }
 
 fn read(path: &Path) -> std::io::Result<String> {
@@ -91,6 +105,24 @@ fn declared(text: &str) -> Result<Value, String> {
     }
 }
 
+/// What is said of clusters that the file does not have: those that stay as they are, and those that lose the default to one of it.
+fn left_out(Difference { dry_run, changes, undeclared, .. }: &Difference) -> Vec<String> {
+    let changes_too = |name: &&String| {
+        changes.iter().any(|change| matches!(change, Change::Update { before, .. } if before.name == **name))
+    };
+    let (changed, alone): (Vec<&String>, Vec<&String>) = undeclared.iter().partition(changes_too);
+    let list = |names: &[&String]| names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+    let mut lines = Vec::new();
+    if !alone.is_empty() {
+        lines.push(format!("and left alone: {}", list(&alone)));
+    }
+    if !changed.is_empty() {
+        let becomes = if *dry_run { "and would be the default no more" } else { "and the default no more" };
+        lines.push(format!("{becomes}: {}", list(&changed)));
+    }
+    lines
+}
+
 /// What a change did, or would do and which live nodes it would move.
 pub(super) fn describe(answer: &Value) -> Result<String, Error> {
     Ok(summary(&understand(answer)?))
@@ -99,7 +131,7 @@ pub(super) fn describe(answer: &Value) -> Result<String, Error> {
 /// Nodes that are named one by one.
 const MOST_MOVES: usize = 20;
 
-fn summary(Difference { dry_run, changes, undeclared: _, moves }: &Difference) -> String {
+fn summary(Difference { dry_run, changes, undeclared: _, version, moves }: &Difference) -> String {
     if changes.is_empty() {
         return "no difference".to_owned();
     }
@@ -122,7 +154,9 @@ fn summary(Difference { dry_run, changes, undeclared: _, moves }: &Difference) -
         lines.push(format!("    {host} ({node}): {} -> {}: {reason}", name(from), name(to)));
     }
     if *dry_run {
-        lines.push("nothing was changed (--dry-run)".to_owned());
+        let just_this =
+            version.as_ref().map(|version| format!("; to do just this and no other: --if-version {version}"));
+        lines.push(format!("nothing was changed (--dry-run){}", just_this.unwrap_or_default()));
     }
     lines.join("\n")
 }
@@ -174,9 +208,8 @@ mod tests {
         assert!(declared("").unwrap_err().contains("no [[cluster]]"));
     }
 
-    #[test]
-    fn a_difference_reads_like_a_diff() {
-        let cluster = |name: &str, idc: &str| Cluster {
+    fn cluster(name: &str, idc: &str) -> Cluster {
+        Cluster {
             id: "1".into(),
             name: name.into(),
             version: 1,
@@ -185,7 +218,24 @@ mod tests {
             location: String::new(),
             cidrs: vec!["10.0.0.0/8".into()],
             nodes: 0,
-        };
+            default_from: None,
+        }
+    }
+
+    #[test]
+    fn what_loses_the_default_is_not_said_to_be_left_alone() {
+        let before = Cluster { default: true, ..cluster("old", "") };
+        let changes = vec![Change::Update { before, after: cluster("old", "") }];
+        let undeclared = vec!["old".to_owned(), "other".to_owned()];
+        let mut difference = Difference { dry_run: false, changes, undeclared, version: None, moves: None };
+        assert_eq!(left_out(&difference), ["and left alone: other", "and the default no more: old"]);
+        difference.dry_run = true;
+        assert_eq!(left_out(&difference)[1], "and would be the default no more: old");
+        assert_eq!(left_out(&Difference { undeclared: Vec::new(), ..difference }), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_difference_reads_like_a_diff() {
         let changes = [
             Change::Create { after: cluster("a", "") },
             Change::Update { before: cluster("b", "x"), after: cluster("b", "y") },
@@ -200,13 +250,16 @@ mod tests {
         };
         let between = vec![Between { from: Some("b".into()), to: None, nodes: 1 }];
         let moves = Some(Moves { between, nodes: vec![moved("host")] });
-        let text = summary(&Difference { dry_run: true, changes: changes.into(), undeclared: Vec::new(), moves });
+        let version = Some("12".to_owned());
+        let text =
+            summary(&Difference { dry_run: true, changes: changes.into(), undeclared: Vec::new(), version, moves });
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[..2], ["+ a", "    cidrs: [10.0.0.0/8]"]);
         assert_eq!(lines[2..5], ["~ b", "    idc: \"x\" -> \"y\"", "- c"]);
         assert_eq!(lines[5..7], ["> 1 node(s): b -> (alone)", "    host (n1): b -> (alone): no scope matches"]);
-        assert_eq!(lines[7], "nothing was changed (--dry-run)");
-        let none = Difference { dry_run: false, changes: Vec::new(), undeclared: Vec::new(), moves: None };
+        assert_eq!(lines[7], "nothing was changed (--dry-run); to do just this and no other: --if-version 12");
+        let none =
+            Difference { dry_run: false, changes: Vec::new(), undeclared: Vec::new(), version: None, moves: None };
         assert_eq!(summary(&none), "no difference");
     }
 }

@@ -8,7 +8,8 @@ use shoal_base::units::Span;
 ///
 /// It shows the API token in SHOAL_TOKEN, or the one in a file.
 ///
-/// Exit codes: 0 well, 1 failed here, 2 refused or misused, 3 not found, 4 conflict, 5 server unreachable, 6 not allowed, 7 failed at the server.
+/// Exit codes: 0 well, 1 failed here, 2 refused or misused, 3 not found, 4 conflict, 5 server unreachable, 6 not allowed, 7 failed at the
+/// server, 8 it would change something (only with --detailed-exitcode).
 #[derive(Debug, Parser)]
 #[command(name = "shoalctl", version)]
 pub struct Cli {
@@ -55,6 +56,8 @@ pub(super) enum Command {
     /// Live flights: which node fetches which digest, and from whom.
     #[command(subcommand)]
     Flight(FlightCommand),
+    /// How many clusters, nodes, flights and blobs there are, and what all nodes together read and gave since they started.
+    Summary(SummaryArgs),
     /// Bytes by source in the last minutes.
     Traffic(TrafficArgs),
     /// Which share of an image each node has.
@@ -223,6 +226,13 @@ pub(super) struct FlightFilter {
     /// Only those of this digest.
     #[arg(long, value_name = "DIGEST")]
     pub(super) digest: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SummaryArgs {
+    /// Only of this cluster, by name or id.
+    #[arg(long, value_name = "CLUSTER")]
+    pub(super) cluster: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -446,7 +456,7 @@ pub(super) struct Named {
 pub(super) struct Create {
     /// Unique without regard to case.
     pub(super) name: String,
-    /// Nodes that match nothing come here.
+    /// Nodes that match nothing come here. It takes this from whichever cluster has it.
     #[arg(long)]
     pub(super) default: bool,
     /// Data centres, alternatives separated by bars.
@@ -458,6 +468,9 @@ pub(super) struct Create {
     /// A network. May be given many times, or several separated by commas.
     #[arg(long = "cidr", value_name = "CIDR", value_delimiter = ',')]
     pub(super) cidrs: Vec<String>,
+    /// Only print what would change, and which live nodes would move.
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -467,7 +480,7 @@ pub(super) struct Update {
     /// A new name.
     #[arg(long)]
     pub(super) name: Option<String>,
-    /// Whether nodes that match nothing come here.
+    /// Whether nodes that match nothing come here. It takes this from whichever cluster has it.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "true|false")]
     pub(super) default: Option<bool>,
     /// Data centres, alternatives separated by bars. Empty: none any more.
@@ -482,7 +495,14 @@ pub(super) struct Update {
     /// No networks any more.
     #[arg(long, conflicts_with = "cidrs")]
     pub(super) no_cidrs: bool,
-    /// Only if the cluster is at this version: a number, or ID.VERSION (its ETag), which no other cluster that gets its name has.
+    /// A network more; the others stay. May be given many times, or several separated by commas.
+    #[arg(long = "add-cidr", value_name = "CIDR", value_delimiter = ',', conflicts_with_all = ["cidrs", "no_cidrs"])]
+    pub(super) add_cidrs: Vec<String>,
+    /// One of its networks less; the others stay. May be given many times, or several separated by commas.
+    #[arg(long = "remove-cidr", value_name = "CIDR", value_delimiter = ',', conflicts_with_all = ["cidrs", "no_cidrs"])]
+    pub(super) remove_cidrs: Vec<String>,
+    /// Only if the cluster is at this version: a number, or ID.VERSION (its ETag), which no other cluster that gets its name has. Without
+    /// it: the one that it has when this begins. `*`: whichever it has.
     #[arg(long, value_name = "VERSION")]
     pub(super) if_version: Option<String>,
     /// Only print what would change, and which live nodes would move.
@@ -497,7 +517,8 @@ pub(super) struct Delete {
     /// Also if live nodes are in it, or if it is the default.
     #[arg(long)]
     pub(super) force: bool,
-    /// Only if the cluster is at this version: a number, or ID.VERSION (its ETag), which no other cluster that gets its name has.
+    /// Only if the cluster is at this version: a number, or ID.VERSION (its ETag), which no other cluster that gets its name has. Without
+    /// it: the one that it has when this begins. `*`: whichever it has.
     #[arg(long, value_name = "VERSION")]
     pub(super) if_version: Option<String>,
     /// Only print what would change, and which live nodes would move.
@@ -513,6 +534,12 @@ pub(super) struct Apply {
     /// Only print what would change.
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// End with exit code 8 if something would change.
+    #[arg(long, requires = "dry_run")]
+    pub(super) detailed_exitcode: bool,
+    /// Only if the clusters are at this version, which --dry-run prints: nobody changed any of them since. Without it: whatever they are like.
+    #[arg(long, value_name = "VERSION")]
+    pub(super) if_version: Option<String>,
     /// Delete clusters that the file does not have.
     #[arg(long)]
     pub(super) prune: bool,

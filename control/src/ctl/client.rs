@@ -130,15 +130,23 @@ impl Request<'_> {
 
     /// Sends it. An answer without a body is null.
     pub(super) async fn send(self) -> Result<Value, Error> {
+        Ok(self.read().await?.0)
+    }
+
+    /// Sends it. Beside the answer, the tag of the state that it tells of, if it has one.
+    pub(super) async fn read(self) -> Result<(Value, Option<String>), Error> {
         let client = self.client;
         let response = self.request.send().await.map_err(|error| client.unreachable(&error))?;
         let status = response.status();
+        let tag = response.headers().get("etag").and_then(|tag| tag.to_str().ok());
+        let tag = tag.map(|tag| tag.trim_matches('"').to_owned());
         let body = response.bytes().await.map_err(|error| client.unreachable(&error))?;
         if status.is_success() {
             if body.is_empty() {
-                return Ok(Value::Null);
+                return Ok((Value::Null, tag));
             }
             return serde_json::from_slice(&body)
+                .map(|value| (value, tag))
                 .map_err(|error| Error::Failed(format!("the server's answer is not JSON: {error}")));
         }
         Err(client.problem(status, &body))
@@ -163,6 +171,16 @@ impl Client {
         }
     }
 
+    /// What is there, and the tag of its state.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] also for an answer without a tag.
+    pub(super) async fn seen(&self, path: &[&str]) -> Result<(Value, String), Error> {
+        let (value, tag) = self.request(Method::GET, path).read().await?;
+        let tag = tag.ok_or_else(|| Error::Failed("the server does not say which state this is (ETag)".to_owned()))?;
+        Ok((value, tag))
+    }
+
     fn unreachable(&self, error: &reqwest::Error) -> Error {
         Error::Unreachable { server: self.base.to_string(), reason: reason(error) }
     }
@@ -181,7 +199,10 @@ impl Client {
                 Error::NotFound(format!("the shoal-control at {} does not know this: it is an older one", self.base))
             }
             StatusCode::NOT_FOUND => Error::NotFound(detail),
-            StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => Error::Conflict(detail),
+            StatusCode::CONFLICT => Error::Conflict(detail),
+            StatusCode::PRECONDITION_FAILED => Error::Conflict(format!(
+                "{detail}; nothing was done: look at what it is now, and run this again if that is still right"
+            )),
             status if status.is_client_error() => Error::Refused(detail),
             status if status.is_server_error() => Error::Server(detail),
             _ => Error::Failed(detail),

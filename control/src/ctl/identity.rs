@@ -206,7 +206,8 @@ fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [String; 
 }
 
 async fn delete(client: &Client, path: &[&str], output: Output) -> Result<String, Error> {
-    client.request(Method::DELETE, path).if_match(None).send().await?;
+    let (_, tag) = client.seen(path).await?;
+    client.request(Method::DELETE, path).if_match(Some(&tag)).send().await?;
     let what = path.last().copied().unwrap_or_default();
     show(output, &json!({ "deleted": what }), || Ok(format!("deleted {what}")))
 }

@@ -1,9 +1,9 @@
-//! `shoalctl node …` and `shoalctl explain`
+//! `shoalctl node …`, `shoalctl explain` and `shoalctl summary`
 
 use reqwest::Method;
 use serde::Deserialize;
 
-use super::cli::{NodeCommand, NodeFilter, NodeRole, Output, Place};
+use super::cli::{NodeCommand, NodeFilter, NodeRole, Output, Place, SummaryArgs};
 use super::client::Client;
 use super::table::{Table, bytes};
 use super::{Error, show, understand};
@@ -92,6 +92,51 @@ fn table(nodes: &[Node]) -> String {
         ]);
     }
     table.print()
+}
+
+/// What there is of everything.
+#[derive(Debug, Deserialize)]
+struct Summary {
+    clusters: u64,
+    nodes: u64,
+    connected: u64,
+    seeds: u64,
+    alone: u64,
+    flights: u64,
+    blobs: u64,
+    store_bytes: u64,
+    bytes_from_origin: u64,
+    bytes_from_peers: u64,
+    bytes_to_peers: u64,
+    bytes_local: u64,
+}
+
+pub(super) async fn summary(client: &Client, args: &SummaryArgs, output: Output) -> Result<String, Error> {
+    let query: Vec<(&str, &str)> = args.cluster.iter().map(|cluster| ("cluster", cluster.as_str())).collect();
+    let answer = client.request(Method::GET, &["summary"]).query(&query).send().await?;
+    show(output, &answer, || {
+        let all: Summary = understand(&answer)?;
+        let counts = [
+            ("clusters", all.clusters),
+            ("live nodes", all.nodes),
+            ("connected", all.connected),
+            ("seeds", all.seeds),
+            ("alone", all.alone),
+            ("flights", all.flights),
+            ("blobs", all.blobs),
+        ];
+        let sums = [
+            ("on disk", all.store_bytes),
+            ("origin", all.bytes_from_origin),
+            ("peers", all.bytes_from_peers),
+            ("given", all.bytes_to_peers),
+            ("own disk", all.bytes_local),
+        ];
+        let mut table = Table::new(&["of", "now"]);
+        counts.iter().for_each(|(name, count)| table.row([(*name).to_owned(), count.to_string()]));
+        sums.iter().for_each(|(name, sum)| table.row([(*name).to_owned(), bytes(*sum)]));
+        Ok(table.print())
+    })
 }
 
 pub(super) async fn explain(client: &Client, place: &Place, output: Output) -> Result<String, Error> {

@@ -1,5 +1,6 @@
 //! Routes of blobs, flights and images: who has what, who fetches what, and from whom.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 
 use axum::Json;
@@ -333,9 +334,15 @@ pub(super) async fn list(
     let page = Page { limit: query.limit, after: query.after.as_deref() };
     let after: Option<(String, ClusterId)> = page.after()?;
     let after = after.map(|(text, cluster)| Ok::<_, Problem>((digest("after", &text)?, cluster))).transpose()?;
-    let keep = |cluster: &ClusterId, digest: &Digest| within.has(cluster) && starts(digest);
+    let count = Cell::new(0);
+    let keep = |cluster: &ClusterId, digest: &Digest| counted(&count, within.has(cluster) && starts(digest));
     let blobs = parts.swarm.blobs(keep, after.as_ref(), page.limit() + 1);
-    let blobs = page.first(blobs, |blob| (blob.digest.to_string(), blob.cluster.clone()));
+    if after.is_some() {
+        // Those of the pages before were not looked at.
+        count.set(0);
+        parts.swarm.blobs(keep, None, 0);
+    }
+    let blobs = page.first(blobs, |blob| (blob.digest.to_string(), blob.cluster.clone())).of(count.get());
     Ok(Json(blobs.map(|blob| within.blob(blob))))
 }
 
@@ -390,6 +397,12 @@ pub(super) async fn holders(
     })))
 }
 
+/// Counts what is wanted among what is looked through.
+fn counted(count: &Cell<usize>, wanted: bool) -> bool {
+    count.set(count.get() + usize::from(wanted));
+    wanted
+}
+
 /// Live flights, by node, then digest
 #[utoipa::path(get, path = "/api/v1/flights", operation_id = "list_flights", tag = "flights", security(("token" = [])), params(FlightsQuery),
     responses((status = 200, description = "A page.", body = List<FlightView>), Reading))]
@@ -405,13 +418,19 @@ pub(super) async fn flights(
     let page = Page { limit: query.limit, after: query.after.as_deref() };
     let after: Option<(NodeId, String)> = page.after()?;
     let after = after.map(|(node, text)| Ok::<_, Problem>((node, digest("after", &text)?))).transpose()?;
+    let count = Cell::new(0);
     let keep = |cluster: &ClusterId, of: &NodeId, digest: &Digest| {
-        within.has(cluster)
+        let wanted = within.has(cluster)
             && node.as_ref().is_none_or(|node| node == of)
-            && wanted.as_ref().is_none_or(|wanted| wanted == digest)
+            && wanted.as_ref().is_none_or(|wanted| wanted == digest);
+        counted(&count, wanted)
     };
     let flights = parts.swarm.flights(keep, after.as_ref(), page.limit() + 1);
-    let flights = page.first(flights, |flight| (flight.node.clone(), flight.digest.to_string()));
+    if after.is_some() {
+        count.set(0);
+        parts.swarm.flights(keep, None, 0);
+    }
+    let flights = page.first(flights, |flight| (flight.node.clone(), flight.digest.to_string())).of(count.get());
     let names = parts.nodes.names();
     Ok(Json(flights.map(|flight| view(flight, &within, &names))))
 }

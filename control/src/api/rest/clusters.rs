@@ -17,7 +17,9 @@ use super::document::{Applying, Changing, Finding, Making, Reading, Removing};
 use super::extract::{Body, IfMatch, Path, Query};
 use super::page::{List, Page};
 use super::problem::Problem;
-use crate::clusters::{Applied, ApplyMode, Change, Cluster, ClusterSet, ClusterSpec, Edit, Error, Plan, Planned};
+use crate::clusters::{
+    Applied, ApplyMode, Change, Changed, Cluster, ClusterSet, ClusterSpec, Edit, Error, Plan, Planned, Reach,
+};
 use crate::identity::Caller;
 use crate::nodes;
 
@@ -46,6 +48,10 @@ pub(super) struct ClusterView {
     /// Live nodes in it.
     #[schema(minimum = 0)]
     nodes: usize,
+    /// Name of the cluster that was the default until this one became it: only in the answer to the change that did so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    default_from: Option<String>,
 }
 
 /// What a cluster is to be. What is left out is empty.
@@ -60,7 +66,7 @@ pub(super) struct Declared {
         examples("west")
     )]
     name: String,
-    /// Nodes that match nothing come here.
+    /// Nodes that match nothing come here. Made or changed alone, it takes this from whichever cluster has it.
     #[serde(default)]
     #[schema(default = false)]
     default: bool,
@@ -98,7 +104,7 @@ pub(super) struct Patch {
         pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$"
     )]
     name: Option<String>,
-    /// Whether it is the default.
+    /// Whether it is the default. It takes this from whichever cluster has it.
     default: Option<bool>,
     /// Empty: none any more.
     #[schema(max_length = 4096, pattern = r"^(?:\s*|[^|]*[^\s|][^|]*(?:\|[^|]*[^\s|][^|]*)*)$")]
@@ -175,8 +181,12 @@ pub(super) struct Difference {
     dry_run: bool,
     /// Oldest cluster first.
     changes: Vec<ChangeView>,
-    /// Names of clusters that are there and were not declared.
+    /// Names of clusters that are there and were not declared. One that loses the default to a declared one is among `changes` too.
     undeclared: Vec<String>,
+    /// The state that this was decided on, as `If-Match` of the change itself says it in quotation marks: that of the cluster, or of the
+    /// whole set when it is about that. Null: nothing was there.
+    #[schema(required = true)]
+    version: Option<String>,
     /// In a dry run: which live nodes would move. Else null: they move by themselves, within a second.
     #[schema(required = true)]
     moves: Option<Moves>,
@@ -285,11 +295,17 @@ impl Parts {
     fn view(&self, cluster: &Cluster) -> ClusterView {
         let Cluster { id, seq: _, version, name, default, idc, location, cidrs } = cluster.clone();
         let nodes = self.nodes.count_of(&id);
-        ClusterView { id, name, version, default, idc, location, cidrs, nodes }
+        ClusterView { id, name, version, default, idc, location, cidrs, nodes, default_from: None }
     }
 
     fn answer(&self, status: StatusCode, cluster: &Cluster) -> Response {
         (status, etag(tag(cluster)), Json(self.view(cluster))).into_response()
+    }
+
+    fn answer_changed(&self, status: StatusCode, changed: &Changed) -> Response {
+        let default_from = changed.default_from.as_ref().map(|cluster| cluster.name.clone());
+        let view = ClusterView { default_from, ..self.view(&changed.cluster) };
+        (status, etag(tag(&changed.cluster)), Json(view)).into_response()
     }
 
     /// The cluster of that name or id, for a caller who wants to change it.
@@ -344,10 +360,16 @@ impl Parts {
     }
 
     async fn plan(&self, caller: &Caller, planned: Planned) -> Result<Response, Problem> {
-        let beyond = |after: &ClusterSet| self.beyond(caller, after);
-        let Plan { changes, after } = self.clusters.by(&caller.name).within(&beyond).plan(&planned).await?;
+        let (has, beyond) = (|id: &ClusterId| caller.reaches(id), |after: &ClusterSet| self.beyond(caller, after));
+        let reach = Reach { has: &has, beyond: &beyond };
+        let Plan { changes, before, after } = self.clusters.by(&caller.name).within(reach).plan(&planned).await?;
+        let version = match &planned {
+            Planned::Create(_) => None,
+            Planned::Update(name, _) | Planned::Delete(name) => before.find(name).map(|cluster| tag(cluster)),
+        };
         let (changes, moves) = (self.changes(&changes), Some(self.moves(caller, &after)));
-        Ok(Json(Difference { dry_run: true, changes, undeclared: Vec::new(), moves }).into_response())
+        let head = version.as_ref().map(etag);
+        Ok((head, Json(Difference { dry_run: true, changes, undeclared: Vec::new(), version, moves })).into_response())
     }
 }
 
@@ -401,9 +423,9 @@ pub(super) async fn create(
     if query.dry_run {
         return parts.plan(&caller, Planned::Create(spec.into())).await;
     }
-    let cluster = parts.clusters.by(&caller.name).create(spec.into()).await?;
-    let location = format!("/api/v1/clusters/{}", cluster.id);
-    Ok(([(header::LOCATION, location)], parts.answer(StatusCode::CREATED, &cluster)).into_response())
+    let made = parts.clusters.by(&caller.name).create(spec.into()).await?;
+    let location = format!("/api/v1/clusters/{}", made.cluster.id);
+    Ok(([(header::LOCATION, location)], parts.answer_changed(StatusCode::CREATED, &made)).into_response())
 }
 
 /// Replace all that is said of a cluster
@@ -456,9 +478,10 @@ async fn update(
     }
     let version = matched(version.as_ref(), &current)?;
     // By id: what was looked at is what is changed, whoever has its name by now.
-    let beyond = |after: &ClusterSet| parts.beyond(caller, after);
-    let cluster = parts.clusters.by(&caller.name).within(&beyond).update(current.id.as_str(), version, edit).await?;
-    Ok(parts.answer(StatusCode::OK, &cluster))
+    let (has, beyond) = (|id: &ClusterId| caller.reaches(id), |after: &ClusterSet| parts.beyond(caller, after));
+    let reach = Reach { has: &has, beyond: &beyond };
+    let changed = parts.clusters.by(&caller.name).within(reach).update(current.id.as_str(), version, edit).await?;
+    Ok(parts.answer_changed(StatusCode::OK, &changed))
 }
 
 /// The version that a change is held to when it is written; `None`: the caller said any.
@@ -487,13 +510,9 @@ pub(super) async fn delete(
     }
     let version = matched(version.as_ref(), &current)?;
     let nodes_of = |id: &ClusterId| parts.nodes.count_of(id);
-    let beyond = |after: &ClusterSet| parts.beyond(&caller, after);
-    parts
-        .clusters
-        .by(&caller.name)
-        .within(&beyond)
-        .delete(current.id.as_str(), version, query.force, &nodes_of)
-        .await?;
+    let (has, beyond) = (|id: &ClusterId| caller.reaches(id), |after: &ClusterSet| parts.beyond(&caller, after));
+    let reach = Reach { has: &has, beyond: &beyond };
+    parts.clusters.by(&caller.name).within(reach).delete(current.id.as_str(), version, query.force, &nodes_of).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -504,14 +523,15 @@ pub(super) async fn delete(
     params(ApplyQuery,
         ("If-Match" = Option<String>, Header, nullable = false, pattern = r#"^(?:\*|(?:W/)?"[^"]*"(?:, ?(?:W/)?"[^"]*")*)$"#, description = "The ETag of the list that was read, or `*`. Needed without `dry_run`.")),
     request_body = DeclaredSet,
-    responses((status = 200, description = "What changed.", body = Difference), Applying))]
+    responses((status = 200, description = "What changed. The ETag is that of the set as it is now.", body = Difference,
+        headers(("ETag" = String))), Applying))]
 pub(super) async fn apply(
     Operator(caller): Operator,
     State(parts): State<Parts>,
     version: Option<IfMatch>,
     Query(query): Query<ApplyQuery>,
     Body(set): Body<DeclaredSet>,
-) -> Result<Json<Difference>, Problem> {
+) -> Result<Response, Problem> {
     reaches_all(&caller)?;
     let ApplyQuery { prune, dry_run, force } = query;
     let mut generation = None;
@@ -523,12 +543,15 @@ pub(super) async fn apply(
     let declared = set.clusters.into_iter().map(ClusterSpec::from).collect();
     let nodes_of = |id: &ClusterId| if force { 0 } else { parts.nodes.count_of(id) };
     let mode = ApplyMode { prune, dry_run, generation };
-    let Applied { changes, undeclared, after } =
+    let Applied { changes, undeclared, before, after } =
         parts.clusters.by(&caller.name).apply(declared, mode, &nodes_of).await?;
-    Ok(Json(Difference {
+    let now = if dry_run { before.generation() } else { after.generation() };
+    let difference = Difference {
         dry_run,
         changes: parts.changes(&changes),
         undeclared: undeclared.iter().map(|cluster| cluster.name.clone()).collect(),
+        version: Some(before.generation().to_string()),
         moves: dry_run.then(|| parts.moves(&caller, &after)),
-    }))
+    };
+    Ok((etag(now), Json(difference)).into_response())
 }

@@ -19,12 +19,20 @@ pub(super) struct List<T> {
     /// Give it as `after` to read on; null: that was all.
     #[schema(required = true)]
     pub(super) next: Option<String>,
+    /// How many there are on all pages together; null: that is not counted.
+    #[schema(minimum = 0, required = true)]
+    pub(super) total: Option<usize>,
 }
 
 impl<T> List<T> {
     /// The same list of something else.
     pub(super) fn map<U>(self, view: impl FnMut(T) -> U) -> List<U> {
-        List { items: self.items.into_iter().map(view).collect(), next: self.next }
+        List { items: self.items.into_iter().map(view).collect(), next: self.next, total: self.total }
+    }
+
+    /// The same list, of which it is known how long it is.
+    pub(super) fn of(self, total: usize) -> Self {
+        Self { total: Some(total), ..self }
     }
 }
 
@@ -60,9 +68,9 @@ impl Page<'_> {
     where
         K: Ord + Serialize + DeserializeOwned,
     {
-        let after: Option<K> = self.after()?;
+        let (after, total): (Option<K>, usize) = (self.after()?, items.len());
         let rest = items.into_iter().filter(|item| after.as_ref().is_none_or(|after| key(item) > *after));
-        Ok(self.first(rest.take(self.limit() + 1).collect(), key))
+        Ok(self.first(rest.take(self.limit() + 1).collect(), key).of(total))
     }
 
     /// The page of items that start where it starts: one more than it may have, if there are as many.
@@ -70,7 +78,7 @@ impl Page<'_> {
         let more = items.len() > self.limit();
         items.truncate(self.limit());
         let next = items.last().filter(|_| more).map(|last| cursor(&key(last)));
-        List { items, next }
+        List { items, next, total: None }
     }
 }
 
@@ -93,8 +101,9 @@ mod tests {
             let page = Page { limit: Some(3), after: after.as_deref() };
             // What was the last of the page before is gone.
             let left = all.iter().copied().filter(|n| seen.last() != Some(n)).collect();
-            let List { items, next } = page.of(left, |n| *n).unwrap();
+            let List { items, next, total } = page.of(left, |n| *n).unwrap();
             assert!(items.len() <= 3);
+            assert_eq!(total, Some(if seen.is_empty() { 10 } else { 9 }), "of all pages, whichever this is");
             seen.extend(items);
             match next {
                 Some(next) => after = Some(next),

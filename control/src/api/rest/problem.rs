@@ -96,7 +96,7 @@ impl From<Error> for Problem {
         match error {
             Error::Refused(refusals) => Self::refused(refusals),
             Error::NotFound(_) => Self::new(StatusCode::NOT_FOUND, detail),
-            Error::Beyond { .. } => Self::new(StatusCode::FORBIDDEN, detail),
+            Error::Beyond { .. } | Error::Foreign => Self::new(StatusCode::FORBIDDEN, detail),
             Error::Stale { .. } | Error::StaleSet { .. } => {
                 let why = format!("{detail}: it was changed since; read it again");
                 Self::new(StatusCode::PRECONDITION_FAILED, why).about("If-Match")
@@ -106,8 +106,8 @@ impl From<Error> for Problem {
                 Self::new(StatusCode::CONFLICT, format!("{detail}; {way}"))
             }
             Error::IsDefault { .. } => {
-                let way =
-                    "nodes that match nothing would run alone; make another cluster the default first, or say force";
+                let way = "nodes that match nothing would run alone; make another cluster the default first \
+                           (shoalctl cluster update OTHER --default), or say force";
                 Self::new(StatusCode::CONFLICT, format!("{detail}; {way}"))
             }
             Error::Stored(_) | Error::Store(_) => {

@@ -176,7 +176,6 @@ async fn what_is_wrong_is_named_by_field() {
         (json!({"name": "b", "cidrs": ["10.0.0.0/33", "nonsense"]}), vec!["cidrs[0]", "cidrs[1]"]),
         (json!({"name": "b", "idc": "a||b", "location": "x||y"}), vec!["idc", "location"]),
         (json!({"name": "DEFAULT"}), vec!["name"]),
-        (json!({"name": "b", "default": true}), vec!["default"]),
     ] {
         let refused = rest.ask(Method::POST, CLUSTERS, None, &body).await;
         let mut named = refused.faults();

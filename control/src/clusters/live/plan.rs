@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{By, Change, Edit, Error, difference, edited, found, new_id};
+use super::{By, Change, Edit, Error, difference, edited, found, inserted, new_id};
 use crate::clusters::{ClusterSet, ClusterSpec};
 use crate::store::ClusterChange;
 
@@ -22,6 +22,8 @@ pub enum Planned {
 pub struct Plan {
     /// What would change. A new cluster's id is not the one that it will have.
     pub changes: Vec<Change>,
+    /// The set that this was decided on.
+    pub before: Arc<ClusterSet>,
     /// The set that there would be.
     pub after: Arc<ClusterSet>,
 }
@@ -30,17 +32,17 @@ impl By<'_> {
     /// Thinks a change through as it would be made, and makes nothing.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Refused`]: as the change itself.
+    /// [`Error::NotFound`], [`Error::Refused`], [`Error::Foreign`], [`Error::Beyond`]: as the change itself.
     pub async fn plan(&self, planned: &Planned) -> Result<Plan, Error> {
         let id = new_id();
         let changes = |set: &ClusterSet| {
-            Ok(vec![match planned {
-                Planned::Create(spec) => ClusterChange::Insert { id: id.clone(), spec: spec.clone() },
-                Planned::Update(name, edit) => edited(found(set, name, None)?, edit.clone()),
-                Planned::Delete(name) => ClusterChange::Delete { id: found(set, name, None)?.id.clone() },
-            }])
+            Ok(match planned {
+                Planned::Create(spec) => inserted(set, &id, spec.clone()),
+                Planned::Update(name, edit) => edited(set, found(set, name, None)?, edit.clone()),
+                Planned::Delete(name) => vec![ClusterChange::Delete { id: found(set, name, None)?.id.clone() }],
+            })
         };
         let (before, after) = self.write(changes, true).await?;
-        Ok(Plan { changes: difference(&before, &after), after })
+        Ok(Plan { changes: difference(&before, &after), before, after })
     }
 }

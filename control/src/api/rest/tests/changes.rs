@@ -138,6 +138,46 @@ async fn a_dry_run_tells_which_live_nodes_would_move_and_moves_none() {
 }
 
 #[tokio::test]
+async fn a_cluster_that_becomes_the_default_takes_that_from_the_one_that_was() {
+    let mut rest = rest().await;
+    rest.ask(Method::POST, CLUSTERS, None, &json!({"name": "b", "idc": "west"})).await;
+    for (name, idc) in [("n1", "west"), ("n2", "north"), ("n3", "")] {
+        rest.join(name, &format!("10.0.0.{}", &name[1..]), idc);
+    }
+    let path = "/api/v1/clusters/b";
+    let both = json!([["default", true, false], ["b", false, true]]);
+    let defaults = |answer: &Answer| -> Value {
+        let of = |change: &Value| json!([change["name"], change["before"]["default"], change["after"]["default"]]);
+        answer.json()["changes"].as_array().unwrap().iter().map(of).collect::<Vec<_>>().into()
+    };
+    for (method, body) in
+        [(Method::PATCH, json!({"default": true})), (Method::PUT, json!({"name": "b", "idc": "west", "default": true}))]
+    {
+        let planned = rest.ask(method, &format!("{path}?dry_run=true"), None, &body).await;
+        assert_eq!((planned.status, defaults(&planned)), (200, both.clone()), "{}", planned.text);
+        let between = planned.json()["moves"]["between"].clone();
+        assert_eq!(between, json!([{"from": "default", "to": "b", "nodes": 2}]));
+    }
+    let kept = rest.token("b only", "operator", Some(&["b"])).await;
+    let admin = std::mem::replace(&mut rest.token, kept);
+    for query in ["", "?dry_run=true"] {
+        let refused = rest.ask(Method::PATCH, &format!("{path}{query}"), None, &json!({"default": true})).await;
+        assert_eq!(refused.status, 403, "{}", refused.text);
+    }
+    rest.token = admin;
+    let tag = rest.get(path).await.etag.unwrap();
+    let done = rest.ask(Method::PATCH, path, Some(&tag), &json!({"default": true})).await;
+    assert_eq!((done.status, &done.json()["default_from"]), (200, &json!("default")), "{}", done.text);
+    assert_eq!(rest.get(path).await.json().get("default_from"), None, "only the change says so");
+    assert_eq!(rest.get("/api/v1/clusters/default").await.json()["default"], false);
+    let made = rest.ask(Method::POST, CLUSTERS, None, &json!({"name": "c", "default": true})).await;
+    assert_eq!((made.status, &made.json()["default_from"]), (201, &json!("b")));
+    // Two of one set that both are to be it can't be meant.
+    let set = json!({"clusters": [{"name": "b", "default": true}, {"name": "c", "default": true}]});
+    assert_eq!(rest.ask(Method::PUT, CLUSTERS, None, &set).await.faults(), ["default"]);
+}
+
+#[tokio::test]
 async fn a_token_that_is_kept_to_a_cluster_moves_and_sees_no_nodes_of_others() {
     let mut rest = rest().await;
     rest.ask(Method::POST, CLUSTERS, None, &json!({"name": "b", "idc": "west"})).await;

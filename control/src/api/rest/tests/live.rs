@@ -241,6 +241,44 @@ async fn the_share_of_an_image_counts_what_is_there_and_what_is_coming() {
     }
 }
 
+#[tokio::test]
+async fn everything_is_counted_here_and_by_whom_it_concerns() {
+    let mut rest = rest().await;
+    rest.ask(Method::POST, CLUSTERS, None, &json!({"name": "b", "idc": "west"})).await;
+    for (name, idc) in [("n1", "west"), ("n2", "west"), ("m1", "")] {
+        rest.join(name, "10.0.0.1", idc);
+    }
+    rest.holds("n1", &[(1, 8 * MIB), (2, MIB)]);
+    rest.holds("m1", &[(1, 8 * MIB)]);
+    rest.flies("n2", 1, 0);
+    let of = |summary: Value| {
+        let keys = ["clusters", "nodes", "connected", "seeds", "alone", "flights", "blobs"];
+        keys.map(|key| summary[key].as_u64().unwrap())
+    };
+    assert_eq!(of(rest.get("/api/v1/summary").await.json()), [2, 3, 3, 0, 0, 1, 3]);
+    assert_eq!(of(rest.get("/api/v1/summary?cluster=b").await.json()), [1, 2, 2, 0, 0, 1, 2]);
+    assert_eq!(rest.get("/api/v1/summary?cluster=nowhere").await.faults(), ["cluster"]);
+    // Lists say it too, whatever the page, and of what a filter leaves.
+    for (path, total) in [
+        ("/api/v1/nodes?limit=1", 3),
+        ("/api/v1/nodes?limit=1&cluster=b", 2),
+        ("/api/v1/blobs?limit=1", 3),
+        ("/api/v1/blobs?limit=1&cluster=default", 1),
+        ("/api/v1/flights?limit=1", 1),
+        ("/api/v1/clusters?limit=1", 2),
+    ] {
+        let first = rest.get(path).await.json();
+        assert_eq!(first["total"], total, "{path}");
+        if let Some(next) = first["next"].as_str() {
+            assert_eq!(rest.get(&format!("{path}&after={next}")).await.json()["total"], total, "{path}, second page");
+        }
+    }
+    rest.nodes.disconnected(&rest.nodes.session_of(&"n2".parse().unwrap()).unwrap(), false);
+    assert_eq!(rest.get("/api/v1/summary").await.json()["connected"], 2);
+    rest.token = rest.token("default only", "viewer", Some(&["default"])).await;
+    assert_eq!(of(rest.get("/api/v1/summary").await.json()), [1, 1, 1, 0, 0, 0, 1]);
+}
+
 /// Events as a browser reads them: id, kind, data.
 struct Events(axum::body::BodyDataStream, String);
 
