@@ -119,7 +119,7 @@ pub(super) fn node_table(page: &Answer, more: String) -> String {
     view::list("Nodes", &columns, page.items().iter().map(row).collect(), &page.body, more)
 }
 
-fn choice(values: &[&str]) -> Vec<(String, String)> {
+pub(super) fn choice(values: &[&str]) -> Vec<(String, String)> {
     let any = (String::new(), "any".to_owned());
     std::iter::once(any).chain(values.iter().map(|value| ((*value).to_owned(), (*value).to_owned()))).collect()
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::ask::{Answer, encoded, text};
 use super::guard::{Posted, Signed, Stop};
-use super::pages::{Search, short};
+use super::pages::{Search, choice, short};
 use super::view::{self, Cell, Field, Form, Shell};
 
 const HERE: &str = "/console/preheats";
@@ -59,7 +59,7 @@ fn form(me: &Signed, sent: Option<(&Posted, &Answer)>) -> String {
 }
 
 async fn page(me: &Signed, query: &Search, sent: Option<(&Posted, &Answer)>) -> Result<Response, Stop> {
-    let answer = me.get(&query.on("/api/v1/preheats")).await?;
+    let answer = me.ask(Method::GET, &query.on("/api/v1/preheats"), None, None).await?;
     let row = |preheat: &Value| {
         let number = |value: &Value| value.as_u64().unwrap_or(0);
         let nodes = &preheat["nodes"];
@@ -82,8 +82,27 @@ async fn page(me: &Signed, query: &Search, sent: Option<(&Posted, &Answer)>) -> 
     let columns = ["Image", "Cluster", "Onto", "State", "Nodes", "Progress", "Begun", "By"];
     let rows = answer.items().iter().map(row).collect();
     let table = view::table("Preheats, the newest first", &columns, rows, query.next(HERE, &answer));
-    let parts = if me.operates() { vec![form(me, sent)] } else { Vec::new() };
-    let error = sent.map(|(_, answer)| answer.detail()).unwrap_or_default();
+    let field =
+        |kind, name, label, hint| Field::new(kind, name, label, hint).value(query.get(name)).fault(answer.fault(name));
+    let states = choice(&["waiting", "running", "done", "failed", "cancelled"]);
+    let filter = Form {
+        id: "filter",
+        heading: "Filter",
+        method: "get",
+        action: HERE.to_owned(),
+        fields: vec![
+            field("text", "cluster", "Cluster", "Its name or id."),
+            field("select", "state", "State", "How far they are.").options(states),
+        ],
+        buttons: vec![("filter", "Filter")],
+        ..Form::default()
+    };
+    let mut parts = vec![filter.html()];
+    if me.operates() {
+        parts.push(form(me, sent));
+    }
+    let said = sent.map(|(_, answer)| answer).or(Some(&answer).filter(|answer| !answer.status.is_success()));
+    let error = said.map(Answer::detail).unwrap_or_default();
     let status = sent.map_or(answer.status, |(_, answer)| answer.status);
     let shell = Shell { error, ..me.shell("Preheats", HERE) };
     Ok((status, view::live(shell, parts, vec![table], 2)).into_response())

@@ -29,6 +29,13 @@ impl Nodes {
         nodes.map(|node| inner.nodes.get(node).map_or(Standing::Away, |record| record.standing(cluster))).collect()
     }
 
+    /// The session of a live node that is connected.
+    #[cfg(test)]
+    pub fn session_of(&self, node: &NodeId) -> Option<SessionId> {
+        let inner = self.inner.lock();
+        inner.nodes.get(node).filter(|record| record.connected).map(|record| record.session)
+    }
+
     /// Tells a live node to fetch something. False: it is not there, or has not taken earlier orders yet.
     pub fn order(&self, node: &NodeId, order: FetchOrder) -> bool {
         let inner = self.inner.lock();
