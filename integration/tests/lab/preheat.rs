@@ -90,6 +90,19 @@ fn what_was_preheated_is_pulled_without_a_byte_of_the_registry() {
         ensure!(again["nodes"].as_array().is_some_and(|nodes| nodes.len() == 1), "{again}");
         let listed = preheat(&world, &["list"]).await?;
         ensure!(listed.as_array().is_some_and(|items| items.len() == 2), "{listed}");
+        ensure!(listed[1]["nodes"] == serde_json::json!({"all": 2, "done": 2, "failed": 0}), "{listed}");
+        // A tag that there is not: one node is told so, and no other is asked.
+        let before = world.registry.access_log()?.len();
+        let wrong = preheat(&world, &["create", &name("nothing"), "--cluster", "default", "--wait"]).await;
+        let wrong = format!("{:#}", wrong.err().context("a tag that there is not")?);
+        ensure!(wrong.contains("404") && wrong.contains("not asked"), "{wrong}");
+        let asked = world.registry.access_log()?.split_off(before);
+        let asked = asked.iter().filter(|line| format!("{line:?}").contains("manifests/nothing")).count();
+        ensure!(asked <= 2, "the registry was asked {asked} times for a tag that there is not");
+        // An image that is for another platform.
+        let other = ["create", &name("1"), "--cluster", "default", "--platform", "plan9/mips", "--wait"];
+        let other = format!("{:#}", preheat(&world, &other).await.err().context("another platform")?);
+        ensure!(other.contains("not for plan9/mips"), "{other}");
         aftermath::check(&mut world).await
     });
 }
