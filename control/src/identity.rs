@@ -15,7 +15,9 @@ mod metrics;
 
 use std::time::SystemTime;
 
-pub use crate::store::{ApiTokenRow, AuditEntry, AuditRow, JoinTokenRow, Member, Role};
+pub use crate::store::{
+    ApiTokenRow, AuditEntry, AuditFilter, AuditRow, JoinTokenFilter, JoinTokenRow, Member, MemberFilter, Role,
+};
 pub use access::{Access, Caller, Error as AccessError, FirstToken, NewToken};
 pub use authority::{Authority, AuthorityError, BadRequest, Issued, SigningRequest};
 pub use join::{Config, Error, Identity, NewJoinToken};

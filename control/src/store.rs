@@ -22,8 +22,8 @@ use async_trait::async_trait;
 use shoal_proto::ClusterId;
 
 pub use identities::{
-    Admission, ApiTokenRow, AuditEntry, AuditRow, Identities, JoinTokenRow, Joining, Member, Role, Seconds, Sha256,
-    Void,
+    Admission, ApiTokenRow, AuditEntry, AuditFilter, AuditRow, Identities, JoinTokenFilter, JoinTokenRow, Joining,
+    Member, MemberFilter, Role, Seconds, Sha256, Void,
 };
 pub use memory::MemoryStore;
 pub use preheats::{PreheatRow, Preheats};

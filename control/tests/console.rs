@@ -417,6 +417,28 @@ async fn what_changes_by_itself_on_the_page_of_a_cluster_is_in_its_live_part_and
 }
 
 #[tokio::test]
+async fn the_audit_log_is_filtered_by_a_form_that_keeps_what_was_asked_and_names_what_is_wrong() {
+    let stage = stage(false).await;
+    let browser = stage.sign_in(ADMIN).await;
+    stage.cluster(&browser, "west", "10.1.0.0/16").await;
+    stage.cluster(&browser, "east", "10.2.0.0/16").await;
+    let page =
+        stage.get(&browser, "/console/audit?action=cluster&subject=west&who=&since=2020-01-01T00%3A00%3A00Z").await;
+    assert!(page.status == 200 && page.text.contains("<td>west</td>"), "{}", page.text);
+    assert!(
+        !page.text.contains("<td>east</td>") && page.text.contains("name=\"subject\" type=\"text\" value=\"west\"")
+    );
+    let wrong = stage.get(&browser, "/console/audit?since=yesterday&until=tomorrow").await;
+    assert_eq!(wrong.status, 400);
+    for field in ["since", "until"] {
+        assert!(wrong.text.contains(&format!("id=\"field-{field}-fault\"")), "{field}: {}", wrong.text);
+    }
+    let wrong = stage.get(&browser, "/console/members?cluster=nowhere").await;
+    assert!(wrong.status == 400 && wrong.text.contains("id=\"filter-field-cluster-fault\""), "{}", wrong.text);
+    assert_eq!(stage.get(&browser, "/console/members?revoked=true&role=seed&cluster=west").await.status, 200);
+}
+
+#[tokio::test]
 async fn a_change_of_a_stale_version_shows_both_and_saves_nothing() {
     let stage = stage(false).await;
     let browser = stage.sign_in(ADMIN).await;

@@ -407,6 +407,24 @@ fn tokens_are_made_shown_once_and_taken_away() {
         assert!(log.contains(action), "{log}");
     }
     assert!(!log.contains(token) && !log.contains(join.trim()) && !log.contains(TOKEN));
+    let narrow = |args: &[&str]| -> Vec<String> {
+        let text = server.well(&[&["audit", "-o", "json"], args].concat());
+        let all: Vec<Value> = serde_json::from_str(&text).unwrap();
+        all.iter().map(|entry| format!("{} {}", entry["action"], entry["subject"]).replace('"', "")).collect()
+    };
+    assert_eq!(narrow(&["--action", "api-token", "--subject", "ci"]), ["api-token.remove ci", "api-token.create ci"]);
+    assert_eq!(narrow(&["--who", "admin", "--until", "2020-01-01T00:00:00Z"]), Vec::<String>::new());
+    assert_eq!(narrow(&["--action", "cluster.create", "--since", "2020-01-01T00:00:00Z"]), ["cluster.create default"]);
+    let (code, said) = server.badly(&["audit", "--since", "yesterday"]);
+    assert!(code == Some(2) && said.contains("since"), "{said}");
+    for list in [
+        vec!["join-token", "list", "--cluster", "default", "--role", "node", "--valid"],
+        vec!["member", "list", "--revoked", "--live", "false", "--name", "x", "--role", "seed"],
+        vec!["api-token", "list", "--role", "viewer", "--valid", "false", "--name", "x", "--cluster", "default"],
+    ] {
+        let text = server.well(&[&list[..], &["-o", "json"]].concat());
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), serde_json::json!([]), "{list:?}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::ask::{Answer, encoded, text};
 use super::guard::{Posted, Signed, Stop};
-use super::pages::Search;
+use super::pages::{Search, choice};
 use super::view::{self, Cell, Field, Form, Shell};
 
 const HERE: &str = "/console/tokens";
@@ -233,9 +233,29 @@ pub(super) async fn change(query: Search, form: Posted) -> Result<Response, Stop
 
 async fn member_page(me: &Signed, query: &Search, said: Option<&Answer>) -> Result<Response, Stop> {
     let answer = me.ask(Method::GET, &query.on("/api/v1/members"), None, None).await?;
-    if !answer.status.is_success() {
+    if !answer.status.is_success() && answer.status != StatusCode::BAD_REQUEST {
         return Ok(me.failed(answer.status, &answer.detail()));
     }
+    let field =
+        |kind, name, label, hint| Field::new(kind, name, label, hint).value(query.get(name)).fault(answer.fault(name));
+    let yes_or_no =
+        || vec![(String::new(), "any".to_owned()), ("true".into(), "yes".into()), ("false".into(), "no".into())];
+    let filter = Form {
+        id: "filter",
+        heading: "Filter",
+        method: "get",
+        action: MEMBERS.to_owned(),
+        fields: vec![
+            field("text", "cluster", "Cluster", "Bound to it, or live in it and bound to none."),
+            field("text", "name", "Name", "How the id begins, or the host name of one that is live."),
+            field("select", "role", "Role", "What it may be.").options(choice(&["node", "seed"])),
+            field("select", "live", "Live", "It has a session, or a lease.").options(yes_or_no()),
+            field("select", "revoked", "Revoked", "It is given no certificate.").options(yes_or_no()),
+        ],
+        buttons: vec![("filter", "Filter")],
+        ..Form::default()
+    };
+    let said = said.or(Some(&answer).filter(|answer| !answer.status.is_success()));
     let row = |member: &Value| {
         let node = text(&member["node"], "");
         vec![
@@ -251,7 +271,8 @@ async fn member_page(me: &Signed, query: &Search, said: Option<&Answer>) -> Resu
     };
     let columns = ["Id", "Name", "Live", "Bound to", "Role", "Joined", "By", "Revoked"];
     let rows = answer.items().iter().map(row).collect();
-    let mut parts = vec![view::list("Members", &columns, rows, &answer.body, query.next(MEMBERS, &answer))];
+    let mut parts =
+        vec![filter.html(), view::list("Members", &columns, rows, &answer.body, query.next(MEMBERS, &answer))];
     if me.operates() {
         let fault = said.map(|said| said.fault("id")).unwrap_or_default();
         parts.push(removal(me, "Take a node out", MEMBERS, "member", answer.items(), fault));

@@ -11,7 +11,7 @@ use shoal_proto::ClusterId;
 use tokio::sync::Mutex;
 
 use super::{CONTROL, entry, now_seconds};
-use crate::store::{self, ApiTokenRow, AuditRow, Identities, Role, Seconds};
+use crate::store::{self, ApiTokenRow, AuditFilter, AuditRow, Identities, Role, Seconds};
 
 /// What a secret begins with, so that scanners of logs and repositories know it.
 const PREFIX: &str = "shoal-api";
@@ -181,12 +181,12 @@ impl Access {
         Ok((row, secret))
     }
 
-    /// Entries of the audit log below `before`, newest first, at most `most`.
+    /// Entries of the audit log that a filter leaves, newest first, at most `most`.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn audit(&self, before: Option<u64>, most: u32) -> Result<Vec<AuditRow>, Error> {
-        Ok(self.store.audit(before, most).await?)
+    pub async fn audit(&self, filter: &AuditFilter, most: u32) -> Result<Vec<AuditRow>, Error> {
+        Ok(self.store.audit_of(filter, most).await?)
     }
 
     /// Removes a token, named by id or name. `None`: there is none.

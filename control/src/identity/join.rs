@@ -15,7 +15,7 @@ use super::access::seconds;
 use super::authority::micros;
 use super::kubernetes::{self, Kubernetes, Unvouched};
 use super::{Authority, Issued, Metrics, SigningRequest, entry, now_seconds};
-use crate::store::{self, Admission, Identities, JoinTokenRow, Joining, Member, Void};
+use crate::store::{self, Admission, Identities, JoinTokenFilter, JoinTokenRow, Joining, Member, MemberFilter, Void};
 
 /// How certificates are.
 #[derive(Debug, Clone)]
@@ -184,12 +184,12 @@ impl Identity {
         Ok((row, JoinToken::new(id, secret, self.authority.pin())))
     }
 
-    /// All join tokens, without secrets, oldest first.
+    /// Join tokens that a filter leaves, without secrets, oldest first.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn tokens(&self) -> Result<Vec<JoinTokenRow>, Error> {
-        Ok(self.store.join_tokens().await?)
+    pub async fn tokens(&self, filter: &JoinTokenFilter) -> Result<Vec<JoinTokenRow>, Error> {
+        Ok(self.store.join_tokens_of(filter).await?)
     }
 
     /// Removes a join token. Who joined by it stays. `None`: there is none.
@@ -347,12 +347,20 @@ impl Identity {
         bearer.id.node().is_some_and(|node| self.voids.borrow().cover(node, bearer.issued))
     }
 
-    /// All members, by id.
+    /// Members that a filter leaves, by id.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn members(&self) -> Result<Vec<Member>, Error> {
-        Ok(self.store.members().await?)
+    pub async fn members(&self, filter: &MemberFilter) -> Result<Vec<Member>, Error> {
+        Ok(self.store.members_of(filter).await?)
+    }
+
+    /// One member, revoked or not.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn member(&self, node: &NodeId) -> Result<Option<Member>, Error> {
+        Ok(self.store.member(node).await?)
     }
 
     /// Revokes a member: its certificates are void at once, and it gets no other. `None`: there is none.
@@ -474,7 +482,7 @@ mod tests {
         }
         assert!(identity.remove_token(&token.id, "admin").await.unwrap().is_some());
         assert!(matches!(identity.join(&token, node("n1"), &request()).await, Err(Error::BadToken)));
-        assert!(identity.members().await.unwrap().is_empty());
+        assert!(identity.members(&MemberFilter::default()).await.unwrap().is_empty());
     }
 
     #[tokio::test]
@@ -498,7 +506,7 @@ mod tests {
         identity.join_by_account(&token, node("n2"), &request(), north).await.expect("for another node");
         let stolen = identity.join_by_account(&token, node("n1"), &request(), north).await;
         assert!(matches!(stolen, Err(Error::OtherKey(_))));
-        let member = identity.members().await.unwrap().remove(0);
+        let member = identity.members(&MemberFilter::default()).await.unwrap().remove(0);
         assert_eq!(member.joined_by, "kubernetes:prod:shoal:shoal-node");
         assert!(member.seed && member.cluster == Some("c7".parse().unwrap()));
         let log = store.audit(None, 10).await.unwrap();
@@ -589,6 +597,6 @@ mod tests {
             let error = identity.make_token(new, "admin").await.unwrap_err();
             assert!(matches!(error, Error::Refused { field, .. } if field == expected), "{expected}: {error}");
         }
-        assert!(identity.tokens().await.unwrap().is_empty());
+        assert!(identity.tokens(&JoinTokenFilter::default()).await.unwrap().is_empty());
     }
 }

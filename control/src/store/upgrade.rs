@@ -12,6 +12,8 @@ use super::*;
 const SCHEMA_1: &str = include_str!("../../tests/data/schema-1.sql");
 /// Before preheats: see the head of the file.
 const SCHEMA_2: &str = include_str!("../../tests/data/schema-2.sql");
+/// Before the audit log was narrowed: see the head of the file.
+const SCHEMA_3: &str = include_str!("../../tests/data/schema-3.sql");
 
 /// Makes the database that the dump is of.
 async fn restore(dump: &'static str, dir: &Path) {
@@ -93,4 +95,25 @@ async fn a_database_of_schema_2_is_opened_with_all_that_it_has_and_takes_preheat
     let again = SqliteStore::open(dir.path()).await.unwrap();
     assert_eq!(again.running_preheats().await.unwrap(), [row]);
     assert_eq!(again.clusters().await.unwrap(), table);
+}
+
+#[tokio::test]
+async fn a_database_of_schema_3_is_opened_with_all_that_it_has_and_its_audit_log_is_narrowed() {
+    let dir = tempfile::tempdir().unwrap();
+    restore(SCHEMA_3, dir.path()).await;
+    let store = SqliteStore::open(dir.path()).await.unwrap();
+    assert_eq!(store.clusters().await.unwrap().clusters.len(), 2);
+    assert_eq!((store.members().await.unwrap().len(), store.api_tokens().await.unwrap().len()), (2, 2));
+    let preheats = store.preheats(None, 9).await.unwrap();
+    assert_eq!(
+        preheats.iter().map(|row| (row.id.as_str(), row.ended)).collect::<Vec<_>>(),
+        [("p2", None), ("p1", Some(1_795_680_600))]
+    );
+    assert_eq!(store.running_preheats().await.unwrap().len(), 1);
+    let filter = AuditFilter { who: Some("ci".into()), action: Some("preheat".into()), ..AuditFilter::default() };
+    let rows = store.audit_of(&filter, 9).await.unwrap();
+    assert_eq!(rows.iter().map(|row| (row.seq, row.entry.subject.as_str())).collect::<Vec<_>>(), [(3, "p1")]);
+    let filter = AuditFilter { until: Some(1_795_680_400), ..AuditFilter::default() };
+    assert_eq!(store.audit_of(&filter, 9).await.unwrap()[0].seq, 1);
+    store.probe().await.unwrap();
 }

@@ -406,6 +406,73 @@ async fn every_change_is_in_the_audit_log_with_who_and_what() {
     let next = rest.get(&format!("/api/v1/audit?limit=2&after={}", first["next"].as_str().unwrap())).await.json();
     assert_eq!(next["items"][0], log["items"][2]);
     assert_eq!(rest.get("/api/v1/audit?limit=0").await.faults(), ["limit"]);
+    // Narrowed.
+    let count = log["items"].as_array().unwrap().len();
+    let of = async |query: &str| rest.get(&format!("/api/v1/audit?{query}")).await.json()["items"].clone();
+    for entry in of("who=shoal-control").await.as_array().unwrap() {
+        assert_eq!(entry["who"], "shoal-control");
+    }
+    assert_eq!(of("action=cluster.create&subject=default").await.as_array().unwrap().len(), 1);
+    assert_eq!(of("who=nobody").await, json!([]));
+    assert_eq!(of("since=2020-01-01T00:00:00Z").await.as_array().unwrap().len(), count);
+    assert_eq!(of("until=2020-01-01T01:00:00%2B01:00").await, json!([]));
+    let last = log["items"][0]["at"].as_str().unwrap();
+    assert_eq!(of(&format!("since={last}&until=2999-01-01T00:00:00Z")).await[0], log["items"][0]);
+    let first = rest.get("/api/v1/audit?who=admin&limit=1").await.json();
+    let next = rest.get(&format!("/api/v1/audit?who=admin&limit=1&after={}", first["next"].as_str().unwrap())).await;
+    assert_eq!(next.json()["items"][0], of("who=admin").await[1], "the next page is narrowed too");
+    for (query, fields) in [
+        ("since=yesterday", vec!["since"]),
+        ("since=yesterday&until=2026-02-30T00:00:00Z", vec!["since", "until"]),
+        ("since=2026-01-02T00:00:00Z&until=2026-01-02T00:00:00Z", vec!["until"]),
+    ] {
+        let refused = rest.get(&format!("/api/v1/audit?{query}")).await;
+        assert_eq!(
+            (refused.status, refused.faults()),
+            (400, fields.into_iter().map(String::from).collect()),
+            "{query}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn tokens_are_narrowed_on_the_server() {
+    let rest = rest().await;
+    rest.ask(Method::POST, CLUSTERS, None, &json!({"name": "b"})).await;
+    for body in [json!({"cluster": "b"}), json!({"role": "seed"}), json!({})] {
+        assert_eq!(rest.ask(Method::POST, "/api/v1/join-tokens", None, &body).await.status, 201);
+    }
+    rest.token("b viewer", "viewer", Some(&["b"])).await;
+    rest.token("default viewer", "viewer", Some(&["default"])).await;
+    let over = json!({"name": "over", "role": "operator", "ttl": "0s"});
+    assert_eq!(rest.ask(Method::POST, "/api/v1/api-tokens", None, &over).await.status, 201);
+    for (path, count) in [
+        ("join-tokens?cluster=b", 1),
+        ("join-tokens?cluster=default", 0),
+        ("join-tokens?role=node", 2),
+        ("join-tokens?role=seed&valid=true", 1),
+        ("join-tokens?valid=false", 0),
+        ("api-tokens?name=b", 1),
+        ("api-tokens?role=viewer", 2),
+        ("api-tokens?cluster=b", 3),
+        ("api-tokens?valid=false", 1),
+        ("api-tokens?valid=true&role=operator", 0),
+        ("members?name=x", 0),
+    ] {
+        let page = rest.get(&format!("/api/v1/{path}")).await.json();
+        let found = page["items"].as_array().unwrap_or_else(|| panic!("{path}: {page}")).len();
+        assert_eq!((found, &page["total"]), (count, &json!(count)), "{path}: {page}");
+    }
+    for (path, field) in [
+        ("join-tokens?cluster=nowhere", "cluster"),
+        ("join-tokens?valid=perhaps", "valid"),
+        ("api-tokens?role=king", "role"),
+        ("api-tokens?cluster=nowhere", "cluster"),
+        ("members?cluster=nowhere", "cluster"),
+        ("members?role=king", "role"),
+    ] {
+        assert_eq!(rest.get(&format!("/api/v1/{path}")).await.faults(), [field], "{path}");
+    }
 }
 
 #[tokio::test]

@@ -25,6 +25,8 @@ suite! {
     what_is_void_is_forgotten_when_it_is_over_anyway_and_never_shrinks
     api_tokens_have_names_of_their_own
     the_audit_log_is_read_from_its_end
+    the_audit_log_is_narrowed_by_who_what_about_what_and_when
+    join_tokens_and_members_are_narrowed
     a_change_of_clusters_and_its_audit_are_written_together_or_not_at_all
 }
 
@@ -208,6 +210,86 @@ async fn the_audit_log_is_read_from_its_end(store: &dyn Both) {
     let older = store.audit(Some(newest[1].seq), 9).await.unwrap();
     assert_eq!(older.iter().map(|row| row.entry.subject.as_str()).collect::<Vec<_>>(), ["b", "a"]);
     assert!(store.audit(Some(older[1].seq), 9).await.unwrap().is_empty());
+}
+
+async fn the_audit_log_is_narrowed_by_who_what_about_what_and_when(store: &dyn Both) {
+    let log = [
+        (10, "ada", "cluster.create", "west"),
+        (20, "ada", "cluster.update", "west"),
+        (30, "bo", "cluster.update", "east"),
+        (40, "bo", "clusters", "west"),
+        (50, "ada", "member.revoke", "west"),
+        // The clock was set back.
+        (25, "ada", "cluster.delete", "west"),
+    ];
+    for (n, (at, who, action, subject)) in log.iter().enumerate() {
+        let (at, who, action, subject) = (*at, (*who).to_owned(), (*action).to_owned(), (*subject).to_owned());
+        let entry = AuditEntry { at, who, action, subject, before: None, after: None };
+        store.add_join_token(&token(&n.to_string(), 1), &entry).await.unwrap();
+    }
+    let all = store.audit(None, 100).await.unwrap();
+    let seq = |n: usize| all[all.len() - 1 - n].seq;
+    let some = |text: &str| Some(text.to_owned());
+    let any = AuditFilter::default;
+    for (filter, found) in [
+        (any(), vec![5, 4, 3, 2, 1, 0]),
+        (AuditFilter { who: some("bo"), ..any() }, vec![3, 2]),
+        (AuditFilter { who: some("BO"), ..any() }, vec![]),
+        (AuditFilter { action: some("cluster.update"), ..any() }, vec![2, 1]),
+        (AuditFilter { action: some("cluster"), ..any() }, vec![5, 2, 1, 0]),
+        (AuditFilter { action: some("cluster."), ..any() }, vec![]),
+        (AuditFilter { action: some("%"), ..any() }, vec![]),
+        (AuditFilter { subject: some("east"), ..any() }, vec![2]),
+        (AuditFilter { since: Some(25), ..any() }, vec![5, 4, 3, 2]),
+        (AuditFilter { until: Some(25), ..any() }, vec![1, 0]),
+        (AuditFilter { since: Some(20), until: Some(30), ..any() }, vec![5, 1]),
+        (AuditFilter { who: some("ada"), action: some("cluster"), subject: some("west"), ..any() }, vec![5, 1, 0]),
+        (AuditFilter { who: some("ada"), before: Some(seq(4)), ..any() }, vec![1, 0]),
+        (AuditFilter { before: Some(u64::MAX), since: Some(u64::MAX), ..any() }, vec![]),
+    ] {
+        let rows = store.audit_of(&filter, 100).await.unwrap();
+        let found: Vec<u64> = found.into_iter().map(seq).collect();
+        assert_eq!(rows.iter().map(|row| row.seq).collect::<Vec<_>>(), found, "{filter:?}");
+        let first = store.audit_of(&filter, 1).await.unwrap();
+        assert_eq!(first.len(), found.len().min(1), "{filter:?}");
+        assert_eq!(first.first(), rows.first(), "{filter:?}");
+    }
+}
+
+async fn join_tokens_and_members_are_narrowed(store: &dyn Both) {
+    store.change_clusters(0, &[insert("c")], &[]).await.unwrap();
+    let bound = JoinTokenRow { cluster: Some(id("c")), ..token("bound", 3) };
+    let plain = JoinTokenRow { seed: false, ..token("plain", 3) };
+    for token in [bound, plain, token("used", 0), JoinTokenRow { expires: 60, ..token("over", 3) }] {
+        store.add_join_token(&token, &entry(&token.id)).await.unwrap();
+    }
+    let any = JoinTokenFilter::default;
+    for (filter, found) in [
+        (any(), vec!["bound", "over", "plain", "used"]),
+        (JoinTokenFilter { cluster: Some(id("c")), ..any() }, vec!["bound"]),
+        (JoinTokenFilter { cluster: Some(id("d")), ..any() }, vec![]),
+        (JoinTokenFilter { seed: Some(false), ..any() }, vec!["plain"]),
+        (JoinTokenFilter { valid: Some((true, 60)), ..any() }, vec!["bound", "plain"]),
+        (JoinTokenFilter { valid: Some((false, 60)), ..any() }, vec!["over", "used"]),
+        (JoinTokenFilter { valid: Some((true, 59)), seed: Some(true), ..any() }, vec!["bound", "over"]),
+    ] {
+        let rows = store.join_tokens_of(&filter).await.unwrap();
+        assert_eq!(rows.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), found, "{filter:?}");
+    }
+    for (by, node) in [("bound", "n1"), ("plain", "n2"), ("bound", "n3")] {
+        assert!(matches!(store.join(&joining(by, node), &entry(node)).await.unwrap(), Admission::Admitted(_)));
+    }
+    store.revoke(&node("n3"), 60, &void("n3", 1, 99), &entry("revoked")).await.unwrap();
+    for (seed, revoked, found) in [
+        (None, None, vec!["n1", "n2", "n3"]),
+        (Some(true), None, vec!["n1", "n3"]),
+        (Some(false), None, vec!["n2"]),
+        (None, Some(true), vec!["n3"]),
+        (Some(true), Some(false), vec!["n1"]),
+    ] {
+        let rows = store.members_of(&MemberFilter { seed, revoked }).await.unwrap();
+        assert_eq!(rows.iter().map(|row| row.node.as_str()).collect::<Vec<_>>(), found, "{seed:?} {revoked:?}");
+    }
 }
 
 async fn a_change_of_clusters_and_its_audit_are_written_together_or_not_at_all(store: &dyn Both) {
