@@ -188,11 +188,16 @@ pub(super) async fn show(me: Signed, query: Search) -> Result<Response, Stop> {
 
 /// Takes away what is at an address, in the state in which it is there.
 async fn remove(me: &Signed, path: &str) -> Result<Answer, Stop> {
+    act(me, path, Method::DELETE, "").await
+}
+
+/// Does something to what is at an address, in the state in which it is there.
+async fn act(me: &Signed, path: &str, method: Method, what: &str) -> Result<Answer, Stop> {
     let found = me.ask(Method::GET, path, None, None).await?;
     if !found.status.is_success() {
         return Ok(found);
     }
-    me.ask(Method::DELETE, path, found.etag.as_deref(), None).await
+    me.ask(method, &format!("{path}{what}"), found.etag.as_deref(), None).await
 }
 
 pub(super) async fn change(query: Search, form: Posted) -> Result<Response, Stop> {
@@ -289,7 +294,7 @@ pub(super) async fn change_member(query: Search, form: Posted) -> Result<Respons
     let path = format!("/api/v1/members/{}", encoded(form.get("id")));
     let answer = match form.get("do") {
         "revoke" | "forget" if form.get("id").is_empty() => nobody_chosen(),
-        "revoke" => me.ask(Method::POST, &format!("{path}/revoke"), None, None).await?,
+        "revoke" => act(me, &path, Method::POST, "/revoke").await?,
         "forget" => remove(me, &path).await?,
         _ => return Ok(me.failed(StatusCode::BAD_REQUEST, "There is no such change.")),
     };

@@ -269,6 +269,12 @@ pub(super) enum About {
     Cluster,
     /// Flights.
     Flight,
+    /// Join tokens; needs an operator's token.
+    JoinToken,
+    /// API tokens; needs an admin's.
+    ApiToken,
+    /// Members.
+    Member,
 }
 
 impl About {
@@ -277,6 +283,9 @@ impl About {
             Self::Node => "node",
             Self::Cluster => "cluster",
             Self::Flight => "flight",
+            Self::JoinToken => "join-token",
+            Self::ApiToken => "api-token",
+            Self::Member => "member",
         }
     }
 }

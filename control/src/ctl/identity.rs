@@ -84,7 +84,9 @@ pub(super) async fn member(client: &Client, command: MemberCommand, output: Outp
             show(output, &answer, || Ok(members(vec![understand(&answer)?])))
         }
         MemberCommand::Revoke { node } => {
-            let revoked = client.request(Method::POST, &["members", &node, "revoke"]).send().await?;
+            let (_, tag) = client.seen(&["members", &node]).await?;
+            let request = client.request(Method::POST, &["members", &node, "revoke"]).if_match(Some(&tag));
+            let revoked = request.send().await?;
             show(output, &revoked, || Ok(members(vec![understand(&revoked)?])))
         }
         MemberCommand::Delete { node } => delete(client, &["members", &node], output).await,
@@ -238,6 +240,7 @@ fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [String; 
     table.print()
 }
 
+/// Deletes what is there, in the state in which it is there.
 async fn delete(client: &Client, path: &[&str], output: Output) -> Result<String, Error> {
     let (_, tag) = client.seen(path).await?;
     client.request(Method::DELETE, path).if_match(Some(&tag)).send().await?;

@@ -74,17 +74,24 @@ pub trait Identities: Send + Sync + 'static {
     /// [`Error::Failed`].
     async fn members_of(&self, filter: &MemberFilter) -> Result<Vec<Member>, Error>;
 
-    /// Marks a member as revoked, and all its certificates as void. `false`: there is no such member.
+    /// Marks a member as revoked, and all its certificates as void. `false`: there is no such member, or it is not as it was `seen`.
     ///
     /// # Errors
     /// [`Error::Failed`].
-    async fn revoke(&self, node: &NodeId, at: Seconds, void: &Void, audit: &AuditEntry) -> Result<bool, Error>;
+    async fn revoke(
+        &self,
+        node: &NodeId,
+        seen: Option<&Member>,
+        at: Seconds,
+        void: &Void,
+        audit: &AuditEntry,
+    ) -> Result<bool, Error>;
 
-    /// Forgets a member, so that its id may join anew with another key. Its void certificates stay void.
+    /// Forgets a member, so that its id may join anew with another key. Its void certificates stay void. `false`: as [`Identities::revoke`].
     ///
     /// # Errors
     /// [`Error::Failed`].
-    async fn remove_member(&self, node: &NodeId, audit: &AuditEntry) -> Result<bool, Error>;
+    async fn remove_member(&self, node: &NodeId, seen: Option<&Member>, audit: &AuditEntry) -> Result<bool, Error>;
 
     /// Marks certificates as void.
     ///
@@ -241,8 +248,10 @@ pub struct Joining {
 /// What became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
-    /// It is a member.
+    /// It is a member now.
     Admitted(Member),
+    /// It was a member before, by the same key.
+    Known(Member),
     /// There is no such token, or the secret is another, or its time or its uses are over: one answer for all, so that nobody learns
     /// which tokens there are.
     BadToken,

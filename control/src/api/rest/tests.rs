@@ -22,6 +22,7 @@ mod preheats;
 
 struct Rest {
     router: Router,
+    identity: Arc<Identity>,
     described: described::Described,
     nodes: Arc<Nodes>,
     swarm: Arc<Swarm>,
@@ -54,14 +55,15 @@ async fn rest() -> Rest {
     tokio::spawn(nodes.clone().run(drain.clone()));
     tokio::spawn(feed.clone().run(&clusters, drain.clone()));
     let registry = Arc::new(Registry::new("shoal"));
-    let (access, identity) = (Arc::new(access), Some(Arc::new(identity)));
+    let access = Arc::new(access.followed(feed.clone()));
+    let identity = Arc::new(identity.followed(feed.clone()));
     let shapes = Arc::default();
     let (nodes_of, swarm_of) = (nodes.clone(), swarm.clone());
     let preheats = Preheats::open(store, nodes.clone(), preheat::Metrics::default()).await.unwrap();
     tokio::spawn(preheats.clone().run(drain.clone()));
     let parts = Parts {
         access,
-        identity,
+        identity: Some(identity.clone()),
         clusters,
         nodes: nodes_of,
         swarm: swarm_of,
@@ -72,7 +74,14 @@ async fn rest() -> Rest {
         drain,
     };
     let (router, described) = (router(parts), described::Described::new());
-    Rest { router, described, nodes, swarm, preheats, trigger, token: ADMIN.into(), _dir: dir }
+    Rest { router, identity, described, nodes, swarm, preheats, trigger, token: ADMIN.into(), _dir: dir }
+}
+
+/// By a key of its own.
+fn signing_request() -> identity::SigningRequest {
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let request = rcgen::CertificateParams::default().serialize_request(&pair).unwrap();
+    identity::SigningRequest::parse(request.der()).unwrap()
 }
 
 struct Answer {
@@ -120,11 +129,19 @@ impl Rest {
 
     async fn ask(&self, method: Method, path: &str, version: Option<&str>, body: &Value) -> Answer {
         let mut request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json");
-        let changes = [Method::PUT, Method::PATCH, Method::DELETE].contains(request.method_ref().unwrap());
+        let changes = [Method::PUT, Method::PATCH, Method::DELETE].contains(request.method_ref().unwrap())
+            || path.ends_with("/revoke");
         if let Some(version) = version.or(changes.then_some("*")) {
             request = request.header(header::IF_MATCH, version);
         }
         self.send(request.body(Body::from(body.to_string())).unwrap()).await
+    }
+
+    /// Makes a node a member, by a key and a token of its own.
+    async fn admit(&self, node: &str) {
+        let new = identity::NewJoinToken { cluster: None, seed: false, life: Duration::from_secs(60), uses: 1 };
+        let (_, token) = self.identity.make_token(new, "test").await.unwrap();
+        self.identity.join(&token, node.parse().unwrap(), &signing_request()).await.unwrap();
     }
 
     fn join(&self, name: &str, ip: &str, idc: &str) {

@@ -80,7 +80,7 @@ impl Identities for MemoryStore {
             Err(refused) => return Ok(refused),
         };
         let (Some(token), true) = (token, is_new) else {
-            return Ok(known.map_or(Admission::BadToken, Admission::Admitted));
+            return Ok(known.map_or(Admission::BadToken, Admission::Known));
         };
         token.uses_left -= 1;
         let member = by.member(token);
@@ -94,7 +94,7 @@ impl Identities for MemoryStore {
         let known = state.members.get(&member.node).cloned();
         match is_new(known.as_ref(), &member.key) {
             Ok(true) => {}
-            Ok(false) => return Ok(Admission::Admitted(known.unwrap_or_else(|| member.clone()))),
+            Ok(false) => return Ok(Admission::Known(known.unwrap_or_else(|| member.clone()))),
             Err(refused) => return Ok(refused),
         }
         state.members.insert(member.node.clone(), member.clone());
@@ -110,17 +110,30 @@ impl Identities for MemoryStore {
         Ok(self.identities.lock().members.values().filter(|member| filter.leaves(member)).cloned().collect())
     }
 
-    async fn revoke(&self, node: &NodeId, at: Seconds, void: &Void, audit: &AuditEntry) -> Result<bool, Error> {
+    async fn revoke(
+        &self,
+        node: &NodeId,
+        seen: Option<&Member>,
+        at: Seconds,
+        void: &Void,
+        audit: &AuditEntry,
+    ) -> Result<bool, Error> {
         let mut state = self.identities.lock();
         let Some(member) = state.members.get_mut(node) else { return Ok(false) };
+        if seen.is_some_and(|seen| seen != member) {
+            return Ok(false);
+        }
         member.revoked.get_or_insert(at);
         state.void(void);
         state.write_audit(audit);
         Ok(true)
     }
 
-    async fn remove_member(&self, node: &NodeId, audit: &AuditEntry) -> Result<bool, Error> {
+    async fn remove_member(&self, node: &NodeId, seen: Option<&Member>, audit: &AuditEntry) -> Result<bool, Error> {
         let mut state = self.identities.lock();
+        if seen.is_some_and(|seen| state.members.get(node) != Some(seen)) {
+            return Ok(false);
+        }
         let before = state.members.len();
         state.members.remove(node);
         let after = state.members.len();

@@ -83,7 +83,7 @@ impl Identities for SqliteStore {
             Err(refused) => return Ok(refused),
         };
         let (Some(token), true) = (token, is_new) else {
-            return Ok(known.map_or(Admission::BadToken, Admission::Admitted));
+            return Ok(known.map_or(Admission::BadToken, Admission::Known));
         };
         sqlx::query("UPDATE join_tokens SET uses_left = uses_left - 1 WHERE id = ?")
             .bind(&token.id)
@@ -103,7 +103,7 @@ impl Identities for SqliteStore {
         let known = read_member(&mut tx, &member.node).await?;
         match is_new(known.as_ref(), &member.key) {
             Ok(true) => {}
-            Ok(false) => return Ok(Admission::Admitted(known.unwrap_or_else(|| member.clone()))),
+            Ok(false) => return Ok(Admission::Known(known.unwrap_or_else(|| member.clone()))),
             Err(refused) => return Ok(refused),
         }
         write_member(&mut tx, member).await.map_err(doing())?;
@@ -133,9 +133,19 @@ impl Identities for SqliteStore {
         rows.into_iter().map(member).collect()
     }
 
-    async fn revoke(&self, node: &NodeId, at: Seconds, void: &Void, audit: &AuditEntry) -> Result<bool, Error> {
+    async fn revoke(
+        &self,
+        node: &NodeId,
+        seen: Option<&Member>,
+        at: Seconds,
+        void: &Void,
+        audit: &AuditEntry,
+    ) -> Result<bool, Error> {
         let doing = || failed(format!("revoke node {node}"));
         let mut tx = self.begin_write().await.map_err(doing())?;
+        if !is_as_seen(&mut tx, node, seen).await? {
+            return Ok(false);
+        }
         let marked = sqlx::query("UPDATE members SET revoked = coalesce(revoked, ?) WHERE node_id = ?")
             .bind(to_sql(at))
             .bind(node.as_str())
@@ -151,8 +161,19 @@ impl Identities for SqliteStore {
         Ok(true)
     }
 
-    async fn remove_member(&self, node: &NodeId, audit: &AuditEntry) -> Result<bool, Error> {
-        self.remove("DELETE FROM members WHERE node_id = ?", node.as_str(), audit).await
+    async fn remove_member(&self, node: &NodeId, seen: Option<&Member>, audit: &AuditEntry) -> Result<bool, Error> {
+        let doing = || failed(format!("remove node {node}"));
+        let mut tx = self.begin_write().await.map_err(doing())?;
+        if !is_as_seen(&mut tx, node, seen).await? {
+            return Ok(false);
+        }
+        let delete = sqlx::query("DELETE FROM members WHERE node_id = ?").bind(node.as_str());
+        if delete.execute(&mut *tx).await.map_err(doing())?.rows_affected() == 0 {
+            return Ok(false);
+        }
+        write_audit(&mut tx, audit).await?;
+        tx.commit().await.map_err(doing())?;
+        Ok(true)
     }
 
     async fn void(&self, voids: &[Void]) -> Result<(), Error> {
@@ -320,6 +341,14 @@ async fn read_member(connection: &mut SqliteConnection, node: &NodeId) -> Result
         .await
         .map_err(failed("read members"))?;
     row.map(member).transpose()
+}
+
+/// Whether a member is in the state in which somebody saw it. Asked in a transaction that writes, so that it stays so.
+async fn is_as_seen(connection: &mut SqliteConnection, node: &NodeId, seen: Option<&Member>) -> Result<bool, Error> {
+    match seen {
+        Some(seen) => Ok(read_member(connection, node).await?.as_ref() == Some(seen)),
+        None => Ok(true),
+    }
 }
 
 fn join_token(row: JoinRow) -> Result<JoinTokenRow, Error> {

@@ -22,6 +22,7 @@ suite! {
     a_member_is_known_by_its_key
     who_is_answered_for_is_admitted_once_and_known_by_its_key
     a_revoked_member_stays_revoked_and_its_certificates_void
+    a_member_that_is_not_as_it_was_seen_is_neither_revoked_nor_removed
     what_is_void_is_forgotten_when_it_is_over_anyway_and_never_shrinks
     api_tokens_have_names_of_their_own
     the_audit_log_is_read_from_its_end
@@ -103,7 +104,7 @@ async fn a_token_admits_as_many_nodes_as_it_has_uses(store: &dyn Both) {
     assert_eq!(admitted, Admission::Admitted(member.clone()));
     // Again, with the same key: no use is taken, and nothing is written.
     let later = Joining { now: 60, ..joining("t", "n1") };
-    assert_eq!(store.join(&later, &entry("n1 again")).await.unwrap(), Admission::Admitted(member.clone()));
+    assert_eq!(store.join(&later, &entry("n1 again")).await.unwrap(), Admission::Known(member.clone()));
     assert!(matches!(store.join(&joining("t", "n2"), &entry("n2")).await.unwrap(), Admission::Admitted(_)));
     assert_eq!(store.join(&joining("t", "n3"), &entry("n3")).await.unwrap(), Admission::BadToken);
     assert_eq!(store.join_tokens().await.unwrap()[0].uses_left, 0);
@@ -131,8 +132,8 @@ async fn a_member_is_known_by_its_key(store: &dyn Both) {
     store.join(&joining("t", "n1"), &entry("n1")).await.unwrap();
     let other = Joining { key: [1; 32], ..joining("t", "n1") };
     assert_eq!(store.join(&other, &entry("n1")).await.unwrap(), Admission::OtherKey);
-    assert!(store.remove_member(&node("n1"), &entry("removed")).await.unwrap());
-    assert!(!store.remove_member(&node("n1"), &entry("removed")).await.unwrap());
+    assert!(store.remove_member(&node("n1"), None, &entry("removed")).await.unwrap());
+    assert!(!store.remove_member(&node("n1"), None, &entry("removed")).await.unwrap());
     assert!(matches!(store.join(&other, &entry("n1")).await.unwrap(), Admission::Admitted(_)));
     assert_eq!(store.member(&node("n1")).await.unwrap().unwrap().key, [1; 32]);
     assert_eq!(store.member(&node("n2")).await.unwrap(), None);
@@ -150,26 +151,44 @@ async fn who_is_answered_for_is_admitted_once_and_known_by_its_key(store: &dyn B
     };
     assert_eq!(store.admit(&member, &entry("n1")).await.unwrap(), Admission::Admitted(member.clone()));
     let again = Member { cluster: None, seed: false, joined: 60, ..member.clone() };
-    assert_eq!(store.admit(&again, &entry("n1 again")).await.unwrap(), Admission::Admitted(member.clone()));
+    assert_eq!(store.admit(&again, &entry("n1 again")).await.unwrap(), Admission::Known(member.clone()));
     let other = Member { key: [1; 32], ..member.clone() };
     assert_eq!(store.admit(&other, &entry("other")).await.unwrap(), Admission::OtherKey);
     assert_eq!(store.member(&node("n1")).await.unwrap(), Some(member.clone()));
-    assert!(store.revoke(&node("n1"), 70, &void("n1", 1, 99), &entry("revoked")).await.unwrap());
+    assert!(store.revoke(&node("n1"), None, 70, &void("n1", 1, 99), &entry("revoked")).await.unwrap());
     assert_eq!(store.admit(&member, &entry("n1")).await.unwrap(), Admission::Revoked);
     assert_eq!(subjects(store).await, ["revoked", "n1"]);
 }
 
 async fn a_revoked_member_stays_revoked_and_its_certificates_void(store: &dyn Both) {
     store.add_join_token(&token("t", 9), &entry("t")).await.unwrap();
-    let nobody = store.revoke(&node("n1"), 60, &void("n1", 1, 99), &entry("nobody")).await.unwrap();
+    let nobody = store.revoke(&node("n1"), None, 60, &void("n1", 1, 99), &entry("nobody")).await.unwrap();
     assert!(!nobody && store.voids(0).await.unwrap().is_empty());
     store.join(&joining("t", "n1"), &entry("n1")).await.unwrap();
-    assert!(store.revoke(&node("n1"), 60, &void("n1", 1, 99), &entry("revoked")).await.unwrap());
-    assert!(store.revoke(&node("n1"), 70, &void("n1", 2, 99), &entry("revoked again")).await.unwrap());
+    assert!(store.revoke(&node("n1"), None, 60, &void("n1", 1, 99), &entry("revoked")).await.unwrap());
+    assert!(store.revoke(&node("n1"), None, 70, &void("n1", 2, 99), &entry("revoked again")).await.unwrap());
     assert_eq!(store.member(&node("n1")).await.unwrap().unwrap().revoked, Some(60));
     assert_eq!(store.voids(0).await.unwrap(), [void("n1", 2, 99)]);
     assert_eq!(store.join(&joining("t", "n1"), &entry("n1")).await.unwrap(), Admission::Revoked);
     assert_eq!(subjects(store).await, ["revoked again", "revoked", "n1", "t"]);
+}
+
+async fn a_member_that_is_not_as_it_was_seen_is_neither_revoked_nor_removed(store: &dyn Both) {
+    store.add_join_token(&token("t", 9), &entry("t")).await.unwrap();
+    store.join(&joining("t", "n1"), &entry("joined")).await.unwrap();
+    let seen = store.member(&node("n1")).await.unwrap().unwrap();
+    // Somebody removes it, and the name joins anew with another key, within the same second.
+    assert!(store.remove_member(&node("n1"), Some(&seen), &entry("removed")).await.unwrap());
+    store.join(&Joining { key: [1; 32], ..joining("t", "n1") }, &entry("joined anew")).await.unwrap();
+    assert!(!store.remove_member(&node("n1"), Some(&seen), &entry("late")).await.unwrap());
+    assert!(!store.revoke(&node("n1"), Some(&seen), 60, &void("n1", 1, 99), &entry("late")).await.unwrap());
+    let now = store.member(&node("n1")).await.unwrap().unwrap();
+    assert_eq!((now.key, now.revoked), ([1; 32], None));
+    assert!(store.voids(0).await.unwrap().is_empty());
+    assert!(store.revoke(&node("n1"), Some(&now), 60, &void("n1", 1, 99), &entry("revoked")).await.unwrap());
+    assert!(!store.remove_member(&node("n1"), Some(&now), &entry("late")).await.unwrap(), "it was revoked since");
+    assert!(!store.remove_member(&node("n2"), Some(&now), &entry("nobody")).await.unwrap());
+    assert_eq!(subjects(store).await, ["revoked", "joined anew", "removed", "joined", "t"]);
 }
 
 async fn what_is_void_is_forgotten_when_it_is_over_anyway_and_never_shrinks(store: &dyn Both) {
@@ -279,7 +298,7 @@ async fn join_tokens_and_members_are_narrowed(store: &dyn Both) {
     for (by, node) in [("bound", "n1"), ("plain", "n2"), ("bound", "n3")] {
         assert!(matches!(store.join(&joining(by, node), &entry(node)).await.unwrap(), Admission::Admitted(_)));
     }
-    store.revoke(&node("n3"), 60, &void("n3", 1, 99), &entry("revoked")).await.unwrap();
+    store.revoke(&node("n3"), None, 60, &void("n3", 1, 99), &entry("revoked")).await.unwrap();
     for (seed, revoked, found) in [
         (None, None, vec!["n1", "n2", "n3"]),
         (Some(true), None, vec!["n1", "n3"]),

@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::super::Parts;
 use super::super::caller::{Operator, Viewer, reaches};
 use super::super::clusters::etag;
-use super::super::document::{Acting, FindingIdentity, ReadingIdentity, Removing};
+use super::super::document::{FindingIdentity, ReadingIdentity, Removing};
 use super::super::extract::{IfMatch, Path, Query};
 use super::super::nodes::NodeRole;
 use super::super::page::{List, Page};
@@ -88,9 +88,15 @@ fn view(parts: &Parts, member: Member, live: &HashMap<NodeId, String>) -> Member
     }
 }
 
-/// What tells its states apart: it may join anew under the same id, and be revoked.
+/// What tells its states apart: it may join anew under the same id, with another key, and be revoked.
 fn state(member: &Member) -> String {
-    format!("{}-{}", member.joined, member.revoked.unwrap_or(0))
+    format!("{}-{}-{}", member.joined, member.revoked.unwrap_or(0), hex::encode(&member.key[..6]))
+}
+
+/// The state to which a change of a member is held when it is written; `None`: the caller said any.
+fn matched(given: Option<&IfMatch>, member: Member) -> Result<Option<Member>, Problem> {
+    IfMatch::check(given, "the member", &state(&member))?;
+    Ok((given != Some(&IfMatch::Any)).then_some(member))
 }
 
 /// A member is of the cluster that it is bound to, else of the one that it is live in.
@@ -152,15 +158,19 @@ pub(in super::super) async fn show(
 ///
 /// It is given no other. To do it twice does it once.
 #[utoipa::path(post, path = "/api/v1/members/{node}/revoke", operation_id = "revoke_member", tag = "members", security(("token" = [])),
-    params(("node" = String, Path, description = "Its id.")),
-    responses((status = 200, description = "As it is now.", body = MemberView, headers(("ETag" = String))), Acting))]
+    params(("node" = String, Path, description = "Its id."),
+        ("If-Match" = Option<String>, Header, nullable = false, pattern = r#"^(?:\*|(?:W/)?"[^"]*"(?:, ?(?:W/)?"[^"]*")*)$"#, description = "The ETag that was read, or `*`. Needed.")),
+    responses((status = 200, description = "As it is now.", body = MemberView, headers(("ETag" = String))), Removing))]
 pub(in super::super) async fn revoke(
     Operator(caller): Operator,
     State(parts): State<Parts>,
     Path(text): Path<String>,
+    tag: Option<IfMatch>,
 ) -> Result<Response, Problem> {
-    let node = one(&parts, &caller, &text).await?.node;
-    let revoked = identity(&parts)?.revoke(&node, &caller.name).await?;
+    let member = one(&parts, &caller, &text).await?;
+    let node = member.node.clone();
+    let seen = matched(tag.as_ref(), member)?;
+    let revoked = identity(&parts)?.revoke_seen(&node, seen.as_ref(), &caller.name).await?;
     parts.nodes.expel(&node, "it was revoked");
     let missing = || Problem::new(StatusCode::NOT_FOUND, format!("there is no member {text:?}"));
     let revoked = revoked.ok_or_else(missing)?;
@@ -179,8 +189,9 @@ pub(in super::super) async fn delete(
     tag: Option<IfMatch>,
 ) -> Result<StatusCode, Problem> {
     let member = one(&parts, &caller, &text).await?;
-    IfMatch::check(tag.as_ref(), "the member", &state(&member))?;
-    identity(&parts)?.remove(&member.node, &caller.name).await?;
-    parts.nodes.expel(&member.node, "it was removed from the members");
+    let node = member.node.clone();
+    let seen = matched(tag.as_ref(), member)?;
+    identity(&parts)?.remove_seen(&node, seen.as_ref(), &caller.name).await?;
+    parts.nodes.expel(&node, "it was removed from the members");
     Ok(StatusCode::NO_CONTENT)
 }
