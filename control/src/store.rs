@@ -224,7 +224,7 @@ pub enum Error {
         /// The file.
         path: std::path::PathBuf,
     },
-    /// There is no database to make a backup of.
+    /// There is no database to make a backup of, or to change beside the service.
     #[error("there is no {path}: is the state directory right?")]
     NoDatabase {
         /// The database.

@@ -106,7 +106,8 @@ impl Stage {
             assert_eq!(header_of(&headers, header::X_CONTENT_TYPE_OPTIONS), "nosniff", "{path}");
             for foreign in ["http://", "https://", "src=\"//", "href=\"//", " style=", " onclick=", "<style"] {
                 // The address of control in a config is for a node, and the name of SVG's language is no place.
-                let ours = text.replace("https://control.test:16080", "").replace("http://www.w3.org/2000/svg", "");
+                let own = ["https://control.test:16080", "http://control.test", "http://www.w3.org/2000/svg"];
+                let ours = own.iter().fold(text.clone(), |text, own| text.replace(own, ""));
                 assert!(!ours.contains(foreign), "{path} has {foreign}");
             }
         }
@@ -466,9 +467,20 @@ async fn a_join_token_is_shown_once_beside_the_config_that_uses_it() {
     let cluster = stage.cluster(&browser, "west", "10.1.0.0/16").await;
     let path = format!("{cluster}/join");
     let page = stage.get(&browser, &path).await;
-    for part in ["https://control.test:16080", "shoalctl join-token create", "hosts-toml", "10.1.0.0/16"] {
-        assert!(page.text.contains(part), "{part}");
+    for part in [
+        "https://control.test:16080",
+        "shoalctl --server &#39;http://control.test&#39; --token-file api-token \\",
+        "join-token create --cluster &#39;west&#39;",
+        "hosts-toml",
+        "10.1.0.0/16",
+    ] {
+        assert!(page.text.contains(part), "{part}: {}", page.text);
     }
+    let version = field(&stage.get(&browser, &cluster).await.text, "version");
+    let fields = [("do", "save"), ("name", "west"), ("idc", "w1|w2"), ("version", version.as_str())];
+    assert_eq!(stage.post(&browser, &cluster, &fields).await.status, 303);
+    let several = stage.get(&browser, &path).await.text;
+    assert!(several.contains("# Its own data centre, one of w1, w2.\nidc = &#34;w1&#34;"), "{several}");
     let made = stage.post(&browser, &path, &[]).await;
     assert!(made.text.contains("shown this once"), "{}", made.text);
     assert!(!stage.get(&browser, &path).await.text.contains("shown this once"));

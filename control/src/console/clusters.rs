@@ -326,8 +326,14 @@ fn node_config((host, port): (&str, u16), cluster: &Value, secured: bool) -> Str
     let Draft { idc, location, cidrs, .. } = Draft::of(cluster);
     let value = |text: &str| toml::Value::from(text).to_string();
     let mut lines = vec!["[node]".to_owned()];
-    if let Some(first) = idc.split('|').map(str::trim).find(|part| !part.is_empty()) {
-        lines.push(format!("idc = {}", value(first)));
+    let idcs: Vec<&str> = idc.split('|').map(str::trim).filter(|part| !part.is_empty()).collect();
+    match idcs.as_slice() {
+        [] => {}
+        [one] => lines.push(format!("idc = {}", value(one))),
+        [first, ..] => {
+            lines.push(format!("# Its own data centre, one of {}.", idcs.join(", ")));
+            lines.push(format!("idc = {}", value(first)));
+        }
     }
     if !location.is_empty() {
         lines.push(format!("location = {}", value(&location)));
@@ -347,6 +353,27 @@ fn node_config((host, port): (&str, u16), cluster: &Value, secured: bool) -> Str
     lines.join("\n")
 }
 
+/// What makes a join token, where somebody has `shoalctl` and an API token.
+fn token_command(me: &Signed, cluster: &str) -> String {
+    let (scheme, ca) = if me.console.secure { ("https", " --ca-file ca.pem") } else { ("http", "") };
+    let mut lines = vec![
+        "# Where shoalctl is, with an operator's API token in a file; copy what it makes to the node.".to_owned(),
+        format!(
+            "shoalctl --server {} --token-file api-token{ca} \\",
+            quoted(&format!("{scheme}://{}", me.authority()))
+        ),
+        format!("  join-token create --cluster {} > join-token", quoted(cluster)),
+    ];
+    if me.console.secure {
+        lines.insert(
+            1,
+            "# ca.pem is in the state directory of shoal-control; leave it out if the system trusts its certificate."
+                .into(),
+        );
+    }
+    lines.join("\n")
+}
+
 async fn join_page(me: &Signed, id: &str, made: Option<&Answer>) -> Result<Response, Stop> {
     let answer = cluster(me, id).await?;
     let name = text(&answer.body["name"], "");
@@ -358,8 +385,7 @@ async fn join_page(me: &Signed, id: &str, made: Option<&Answer>) -> Result<Respo
     }
     parts.push(view::code("1. /etc/shoal/node.toml on each node", &config));
     if secured {
-        let command = format!("shoalctl join-token create --cluster {} > /etc/shoal/join-token", quoted(&name));
-        parts.push(view::code("2. A join token, in /etc/shoal/join-token", &command));
+        parts.push(view::code("2. A join token, in /etc/shoal/join-token on each node", &token_command(me, &name)));
         if me.operates() {
             let form = Form {
                 heading: "Or make one here",

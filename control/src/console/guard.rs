@@ -136,6 +136,11 @@ impl Signed {
         &self.host[..end.unwrap_or(self.host.len())]
     }
 
+    /// The host and the port by which the browser reaches this service.
+    pub(super) fn authority(&self) -> &str {
+        &self.host
+    }
+
     pub(super) fn shell(&self, title: &str, here: &'static str) -> Shell {
         Shell {
             here,
