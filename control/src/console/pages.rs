@@ -280,6 +280,9 @@ pub(super) async fn audit(me: Signed, query: Search) -> Result<Response, Stop> {
 
 pub(super) async fn explain(me: Signed, query: Search) -> Result<Response, Stop> {
     let here = "/console/explain";
+    if let Some(why) = me.unfit("To ask where any node would belong", false, true) {
+        return Ok(me.page("Explain", here, vec![view::hint(&why)]).into_response());
+    }
     let mut error = String::new();
     let mut result = vec![view::words("Answer", "Give an address to see where such a node would belong.")];
     let mut answer = None;

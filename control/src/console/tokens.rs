@@ -66,8 +66,21 @@ fn join_form(me: &Signed, sent: Sent) -> String {
     let value = |name: &str| sent.map_or("", |(form, _)| form.get(name));
     let fault = |name: &str| sent.map(|(_, answer)| answer.fault(name)).unwrap_or_default();
     let field = |kind, name, label, hint| Field::new(kind, name, label, hint).value(value(name)).fault(fault(name));
+    let cluster = match me.kept() {
+        None => field(
+            "text",
+            "cluster",
+            "Cluster",
+            "Nodes belong to it whatever their facts say; empty: their facts decide.",
+        ),
+        // By their facts they might come to any.
+        Some(kept) => {
+            let kept = kept.iter().map(|name| (name.clone(), name.clone())).collect();
+            field("select", "cluster", "Cluster", "Nodes belong to it whatever their facts say.").choose(kept)
+        }
+    };
     let fields = vec![
-        field("text", "cluster", "Cluster", "Nodes belong to it whatever their facts say; empty: their facts decide."),
+        cluster,
         field("select", "role", "Role", "What they may be.").options(options(&["node", "seed"])),
         field("text", "ttl", "Good for", "Such as 1h, the default."),
         field("number", "uses", "Uses", "How many nodes may join by it; empty: one."),
@@ -150,9 +163,12 @@ async fn page(me: &Signed, query: &Search, sent: Sent<'_>) -> Result<Response, S
             parts.push(join_form(me, sent));
         }
     } else {
-        parts.push(view::words("Join tokens", &joins.detail()));
+        let why = me.unfit("To see and make them", true, false).unwrap_or_else(|| joins.detail());
+        parts.push(view::words("Join tokens", &why));
     }
-    if me.is_admin() {
+    if let Some(why) = me.unfit("To see and make them", false, true).filter(|_| me.is_admin()) {
+        parts.push(view::words("API tokens", &why));
+    } else if me.is_admin() {
         let tokens = me.get(&part_of("/api/v1/api-tokens", query.get("apis"))).await?;
         let row = |token: &Value| {
             let clusters: Option<Vec<String>> =
@@ -282,6 +298,7 @@ async fn member_page(me: &Signed, query: &Search, said: Option<&Answer>) -> Resu
         let fault = said.map(|said| said.fault("id")).unwrap_or_default();
         parts.push(removal(me, "Take a node out", MEMBERS, "member", answer.items(), fault));
     }
+    parts.extend(me.unfit("To take a node out", true, false).map(|why| view::hint(&why)));
     Ok(answered(me, "Members", MEMBERS, said, parts))
 }
 

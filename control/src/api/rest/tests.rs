@@ -201,6 +201,33 @@ async fn what_is_wrong_is_named_by_field() {
     }
     let unknown = rest.ask(Method::POST, CLUSTERS, None, &json!({"name": "b", "idcs": "x"})).await;
     assert_eq!((unknown.status, unknown.faults()), (400, vec!["idcs".to_owned()]));
+    let known = "is not known; known are cidrs, default, idc, location, name";
+    assert_eq!(unknown.json()["errors"][0]["reason"], known);
+    let unknown = rest.get("/api/v1/explain?ip=10.0.0.1&idcs=x").await;
+    assert_eq!(unknown.json()["errors"][0]["reason"], "is not known; known are ip, idc, location, pin");
+    // In a set all of them at once: what is not known, of a wrong kind, or missing; then what scopes are refused for.
+    let set = json!({"clusters": [{"name": "a", "cidr": ["10.0.0.0/8"]}, {"name": 7, "default": "yes"}, {"idc": "x"}]});
+    for query in ["", "?dry_run=true"] {
+        let refused = rest.ask(Method::PUT, &format!("{CLUSTERS}{query}"), None, &set).await;
+        let mut named = refused.faults();
+        named.sort();
+        assert_eq!(named, ["clusters[0].cidr", "clusters[1].default", "clusters[1].name", "clusters[2].name"]);
+        assert!(refused.text.contains(&format!("clusters[0].cidr: {known}")), "{}", refused.text);
+    }
+    let set = json!({"clusters": [
+        {"name": "a", "default": true, "idc": "x||y", "cidrs": ["10.0.0.0/33", "10.0.0.0/8", "z"]},
+        {"name": "b", "default": true, "location": "|", "cidrs": ["10.0.0.0/8"]},
+        {"name": "A"},
+    ]});
+    let refused = rest.ask(Method::PUT, CLUSTERS, None, &set).await;
+    let mut named = refused.faults();
+    named.sort();
+    assert_eq!(named, ["cidrs", "cidrs[0]", "cidrs[2]", "default", "idc", "location", "name"], "{}", refused.text);
+    let one = json!({"name": " ", "idc": "x||y", "location": "|", "cidrs": ["10.0.0.0/33", "z"]});
+    let refused = rest.ask(Method::PUT, &format!("{CLUSTERS}/default"), None, &one).await;
+    let mut named = refused.faults();
+    named.sort();
+    assert_eq!(named, ["cidrs[0]", "cidrs[1]", "idc", "location", "name"], "{}", refused.text);
     let patch = rest.ask(Method::PATCH, &format!("{CLUSTERS}/default"), Some("7"), &json!({})).await;
     assert_eq!((patch.status, patch.faults()), (400, vec!["If-Match".to_owned()]));
     let explain = rest.get("/api/v1/explain?ip=nonsense&idc=a%7Cb&location=x%7C%7Cy").await;
