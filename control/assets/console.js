@@ -10,7 +10,7 @@ const PATIENCE = 15000;
 async function load(address, options) {
   const answer = await fetch(address, { credentials: "same-origin", ...options });
   if (answer.redirected && new URL(answer.url).pathname === "/console/sign-in") {
-    location.assign("/console/sign-in");
+    location.assign(`/console/sign-in?to=${encodeURIComponent(location.pathname + location.search)}`);
     return null;
   }
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");

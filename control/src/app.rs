@@ -60,11 +60,12 @@ impl App {
         let counted = clusters::Metrics::register(registry.sub("clusters"));
         let clusters = Clusters::open(Arc::clone(&store) as Arc<dyn Store>, &config.clusters, counted);
         let clusters = Arc::new(clusters.await.context("open the clusters")?);
-        let access = open_access(&config, Arc::clone(&store) as Arc<dyn Identities>).await?;
-        let counted = identity::Metrics::register(registry.sub("identity"));
-        let identity = open_identity(&config, Arc::clone(&store) as Arc<dyn Identities>, counted).await?;
-
         let feed = Arc::new(rest::Feed::default());
+        let access = open_access(&config, Arc::clone(&store) as Arc<dyn Identities>, Arc::clone(&feed)).await?;
+        let counted = identity::Metrics::register(registry.sub("identity"));
+        let identity =
+            open_identity(&config, Arc::clone(&store) as Arc<dyn Identities>, counted, Arc::clone(&feed)).await?;
+
         let swarm = Swarm::new(swarm::Metrics::register(registry.sub("swarm")));
         let swarm = Arc::new(swarm.followed(Arc::clone(&feed) as Arc<dyn swarm::Follower>));
         let counted = nodes::Metrics::register(registry.sub("nodes"));
@@ -203,7 +204,11 @@ impl App {
 }
 
 /// The API tokens. The first one, if it is made here, is printed: once, and to standard error alone.
-async fn open_access(config: &Config, store: Arc<dyn Identities>) -> anyhow::Result<Arc<Access>> {
+async fn open_access(
+    config: &Config,
+    store: Arc<dyn Identities>,
+    feed: Arc<rest::Feed>,
+) -> anyhow::Result<Arc<Access>> {
     let supplied = match &config.admin_token_file {
         Some(path) => {
             let text = tokio::fs::read_to_string(path).await;
@@ -219,13 +224,14 @@ async fn open_access(config: &Config, store: Arc<dyn Identities>) -> anyhow::Res
         FirstToken::Supplied => tracing::info!("took the first API token from rest.admin_token_file"),
         FirstToken::None => {}
     }
-    Ok(Arc::new(access))
+    Ok(Arc::new(access.followed(feed)))
 }
 
 async fn open_identity(
     config: &Config,
     store: Arc<dyn Identities>,
     metrics: identity::Metrics,
+    feed: Arc<rest::Feed>,
 ) -> anyhow::Result<Option<Arc<Identity>>> {
     if config.tls == tls::Mode::Off {
         tracing::warn!(
@@ -240,7 +246,7 @@ async fn open_identity(
     };
     let authority = authority.context("open the authority of the nodes")?;
     let identity = Identity::open(config.identity.clone(), authority, store, metrics).await;
-    Ok(Some(Arc::new(identity.context("open the members")?)))
+    Ok(Some(Arc::new(identity.context("open the members")?.followed(feed))))
 }
 
 /// What REST shows; `None`: it speaks without TLS.

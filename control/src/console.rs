@@ -117,25 +117,27 @@ async fn nothing(me: Signed) -> Response {
     me.failed(StatusCode::NOT_FOUND, "There is no such page.")
 }
 
-async fn sign_in_page(State(console): State<Console>, headers: HeaderMap) -> Response {
-    sign_in_form(&console, &headers, StatusCode::OK, "")
+async fn sign_in_page(State(console): State<Console>, query: pages::Search, headers: HeaderMap) -> Response {
+    sign_in_form(&console, &headers, query.get("to"), StatusCode::OK, "")
 }
 
 /// The form, with a token of its own in a cookie: there is no session yet that could hold it.
-fn sign_in_form(console: &Console, headers: &HeaderMap, status: StatusCode, error: &str) -> Response {
+/// `to`: the page that was asked for.
+fn sign_in_form(console: &Console, headers: &HeaderMap, to: &str, status: StatusCode, error: &str) -> Response {
     let secret = session::secret();
-    let shell =
-        Shell { theme: guard::theme(headers), csrf: secret.clone(), error: error.into(), ..Shell::titled("Sign in") };
+    let (theme, back) = (guard::theme(headers), guard::local(to).unwrap_or_default().to_owned());
+    let shell = Shell { theme, back, csrf: secret.clone(), error: error.into(), ..Shell::titled("Sign in") };
     let cookie = console.cookie(guard::FORM_COOKIE, &secret);
     (status, [(header::SET_COOKIE, cookie)], view::sign_in(shell)).into_response()
 }
 
 async fn sign_in(State(console): State<Console>, headers: HeaderMap, Form(fields): Form<Fields>) -> Response {
+    let to = fields.get("to").map_or("", String::as_str);
     let shown = fields.get("csrf").map_or("", String::as_str);
     let known = guard::cookie(&headers, guard::FORM_COOKIE);
     if !known.is_some_and(|known| session::same(&known, shown)) {
         let why = "This form was not from here, or too old. Try again.";
-        return sign_in_form(&console, &headers, StatusCode::FORBIDDEN, why);
+        return sign_in_form(&console, &headers, to, StatusCode::FORBIDDEN, why);
     }
     let token = fields.get("token").map_or("", |token| token.trim());
     let answer = ask::ask(&console.api, token, Method::GET, "/api/v1/whoami", None, None).await;
@@ -143,15 +145,16 @@ async fn sign_in(State(console): State<Console>, headers: HeaderMap, Form(fields
         StatusCode::OK => {
             let id = console.sessions.begin(token.to_owned());
             let cookie = console.cookie(guard::SESSION_COOKIE, &id);
-            ([(header::SET_COOKIE, cookie)], Redirect::to("/console/")).into_response()
+            ([(header::SET_COOKIE, cookie)], Redirect::to(guard::local(to).unwrap_or(guard::HOME))).into_response()
         }
         StatusCode::UNAUTHORIZED => sign_in_form(
             &console,
             &headers,
+            to,
             StatusCode::UNAUTHORIZED,
             "This API token is not known, or its time is over.",
         ),
-        status => sign_in_form(&console, &headers, status, &answer.detail()),
+        status => sign_in_form(&console, &headers, to, status, &answer.detail()),
     }
 }
 
@@ -167,10 +170,9 @@ async fn theme(State(console): State<Console>, posted: Posted) -> Response {
         _ => "",
     };
     // Only ever a page of ours, whatever the form says.
-    let back = Some(posted.get("back"))
-        .filter(|back| back.starts_with("/console/") && back.bytes().all(|b| b.is_ascii_graphic()));
+    let back = guard::local(posted.get("back"));
     let cookie = format!("{}; Max-Age=31536000", console.cookie(guard::THEME_COOKIE, theme));
-    ([(header::SET_COOKIE, cookie)], Redirect::to(back.unwrap_or("/console/"))).into_response()
+    ([(header::SET_COOKIE, cookie)], Redirect::to(back.unwrap_or(guard::HOME))).into_response()
 }
 
 /// `/api/v1/events`, as the caller's token may see them, as long as the session lasts.

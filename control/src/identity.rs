@@ -15,7 +15,9 @@ mod metrics;
 
 use std::time::SystemTime;
 
-pub use crate::store::{ApiTokenRow, AuditEntry, AuditRow, JoinTokenRow, Member, Role};
+pub use crate::store::{
+    ApiTokenRow, AuditEntry, AuditFilter, AuditRow, JoinTokenFilter, JoinTokenRow, Member, MemberFilter, Role,
+};
 pub use access::{Access, Caller, Error as AccessError, FirstToken, NewToken};
 pub use authority::{Authority, AuthorityError, BadRequest, Issued, SigningRequest};
 pub use join::{Config, Error, Identity, NewJoinToken};
@@ -23,6 +25,31 @@ pub use metrics::{Metrics, Reason};
 
 /// Who is named in the audit log when no token was shown.
 pub const CONTROL: &str = "shoal-control";
+
+/// What happened to tokens and members. It is stored by then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happened {
+    /// A join token was made.
+    JoinTokenMade(JoinTokenRow),
+    /// A join token was removed.
+    JoinTokenRemoved(JoinTokenRow),
+    /// An API token was made.
+    ApiTokenMade(ApiTokenRow),
+    /// An API token was removed.
+    ApiTokenRemoved(ApiTokenRow),
+    /// A node became a member. One that comes again does not.
+    Joined(Member),
+    /// A member was revoked, perhaps once more.
+    Revoked(Member),
+    /// A member was forgotten.
+    Removed(Member),
+}
+
+/// Whoever wants to know. It is told in the midst of a request, and must not wait.
+pub trait Follower: Send + Sync + 'static {
+    /// Something happened.
+    fn happened(&self, what: Happened);
+}
 
 /// Seconds since 1970.
 pub(crate) fn now_seconds() -> u64 {

@@ -22,8 +22,8 @@ use async_trait::async_trait;
 use shoal_proto::ClusterId;
 
 pub use identities::{
-    Admission, ApiTokenRow, AuditEntry, AuditRow, Identities, JoinTokenRow, Joining, Member, Role, Seconds, Sha256,
-    Void,
+    Admission, ApiTokenRow, AuditEntry, AuditFilter, AuditRow, Identities, JoinTokenFilter, JoinTokenRow, Joining,
+    Member, MemberFilter, Role, Seconds, Sha256, Void,
 };
 pub use memory::MemoryStore;
 pub use preheats::{Outcome, PreheatFilter, PreheatRow, PreheatShort, Preheats, Standing};
@@ -224,7 +224,7 @@ pub enum Error {
         /// The file.
         path: std::path::PathBuf,
     },
-    /// There is no database to make a backup of.
+    /// There is no database to make a backup of, or to change beside the service.
     #[error("there is no {path}: is the state directory right?")]
     NoDatabase {
         /// The database.

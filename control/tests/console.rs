@@ -106,7 +106,8 @@ impl Stage {
             assert_eq!(header_of(&headers, header::X_CONTENT_TYPE_OPTIONS), "nosniff", "{path}");
             for foreign in ["http://", "https://", "src=\"//", "href=\"//", " style=", " onclick=", "<style"] {
                 // The address of control in a config is for a node, and the name of SVG's language is no place.
-                let ours = text.replace("https://control.test:16080", "").replace("http://www.w3.org/2000/svg", "");
+                let own = ["https://control.test:16080", "http://control.test", "http://www.w3.org/2000/svg"];
+                let ours = own.iter().fold(text.clone(), |text, own| text.replace(own, ""));
                 assert!(!ours.contains(foreign), "{path} has {foreign}");
             }
         }
@@ -153,7 +154,12 @@ impl Stage {
 
     /// A token of that role, made over the API. Its id and it.
     async fn token(&self, role: &str) -> (String, String) {
-        let body = format!("{{\"name\":\"a {role}\",\"role\":\"{role}\"}}");
+        self.token_for(role, "null").await
+    }
+
+    /// The same, kept to some clusters, as a JSON list of their names.
+    async fn token_for(&self, role: &str, clusters: &str) -> (String, String) {
+        let body = format!("{{\"name\":\"a {role}\",\"role\":\"{role}\",\"clusters\":{clusters}}}");
         let request = Request::post("/api/v1/api-tokens")
             .header(header::AUTHORIZATION, format!("Bearer {ADMIN}"))
             .header(header::CONTENT_TYPE, "application/json");
@@ -218,6 +224,85 @@ async fn signing_in_takes_a_good_token_and_signing_out_ends_it() {
 }
 
 #[tokio::test]
+async fn whoever_asked_for_a_page_gets_it_after_signing_in_and_nobody_is_led_elsewhere() {
+    let stage = stage(false).await;
+    let asked = stage.get(&Browser::default(), "/console/nodes?role=seed&name=a%26b").await;
+    let to = header_of(&asked.headers, header::LOCATION);
+    assert_eq!(to, "/console/sign-in?to=%2Fconsole%2Fnodes%3Frole%3Dseed%26name%3Da%2526b");
+    let form = stage.get(&Browser::default(), &to).await;
+    assert_eq!(field(&form.text, "to").replace("&#38;", "&"), "/console/nodes?role=seed&name=a%26b");
+    for (to, leads) in [
+        ("/console/nodes?role=seed&name=a%26b", "/console/nodes?role=seed&name=a%26b"),
+        ("", "/console/"),
+        ("//evil.test", "/console/"),
+        ("https://evil.test/console/", "/console/"),
+        ("/console/../../evil", "/console/"),
+        ("/console/\\evil", "/console/"),
+        ("/console/\r\nSet-Cookie: x", "/console/"),
+        ("/console/sign-in", "/console/"),
+        ("/console/events", "/console/"),
+        ("/api/v1/whoami", "/console/"),
+    ] {
+        let form = stage.get(&Browser::default(), "/console/sign-in").await;
+        let cookie = header_of(&form.headers, header::SET_COOKIE).split(';').next().unwrap().to_owned();
+        let browser = Browser { cookie, csrf: field(&form.text, "csrf") };
+        let done = stage.post(&browser, "/console/sign-in", &[("token", ADMIN), ("to", to)]).await;
+        assert_eq!((done.status, header_of(&done.headers, header::LOCATION).as_str()), (303, leads), "{to:?}");
+        // A wrong token leads to the same form, which still knows.
+        let wrong = stage.post(&browser, "/console/sign-in", &[("token", "wrong"), ("to", to)]).await;
+        assert_eq!(wrong.text.contains("name=\"to\""), leads != "/console/", "{to:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_may_not_do_something_is_told_why_instead_of_shown_a_form_for_it() {
+    let stage = stage(false).await;
+    let admin = stage.sign_in(ADMIN).await;
+    let cluster = stage.cluster(&admin, "west", "10.1.0.0/16").await;
+    let viewer = stage.sign_in(&stage.token("viewer").await.1).await;
+    for (path, why) in [
+        ("/console/clusters", "To make a cluster takes an operator"),
+        (cluster.as_str(), "To change it takes an operator"),
+        ("/console/tokens", "To see and make them takes an operator"),
+        ("/console/members", "To take a node out takes an operator"),
+    ] {
+        let page = stage.get(&viewer, path).await;
+        let form = format!("method=\"post\" action=\"{path}");
+        assert!(page.status == 200 && page.text.contains(why) && !page.text.contains(&form), "{path}: {}", page.text);
+    }
+    let kept = stage.sign_in(&stage.token_for("operator", "[\"west\"]").await.1).await;
+    let kept_to = "takes an API token that reaches all clusters; a operator is kept to west.";
+    for path in ["/console/clusters", "/console/explain", &cluster] {
+        let page = stage.get(&kept, path).await.text;
+        assert!(page.contains(kept_to), "{path}: {page}");
+    }
+    assert_eq!(stage.get(&kept, "/console/clusters/new").await.status, 403);
+    assert!(!stage.get(&kept, "/console/clusters").await.text.contains("/console/clusters/new"));
+    assert!(!stage.get(&kept, "/console/explain").await.text.contains("Facts of a node"));
+    // What they may do they can: the form keeps what they may not change.
+    let page = stage.get(&kept, &cluster).await.text;
+    assert!(!page.contains("type=\"checkbox\"") && page.contains("type=\"hidden\" name=\"default\" value=\"false\""));
+    let version = field(&page, "version");
+    let fields =
+        [("do", "save"), ("name", "west"), ("cidrs", "10.1.0.0/16"), ("default", "false"), ("version", &version)];
+    let fields = [&fields[..], &[("location", "eu")]].concat();
+    assert_eq!(stage.post(&kept, &cluster, &fields).await.status, 303);
+    let tokens = stage.get(&kept, "/console/tokens").await.text;
+    assert!(tokens.contains("<option value=\"west\"") && !tokens.contains("value=\"default\""), "{tokens}");
+    let made =
+        stage.post(&kept, "/console/tokens", &[("do", "make-join"), ("role", "node"), ("cluster", "west")]).await;
+    assert!(made.text.contains("shown this once"), "{}", made.text);
+    // What would leave nodes in a cluster that is not theirs can't be confirmed.
+    stage.join("n1", "host-one", "10.1.0.1");
+    let delete = stage.get(&kept, &format!("{cluster}/delete")).await.text;
+    assert!(delete.contains("Not possible") && !delete.contains("Delete this cluster"), "{delete}");
+    let admin_of_west = stage.sign_in(&stage.token_for("admin", "[\"west\"]").await.1).await;
+    let tokens = stage.get(&admin_of_west, "/console/tokens").await;
+    assert!(tokens.status == 200 && tokens.text.contains("a admin is kept to west."), "{}", tokens.text);
+    assert!(!tokens.text.contains("/console/audit"), "a page that is refused is not in the menu");
+}
+
+#[tokio::test]
 async fn the_cookie_is_kept_from_scripts_and_other_sites_and_with_tls_from_plain_http() {
     for secure in [false, true] {
         let answer = stage(secure).await.try_sign_in(ADMIN).await;
@@ -261,7 +346,7 @@ async fn a_token_that_is_taken_away_ends_its_sessions() {
     let gone = stage.post(&admin, "/console/tokens", &[("do", "delete-api"), ("id", &id)]).await;
     assert_eq!(gone.status, 200, "{}", gone.text);
     let after = stage.get(&browser, "/console/nodes").await;
-    assert_eq!(header_of(&after.headers, header::LOCATION), "/console/sign-in");
+    assert_eq!(header_of(&after.headers, header::LOCATION), "/console/sign-in?to=%2Fconsole%2Fnodes");
 }
 
 #[tokio::test]
@@ -417,6 +502,28 @@ async fn what_changes_by_itself_on_the_page_of_a_cluster_is_in_its_live_part_and
 }
 
 #[tokio::test]
+async fn the_audit_log_is_filtered_by_a_form_that_keeps_what_was_asked_and_names_what_is_wrong() {
+    let stage = stage(false).await;
+    let browser = stage.sign_in(ADMIN).await;
+    stage.cluster(&browser, "west", "10.1.0.0/16").await;
+    stage.cluster(&browser, "east", "10.2.0.0/16").await;
+    let page =
+        stage.get(&browser, "/console/audit?action=cluster&subject=west&who=&since=2020-01-01T00%3A00%3A00Z").await;
+    assert!(page.status == 200 && page.text.contains("<td>west</td>"), "{}", page.text);
+    assert!(
+        !page.text.contains("<td>east</td>") && page.text.contains("name=\"subject\" type=\"text\" value=\"west\"")
+    );
+    let wrong = stage.get(&browser, "/console/audit?since=yesterday&until=tomorrow").await;
+    assert_eq!(wrong.status, 400);
+    for field in ["since", "until"] {
+        assert!(wrong.text.contains(&format!("id=\"field-{field}-fault\"")), "{field}: {}", wrong.text);
+    }
+    let wrong = stage.get(&browser, "/console/members?cluster=nowhere").await;
+    assert!(wrong.status == 400 && wrong.text.contains("id=\"filter-field-cluster-fault\""), "{}", wrong.text);
+    assert_eq!(stage.get(&browser, "/console/members?revoked=true&role=seed&cluster=west").await.status, 200);
+}
+
+#[tokio::test]
 async fn a_change_of_a_stale_version_shows_both_and_saves_nothing() {
     let stage = stage(false).await;
     let browser = stage.sign_in(ADMIN).await;
@@ -444,9 +551,20 @@ async fn a_join_token_is_shown_once_beside_the_config_that_uses_it() {
     let cluster = stage.cluster(&browser, "west", "10.1.0.0/16").await;
     let path = format!("{cluster}/join");
     let page = stage.get(&browser, &path).await;
-    for part in ["https://control.test:16080", "shoalctl join-token create", "hosts-toml", "10.1.0.0/16"] {
-        assert!(page.text.contains(part), "{part}");
+    for part in [
+        "https://control.test:16080",
+        "shoalctl --server &#39;http://control.test&#39; --token-file api-token \\",
+        "join-token create --cluster &#39;west&#39;",
+        "hosts-toml",
+        "10.1.0.0/16",
+    ] {
+        assert!(page.text.contains(part), "{part}: {}", page.text);
     }
+    let version = field(&stage.get(&browser, &cluster).await.text, "version");
+    let fields = [("do", "save"), ("name", "west"), ("idc", "w1|w2"), ("version", version.as_str())];
+    assert_eq!(stage.post(&browser, &cluster, &fields).await.status, 303);
+    let several = stage.get(&browser, &path).await.text;
+    assert!(several.contains("# Its own data centre, one of w1, w2.\nidc = &#34;w1&#34;"), "{several}");
     let made = stage.post(&browser, &path, &[]).await;
     assert!(made.text.contains("shown this once"), "{}", made.text);
     assert!(!stage.get(&browser, &path).await.text.contains("shown this once"));

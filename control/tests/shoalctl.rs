@@ -36,8 +36,23 @@ impl Server {
 
     fn start_with(sets: &[&str]) -> Self {
         let state = tempfile::tempdir().unwrap();
+        std::fs::write(state.path().join("admin-token"), TOKEN).unwrap();
+        let (child, url) = Self::spawn(&state, sets);
+        Self { child, url, state }
+    }
+
+    /// As after a crash.
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn start_again(&mut self) {
+        (self.child, self.url) = Self::spawn(&self.state, &[]);
+    }
+
+    fn spawn(state: &tempfile::TempDir, sets: &[&str]) -> (Child, String) {
         let token_file = state.path().join("admin-token");
-        std::fs::write(&token_file, TOKEN).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_shoal-control"))
             .args(["serve", "--set", "grpc.listen=127.0.0.1:0", "--set", "rest.listen=127.0.0.1:0"])
             .args(["--set", "telemetry.log_format=json", "--set"])
@@ -58,7 +73,7 @@ impl Server {
         });
         // The pipe must be read on, or the server would wait for it.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child, url: url.expect("the server says where it listens"), state }
+        (child, url.expect("the server says where it listens"))
     }
 
     fn ctl(&self, args: &[&str]) -> Output {
@@ -362,6 +377,42 @@ fn a_backup_is_made_of_a_control_that_runs() {
 }
 
 #[test]
+fn who_has_lost_the_admin_s_token_makes_another_on_the_machine_of_control() {
+    let mut server = Server::start();
+    let state = server.state.path().join("control");
+    let make = |state: &std::path::Path, more: &[&str]| {
+        let mut control = Command::new(env!("CARGO_BIN_EXE_shoal-control"));
+        let output = control.args(["admin-token", "--state-dir", state.to_str().unwrap()]).args(more).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap().trim().to_owned();
+        (output.status.success(), text(output.stdout), text(output.stderr))
+    };
+    let (well, token, said) = make(&state, &[]);
+    assert!(!well && token.is_empty() && said.contains("is locked") && said.contains("stop it first"), "{said}");
+    server.kill();
+    let (well, token, said) = make(&state, &[]);
+    assert!(well && token.starts_with("shoal-api.") && said.is_empty(), "{said}");
+    let (well, none, said) = make(&state, &[]);
+    assert!(!well && none.is_empty() && said.contains("--name: is that of another API token"), "{said}");
+    let (well, second, _) = make(&state, &["--name", "ada"]);
+    assert!(well && second != token);
+    let empty = server.state.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let (well, _, said) = make(&empty, &[]);
+    assert!(!well && said.contains("is the state directory right?"), "{said}");
+    assert_eq!(std::fs::read_dir(&empty).unwrap().count(), 0, "nothing was made there");
+
+    server.start_again();
+    let whoami = server.ctl_with(&token, &["whoami"]);
+    assert_eq!(String::from_utf8(whoami.stdout).unwrap().trim(), "admin-recovered: admin of all clusters");
+    assert!(server.ctl_with(&second, &["api-token", "delete", "admin"]).status.success(), "the lost one is put out");
+    assert_eq!(server.ctl(&["whoami"]).status.code(), Some(6));
+    let log = server.ctl_with(&token, &["audit", "--who", "shoal-control", "--action", "api-token", "-o", "json"]);
+    let log: Vec<Value> = serde_json::from_slice(&log.stdout).unwrap();
+    let made: Vec<&Value> = log.iter().map(|entry| &entry["subject"]).collect();
+    assert_eq!(made, ["ada", "admin-recovered", "admin"]);
+}
+
+#[test]
 fn a_second_apply_prints_no_difference() {
     let server = Server::start();
     let dir = tempfile::tempdir().unwrap();
@@ -407,6 +458,24 @@ fn tokens_are_made_shown_once_and_taken_away() {
         assert!(log.contains(action), "{log}");
     }
     assert!(!log.contains(token) && !log.contains(join.trim()) && !log.contains(TOKEN));
+    let narrow = |args: &[&str]| -> Vec<String> {
+        let text = server.well(&[&["audit", "-o", "json"], args].concat());
+        let all: Vec<Value> = serde_json::from_str(&text).unwrap();
+        all.iter().map(|entry| format!("{} {}", entry["action"], entry["subject"]).replace('"', "")).collect()
+    };
+    assert_eq!(narrow(&["--action", "api-token", "--subject", "ci"]), ["api-token.remove ci", "api-token.create ci"]);
+    assert_eq!(narrow(&["--who", "admin", "--until", "2020-01-01T00:00:00Z"]), Vec::<String>::new());
+    assert_eq!(narrow(&["--action", "cluster.create", "--since", "2020-01-01T00:00:00Z"]), ["cluster.create default"]);
+    let (code, said) = server.badly(&["audit", "--since", "yesterday"]);
+    assert!(code == Some(2) && said.contains("since"), "{said}");
+    for list in [
+        vec!["join-token", "list", "--cluster", "default", "--role", "node", "--valid"],
+        vec!["member", "list", "--revoked", "--live", "false", "--name", "x", "--role", "seed"],
+        vec!["api-token", "list", "--role", "viewer", "--valid", "false", "--name", "x", "--cluster", "default"],
+    ] {
+        let text = server.well(&[&list[..], &["-o", "json"]].concat());
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), serde_json::json!([]), "{list:?}");
+    }
 }
 
 #[test]

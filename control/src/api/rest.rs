@@ -19,6 +19,7 @@ mod events;
 mod extract;
 mod feed;
 mod identity;
+mod known;
 mod nodes;
 mod page;
 mod preheats;

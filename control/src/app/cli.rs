@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use shoal_base::config::Faults;
@@ -10,8 +11,9 @@ use shoal_base::privileges;
 
 use super::App;
 use crate::config::{Config, Raw};
+use crate::identity::{self, Access, AccessError, FirstToken, NewToken, Role};
 use crate::scope::{self, Facts};
-use crate::store;
+use crate::store::{self, Identities};
 
 /// Decides which nodes belong together, and tells them who has what.
 #[derive(Debug, Parser)]
@@ -30,6 +32,8 @@ enum Command {
     /// Check or describe settings.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Make an API token of an admin in the database, for when all of them are lost, and print it once. The service must be stopped meanwhile.
+    AdminToken(AdminToken),
     /// Copy the database to a new file, also while the service runs. The authority's key (ca.key, ca.pem) is not in it.
     Backup(Backup),
     /// Print the description of the REST API, as it is served at /api/v1/openapi.json (OpenAPI 3.1).
@@ -97,6 +101,15 @@ struct Backup {
     settings: Settings,
 }
 
+#[derive(Debug, Args)]
+struct AdminToken {
+    /// Its name, for the audit log. Unique.
+    #[arg(long, default_value = "admin-recovered")]
+    name: String,
+    #[command(flatten)]
+    settings: Settings,
+}
+
 /// Runs what was asked for. Exit codes: 0 well, 1 failed, 2 refused input.
 pub fn main(cli: Cli) -> ExitCode {
     match cli.command {
@@ -117,6 +130,10 @@ pub fn main(cli: Cli) -> ExitCode {
         }
         Command::Backup(args) => match args.settings.load() {
             Ok(config) => backup(&config.state_dir, &args.file),
+            Err(faults) => refused(&format!("the settings have faults:\n{faults}")),
+        },
+        Command::AdminToken(args) => match args.settings.load() {
+            Ok(config) => admin_token(&config.state_dir, args.name),
             Err(faults) => refused(&format!("the settings have faults:\n{faults}")),
         },
         Command::Openapi => match crate::api::rest::openapi().to_pretty_json() {
@@ -189,6 +206,47 @@ fn backup(state_dir: &Path, file: &Path) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whoever may write the state directory may do this: they could read and change all that is in it anyway.
+fn admin_token(state_dir: &Path, name: String) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let made = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(recover(state_dir, name)));
+    match made {
+        // Alone on standard output, so that it can be put into a file.
+        Ok(token) => {
+            println!("{token}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("shoal-control: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn recover(state_dir: &Path, name: String) -> anyhow::Result<String> {
+    // A wrong directory would be given a database of its own.
+    store::SqliteStore::must_be_in(state_dir)?;
+    // Its lock is what keeps a running service out: that one knows the tokens by heart, and would not take one that is made beside it.
+    let store = Arc::new(store::SqliteStore::open(state_dir).await.map_err(|error| match error {
+        store::Error::Locked { .. } => anyhow::anyhow!("{error}; stop it first, and start it again afterwards"),
+        other => other.into(),
+    })?);
+    let (access, first) = Access::open(Arc::clone(&store) as Arc<dyn Identities>, None).await?;
+    let token = match first {
+        FirstToken::Made(token) => Ok(token),
+        FirstToken::Supplied | FirstToken::None => {
+            let new = NewToken { name, role: Role::Admin, clusters: None, life: None };
+            access.make(new, identity::CONTROL).await.map(|(_, token)| token)
+        }
+    };
+    drop(access);
+    store.close().await;
+    token.map_err(|error| match error {
+        AccessError::Refused { field: "name", reason } => anyhow::anyhow!("--name: {reason}"),
+        other => other.into(),
+    })
 }
 
 fn serve(config: Config) -> ExitCode {

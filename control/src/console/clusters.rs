@@ -63,15 +63,15 @@ impl Draft {
             Field::new("textarea", "cidrs", "Networks", "One a line, such as 10.1.0.0/16.")
                 .value(self.cidrs.join("\n"))
                 .fault(fault("cidrs")),
-            Field::new(
-                "checkbox",
-                "default",
-                "Default cluster",
-                "Nodes that match nothing come here. Whichever cluster has this loses it.",
-            )
-            .value(self.default.to_string())
-            .fault(fault("default")),
         ];
+        if me.reaches_all() {
+            let hint = "Nodes that match nothing come here. Whichever cluster has this loses it.";
+            let field = Field::new("checkbox", "default", "Default cluster", hint).value(self.default.to_string());
+            fields.push(field.fault(fault("default")));
+        } else {
+            // It would take it from a cluster that they do not reach, or leave nodes alone that they do not see.
+            fields.push(Field::hidden("default", self.default.to_string()));
+        }
         fields.extend(version.map(|version| Field::hidden("version", version)));
         Form {
             heading: "What it is",
@@ -179,12 +179,18 @@ pub(super) fn table(page: &Answer, more: String) -> String {
 
 pub(super) async fn list(me: Signed, query: Search) -> Result<Response, Stop> {
     let answer = me.get(&query.on("/api/v1/clusters")).await?;
-    let parts = if me.operates() { vec![view::way("New cluster", "/console/clusters/new")] } else { Vec::new() };
+    let parts = vec![match me.unfit("To make a cluster", true, true) {
+        None => view::way("New cluster", "/console/clusters/new"),
+        Some(why) => view::hint(&why),
+    }];
     let table = table(&answer, query.next(HERE, &answer));
     Ok(view::live(me.shell("Clusters", HERE), parts, vec![table], 10).into_response())
 }
 
 pub(super) async fn new(me: Signed) -> Response {
+    if let Some(why) = me.unfit("To make a cluster", true, true) {
+        return me.failed(StatusCode::FORBIDDEN, &why);
+    }
     let form = Draft::default().form(&me, HERE.to_owned(), None, None);
     me.page("New cluster", HERE, vec![form, no_preview()]).into_response()
 }
@@ -228,7 +234,10 @@ pub(super) async fn show(me: Signed, Path(id): Path<String>) -> Result<Response,
         parts.push(no_preview());
         parts.push(view::way("How nodes join it", &format!("{at}/join")));
         parts.push(view::way("Delete it", &format!("{at}/delete")));
+        let limit = me.unfit("To make it the default, or to move nodes from or to other clusters,", true, true);
+        parts.extend(limit.map(|why| view::hint(&why)));
     }
+    parts.extend(me.unfit("To change it", true, false).map(|why| view::hint(&why)));
     let nodes = super::pages::node_table(&nodes, of.next("/console/nodes", &nodes));
     let live = vec![view::facts("Now", described(&answer.body)), nodes];
     Ok(view::live_first(me.shell(&format!("Cluster {name}"), HERE), live, parts, 5).into_response())
@@ -291,12 +300,12 @@ async fn confirmation(me: &Signed, id: &str, failed: Option<&Answer>) -> Result<
         buttons: vec![("delete", "Delete this cluster")],
         ..Form::default()
     };
-    let parts = vec![
-        view::facts("What is deleted", described(&answer.body)),
-        preview(&planned),
-        form.html(),
-        view::way("Back, and keep it", &at),
-    ];
+    let mut parts = vec![view::facts("What is deleted", described(&answer.body)), preview(&planned)];
+    // Where the preview says that it can't be, no form asks for it.
+    if planned.status.is_success() {
+        parts.push(form.html());
+    }
+    parts.push(view::way("Back, and keep it", &at));
     let error = failed.map(Answer::detail).unwrap_or_default();
     let shell = Shell { error, ..me.shell(&format!("Delete cluster {}", text(&answer.body["name"], "")), HERE) };
     let status = failed.map_or(StatusCode::OK, |answer| answer.status);
@@ -326,8 +335,14 @@ fn node_config((host, port): (&str, u16), cluster: &Value, secured: bool) -> Str
     let Draft { idc, location, cidrs, .. } = Draft::of(cluster);
     let value = |text: &str| toml::Value::from(text).to_string();
     let mut lines = vec!["[node]".to_owned()];
-    if let Some(first) = idc.split('|').map(str::trim).find(|part| !part.is_empty()) {
-        lines.push(format!("idc = {}", value(first)));
+    let idcs: Vec<&str> = idc.split('|').map(str::trim).filter(|part| !part.is_empty()).collect();
+    match idcs.as_slice() {
+        [] => {}
+        [one] => lines.push(format!("idc = {}", value(one))),
+        [first, ..] => {
+            lines.push(format!("# Its own data centre, one of {}.", idcs.join(", ")));
+            lines.push(format!("idc = {}", value(first)));
+        }
     }
     if !location.is_empty() {
         lines.push(format!("location = {}", value(&location)));
@@ -347,6 +362,27 @@ fn node_config((host, port): (&str, u16), cluster: &Value, secured: bool) -> Str
     lines.join("\n")
 }
 
+/// What makes a join token, where somebody has `shoalctl` and an API token.
+fn token_command(me: &Signed, cluster: &str) -> String {
+    let (scheme, ca) = if me.console.secure { ("https", " --ca-file ca.pem") } else { ("http", "") };
+    let mut lines = vec![
+        "# Where shoalctl is, with an operator's API token in a file; copy what it makes to the node.".to_owned(),
+        format!(
+            "shoalctl --server {} --token-file api-token{ca} \\",
+            quoted(&format!("{scheme}://{}", me.authority()))
+        ),
+        format!("  join-token create --cluster {} > join-token", quoted(cluster)),
+    ];
+    if me.console.secure {
+        lines.insert(
+            1,
+            "# ca.pem is in the state directory of shoal-control; leave it out if the system trusts its certificate."
+                .into(),
+        );
+    }
+    lines.join("\n")
+}
+
 async fn join_page(me: &Signed, id: &str, made: Option<&Answer>) -> Result<Response, Stop> {
     let answer = cluster(me, id).await?;
     let name = text(&answer.body["name"], "");
@@ -358,8 +394,7 @@ async fn join_page(me: &Signed, id: &str, made: Option<&Answer>) -> Result<Respo
     }
     parts.push(view::code("1. /etc/shoal/node.toml on each node", &config));
     if secured {
-        let command = format!("shoalctl join-token create --cluster {} > /etc/shoal/join-token", quoted(&name));
-        parts.push(view::code("2. A join token, in /etc/shoal/join-token", &command));
+        parts.push(view::code("2. A join token, in /etc/shoal/join-token on each node", &token_command(me, &name)));
         if me.operates() {
             let form = Form {
                 heading: "Or make one here",

@@ -17,6 +17,26 @@ pub(super) const SESSION_COOKIE: &str = "shoal_session";
 pub(super) const FORM_COOKIE: &str = "shoal_form";
 pub(super) const THEME_COOKIE: &str = "shoal_theme";
 
+/// Where whoever signed in goes that asked for nothing else.
+pub(super) const HOME: &str = "/console/";
+
+/// A page of this console that an address names, if it does: nobody is led elsewhere by a link, nor to sign in again.
+pub(super) fn local(address: &str) -> Option<&str> {
+    let ours = address.starts_with(HOME)
+        && address.bytes().all(|b| b.is_ascii_graphic() && b != b'\\')
+        && !address.contains("..")
+        && !["/console/sign-in", "/console/events", "/console/assets"].iter().any(|other| address.starts_with(other));
+    ours.then_some(address)
+}
+
+/// The sign-in page, from which it goes on to that one.
+fn sign_in_at(back: &str) -> String {
+    match local(back) {
+        Some(back) if back != HOME => format!("/console/sign-in?to={}", ask::encoded(back)),
+        _ => "/console/sign-in".to_owned(),
+    }
+}
+
 /// An answer instead of the page that was asked for.
 pub(super) struct Stop(Box<Response>);
 
@@ -79,7 +99,10 @@ pub(super) struct Signed {
     csrf: String,
     name: String,
     role: String,
+    /// The only clusters that the token reaches; `None`: all.
+    kept: Option<Vec<String>>,
     theme: String,
+    /// The page that is looked at.
     back: String,
     host: String,
 }
@@ -88,7 +111,10 @@ impl FromRequestParts<Console> for Signed {
     type Rejection = Stop;
 
     async fn from_request_parts(head: &mut Head, console: &Console) -> Result<Self, Stop> {
-        let leave = || Stop::from(Redirect::to("/console/sign-in").into_response());
+        let back =
+            if head.method == Method::GET { head.uri.path_and_query().map(|back| back.to_string()) } else { None };
+        let back = back.unwrap_or_else(|| HOME.to_owned());
+        let leave = || Stop::from(Redirect::to(&sign_in_at(&back)).into_response());
         let id = cookie(&head.headers, SESSION_COOKIE).ok_or_else(leave)?;
         let session = console.sessions.find(&id).ok_or_else(leave)?;
         let who = ask::ask(&console.api, &session.token, Method::GET, "/api/v1/whoami", None, None).await;
@@ -97,8 +123,8 @@ impl FromRequestParts<Console> for Signed {
             return Err(leave());
         }
         let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-        let back =
-            if head.method == Method::GET { head.uri.path_and_query().map(|back| back.to_string()) } else { None };
+        let clusters = who.body["clusters"].as_array();
+        let kept = clusters.map(|names| names.iter().map(|name| ask::text(name, "")).collect());
         Ok(Self {
             console: console.clone(),
             id,
@@ -108,7 +134,8 @@ impl FromRequestParts<Console> for Signed {
             name: ask::text(&who.body["name"], ""),
             role: ask::text(&who.body["role"], ""),
             theme: theme(&head.headers),
-            back: back.unwrap_or_else(|| "/console/".to_owned()),
+            kept,
+            back,
             host: host.to_owned(),
         })
     }
@@ -125,6 +152,26 @@ impl Signed {
         self.role == "admin"
     }
 
+    /// The only clusters that the token reaches; `None`: all.
+    pub(super) fn kept(&self) -> Option<&[String]> {
+        self.kept.as_deref()
+    }
+
+    /// Reaches all clusters.
+    pub(super) const fn reaches_all(&self) -> bool {
+        self.kept.is_none()
+    }
+
+    /// Why somebody with this token is shown no form for what takes that role and, if it is about `all`, a reach to all clusters.
+    /// `None`: they may.
+    pub(super) fn unfit(&self, what: &str, operates: bool, all: bool) -> Option<String> {
+        if operates && !self.operates() {
+            return Some(format!("{what} takes an operator's API token; {} is a {}'s.", self.name, self.role));
+        }
+        let kept = self.kept.as_ref().filter(|_| all)?.join(", ");
+        Some(format!("{what} takes an API token that reaches all clusters; {} is kept to {kept}.", self.name))
+    }
+
     /// What forms show.
     pub(super) fn csrf(&self) -> String {
         self.csrf.clone()
@@ -136,6 +183,11 @@ impl Signed {
         &self.host[..end.unwrap_or(self.host.len())]
     }
 
+    /// The host and the port by which the browser reaches this service.
+    pub(super) fn authority(&self) -> &str {
+        &self.host
+    }
+
     pub(super) fn shell(&self, title: &str, here: &'static str) -> Shell {
         Shell {
             here,
@@ -144,7 +196,7 @@ impl Signed {
             csrf: self.csrf.clone(),
             theme: self.theme.clone(),
             back: self.back.clone(),
-            admin: self.is_admin(),
+            admin: self.is_admin() && self.reaches_all(),
             ..Shell::titled(title)
         }
     }
@@ -163,7 +215,7 @@ impl Signed {
         let answer = ask::ask(&self.console.api, &self.token, method, path, if_match, body).await;
         if answer.status == StatusCode::UNAUTHORIZED {
             self.console.sessions.end(&self.id);
-            return Err(Redirect::to("/console/sign-in").into_response().into());
+            return Err(Redirect::to(&sign_in_at(&self.back)).into_response().into());
         }
         Ok(answer)
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use axum::extract::{FromRequestParts, Path, Query};
-use axum::http::Method;
 use axum::http::request::Parts as Head;
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
@@ -242,7 +242,30 @@ pub(super) async fn blob(me: Signed, Path(digest): Path<String>, query: Search) 
 
 pub(super) async fn audit(me: Signed, query: Search) -> Result<Response, Stop> {
     let here = "/console/audit";
-    let answer = me.get(&query.on("/api/v1/audit")).await?;
+    let answer = me.ask(Method::GET, &query.on("/api/v1/audit"), None, None).await?;
+    if answer.status == StatusCode::FORBIDDEN {
+        return Ok(me.failed(answer.status, &answer.detail()));
+    }
+    let field =
+        |name, label, hint| Field::new("text", name, label, hint).value(query.get(name)).fault(answer.fault(name));
+    let form = Form {
+        heading: "Filter",
+        method: "get",
+        action: here.to_owned(),
+        fields: vec![
+            field("who", "Who", "An API token's name, node and its id, or shoal-control."),
+            field("action", "What", "Such as cluster.update, or cluster for all about clusters."),
+            field(
+                "subject",
+                "About",
+                "A cluster's or API token's name, or the id of a node or a join token, as it was then.",
+            ),
+            field("since", "Since", "Such as 2026-11-23T12:00:00Z; that moment counts."),
+            field("until", "Until", "Such as 2026-11-24T12:00:00Z; that moment does not count."),
+        ],
+        buttons: vec![("filter", "Filter")],
+        ..Form::default()
+    };
     let row = |entry: &Value| {
         let keys = ["at", "who", "action", "subject", "before", "after"];
         keys.map(|key| Cell::of(&entry[key])).into()
@@ -250,11 +273,16 @@ pub(super) async fn audit(me: Signed, query: Search) -> Result<Response, Stop> {
     let rows = answer.items().iter().map(row).collect();
     let columns = ["When", "Who", "What", "About", "Before", "After"];
     let table = view::list("Changes, the newest first", &columns, rows, &answer.body, query.next(here, &answer));
-    Ok(me.page("Audit", here, vec![table]).into_response())
+    let error = if answer.status.is_success() { String::new() } else { answer.detail() };
+    let shell = Shell { error, ..me.shell("Audit", here) };
+    Ok((answer.status, view::page(shell, vec![form.html(), table])).into_response())
 }
 
 pub(super) async fn explain(me: Signed, query: Search) -> Result<Response, Stop> {
     let here = "/console/explain";
+    if let Some(why) = me.unfit("To ask where any node would belong", false, true) {
+        return Ok(me.page("Explain", here, vec![view::hint(&why)]).into_response());
+    }
     let mut error = String::new();
     let mut result = vec![view::words("Answer", "Give an address to see where such a node would belong.")];
     let mut answer = None;
@@ -296,7 +324,7 @@ pub(super) async fn explain(me: Signed, query: Search) -> Result<Response, Stop>
         target: "result",
         ..Form::default()
     };
-    let status = answer.map_or(axum::http::StatusCode::OK, |answer| answer.status);
+    let status = answer.map_or(StatusCode::OK, |answer| answer.status);
     let shell = Shell { error, ..me.shell("Explain", here) };
     Ok((status, view::page(shell, vec![form.html(), view::fresh("result", &result)])).into_response())
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::ask::{Answer, encoded, text};
 use super::guard::{Posted, Signed, Stop};
-use super::pages::Search;
+use super::pages::{Search, choice};
 use super::view::{self, Cell, Field, Form, Shell};
 
 const HERE: &str = "/console/tokens";
@@ -66,8 +66,21 @@ fn join_form(me: &Signed, sent: Sent) -> String {
     let value = |name: &str| sent.map_or("", |(form, _)| form.get(name));
     let fault = |name: &str| sent.map(|(_, answer)| answer.fault(name)).unwrap_or_default();
     let field = |kind, name, label, hint| Field::new(kind, name, label, hint).value(value(name)).fault(fault(name));
+    let cluster = match me.kept() {
+        None => field(
+            "text",
+            "cluster",
+            "Cluster",
+            "Nodes belong to it whatever their facts say; empty: their facts decide.",
+        ),
+        // By their facts they might come to any.
+        Some(kept) => {
+            let kept = kept.iter().map(|name| (name.clone(), name.clone())).collect();
+            field("select", "cluster", "Cluster", "Nodes belong to it whatever their facts say.").choose(kept)
+        }
+    };
     let fields = vec![
-        field("text", "cluster", "Cluster", "Nodes belong to it whatever their facts say; empty: their facts decide."),
+        cluster,
         field("select", "role", "Role", "What they may be.").options(options(&["node", "seed"])),
         field("text", "ttl", "Good for", "Such as 1h, the default."),
         field("number", "uses", "Uses", "How many nodes may join by it; empty: one."),
@@ -150,9 +163,12 @@ async fn page(me: &Signed, query: &Search, sent: Sent<'_>) -> Result<Response, S
             parts.push(join_form(me, sent));
         }
     } else {
-        parts.push(view::words("Join tokens", &joins.detail()));
+        let why = me.unfit("To see and make them", true, false).unwrap_or_else(|| joins.detail());
+        parts.push(view::words("Join tokens", &why));
     }
-    if me.is_admin() {
+    if let Some(why) = me.unfit("To see and make them", false, true).filter(|_| me.is_admin()) {
+        parts.push(view::words("API tokens", &why));
+    } else if me.is_admin() {
         let tokens = me.get(&part_of("/api/v1/api-tokens", query.get("apis"))).await?;
         let row = |token: &Value| {
             let clusters: Option<Vec<String>> =
@@ -188,11 +204,16 @@ pub(super) async fn show(me: Signed, query: Search) -> Result<Response, Stop> {
 
 /// Takes away what is at an address, in the state in which it is there.
 async fn remove(me: &Signed, path: &str) -> Result<Answer, Stop> {
+    act(me, path, Method::DELETE, "").await
+}
+
+/// Does something to what is at an address, in the state in which it is there.
+async fn act(me: &Signed, path: &str, method: Method, what: &str) -> Result<Answer, Stop> {
     let found = me.ask(Method::GET, path, None, None).await?;
     if !found.status.is_success() {
         return Ok(found);
     }
-    me.ask(Method::DELETE, path, found.etag.as_deref(), None).await
+    me.ask(method, &format!("{path}{what}"), found.etag.as_deref(), None).await
 }
 
 pub(super) async fn change(query: Search, form: Posted) -> Result<Response, Stop> {
@@ -233,9 +254,29 @@ pub(super) async fn change(query: Search, form: Posted) -> Result<Response, Stop
 
 async fn member_page(me: &Signed, query: &Search, said: Option<&Answer>) -> Result<Response, Stop> {
     let answer = me.ask(Method::GET, &query.on("/api/v1/members"), None, None).await?;
-    if !answer.status.is_success() {
+    if !answer.status.is_success() && answer.status != StatusCode::BAD_REQUEST {
         return Ok(me.failed(answer.status, &answer.detail()));
     }
+    let field =
+        |kind, name, label, hint| Field::new(kind, name, label, hint).value(query.get(name)).fault(answer.fault(name));
+    let yes_or_no =
+        || vec![(String::new(), "any".to_owned()), ("true".into(), "yes".into()), ("false".into(), "no".into())];
+    let filter = Form {
+        id: "filter",
+        heading: "Filter",
+        method: "get",
+        action: MEMBERS.to_owned(),
+        fields: vec![
+            field("text", "cluster", "Cluster", "Bound to it, or live in it and bound to none."),
+            field("text", "name", "Name", "How the id begins, or the host name of one that is live."),
+            field("select", "role", "Role", "What it may be.").options(choice(&["node", "seed"])),
+            field("select", "live", "Live", "It has a session, or a lease.").options(yes_or_no()),
+            field("select", "revoked", "Revoked", "It is given no certificate.").options(yes_or_no()),
+        ],
+        buttons: vec![("filter", "Filter")],
+        ..Form::default()
+    };
+    let said = said.or(Some(&answer).filter(|answer| !answer.status.is_success()));
     let row = |member: &Value| {
         let node = text(&member["node"], "");
         vec![
@@ -251,11 +292,13 @@ async fn member_page(me: &Signed, query: &Search, said: Option<&Answer>) -> Resu
     };
     let columns = ["Id", "Name", "Live", "Bound to", "Role", "Joined", "By", "Revoked"];
     let rows = answer.items().iter().map(row).collect();
-    let mut parts = vec![view::list("Members", &columns, rows, &answer.body, query.next(MEMBERS, &answer))];
+    let mut parts =
+        vec![filter.html(), view::list("Members", &columns, rows, &answer.body, query.next(MEMBERS, &answer))];
     if me.operates() {
         let fault = said.map(|said| said.fault("id")).unwrap_or_default();
         parts.push(removal(me, "Take a node out", MEMBERS, "member", answer.items(), fault));
     }
+    parts.extend(me.unfit("To take a node out", true, false).map(|why| view::hint(&why)));
     Ok(answered(me, "Members", MEMBERS, said, parts))
 }
 
@@ -268,7 +311,7 @@ pub(super) async fn change_member(query: Search, form: Posted) -> Result<Respons
     let path = format!("/api/v1/members/{}", encoded(form.get("id")));
     let answer = match form.get("do") {
         "revoke" | "forget" if form.get("id").is_empty() => nobody_chosen(),
-        "revoke" => me.ask(Method::POST, &format!("{path}/revoke"), None, None).await?,
+        "revoke" => act(me, &path, Method::POST, "/revoke").await?,
         "forget" => remove(me, &path).await?,
         _ => return Ok(me.failed(StatusCode::BAD_REQUEST, "There is no such change.")),
     };

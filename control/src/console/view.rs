@@ -256,6 +256,7 @@ struct Text<'a> {
     heading: &'a str,
     text: &'a str,
     code: bool,
+    hint: bool,
     bare: bool,
     link: &'a str,
     label: &'a str,
@@ -274,6 +275,11 @@ pub(super) fn drawn(drawing: &impl Template) -> String {
 /// A heading, or none, and a sentence.
 pub(super) fn words(heading: &str, text: &str) -> String {
     rendered(&Text { heading, text, ..Text::default() })
+}
+
+/// Why something is not there.
+pub(super) fn hint(text: &str) -> String {
+    rendered(&Text { text, hint: true, ..Text::default() })
 }
 
 /// A heading and what is to be copied.

@@ -285,6 +285,12 @@ pub(super) enum About {
     Cluster,
     /// Flights.
     Flight,
+    /// Join tokens; needs an operator's token.
+    JoinToken,
+    /// API tokens; needs an admin's.
+    ApiToken,
+    /// Members.
+    Member,
 }
 
 impl About {
@@ -293,6 +299,9 @@ impl About {
             Self::Node => "node",
             Self::Cluster => "cluster",
             Self::Flight => "flight",
+            Self::JoinToken => "join-token",
+            Self::ApiToken => "api-token",
+            Self::Member => "member",
         }
     }
 }
@@ -302,7 +311,7 @@ pub(super) enum JoinTokenCommand {
     /// Make a token and print it, once.
     Create(CreateJoinToken),
     /// All tokens, without their secrets.
-    List,
+    List(JoinTokenFilter),
     /// One token, without its secret.
     Show {
         /// Its id.
@@ -313,6 +322,19 @@ pub(super) enum JoinTokenCommand {
         /// Its id.
         id: String,
     },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct JoinTokenFilter {
+    /// Only those that bind nodes to this cluster, by name or id.
+    #[arg(long, value_name = "CLUSTER")]
+    pub(super) cluster: Option<String>,
+    /// Only those for nodes of this role.
+    #[arg(long, value_enum)]
+    pub(super) role: Option<NodeRole>,
+    /// Only those that count; with `false`, only those whose time or uses are over.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "true|false")]
+    pub(super) valid: Option<bool>,
 }
 
 #[derive(Debug, Args)]
@@ -351,7 +373,7 @@ impl NodeRole {
 #[derive(Debug, Subcommand)]
 pub(super) enum MemberCommand {
     /// All members.
-    List,
+    List(MemberFilter),
     /// One member.
     Show {
         /// Its id.
@@ -369,12 +391,31 @@ pub(super) enum MemberCommand {
     },
 }
 
+#[derive(Debug, Args)]
+pub(super) struct MemberFilter {
+    /// Only those of this cluster, by name or id: bound to it, or live in it and bound to none.
+    #[arg(long, value_name = "CLUSTER")]
+    pub(super) cluster: Option<String>,
+    /// Only those whose id begins so, or whose host name does while they are live.
+    #[arg(long, value_name = "PREFIX")]
+    pub(super) name: Option<String>,
+    /// Only those that may be of this role.
+    #[arg(long, value_enum)]
+    pub(super) role: Option<NodeRole>,
+    /// Only those that are live; with `false`, only those that are not.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "true|false")]
+    pub(super) live: Option<bool>,
+    /// Only those that were revoked; with `false`, only those that were not.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "true|false")]
+    pub(super) revoked: Option<bool>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum ApiTokenCommand {
     /// Make a token and print it, once.
     Create(CreateApiToken),
     /// All tokens, without their secrets.
-    List,
+    List(ApiTokenFilter),
     /// One token, without its secret.
     Show {
         /// Its name or id.
@@ -385,6 +426,22 @@ pub(super) enum ApiTokenCommand {
         /// Its name or id.
         token: String,
     },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ApiTokenFilter {
+    /// Only those whose name begins so.
+    #[arg(long, value_name = "PREFIX")]
+    pub(super) name: Option<String>,
+    /// Only those of this role.
+    #[arg(long, value_enum)]
+    pub(super) role: Option<ApiRole>,
+    /// Only those whose bearer reaches this cluster, by name or id.
+    #[arg(long, value_name = "CLUSTER")]
+    pub(super) cluster: Option<String>,
+    /// Only those that count; with `false`, only those whose time is over.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "true|false")]
+    pub(super) valid: Option<bool>,
 }
 
 #[derive(Debug, Args)]
@@ -430,6 +487,21 @@ pub(super) struct AuditArgs {
     /// Only entries before this one, by its number.
     #[arg(long, value_name = "SEQ")]
     pub(super) before: Option<u64>,
+    /// Only what this one did: an API token's name, `node <id>` or `shoal-control`.
+    #[arg(long)]
+    pub(super) who: Option<String>,
+    /// Only this action, such as `cluster.create`, or all about such things, such as `cluster`.
+    #[arg(long)]
+    pub(super) action: Option<String>,
+    /// Only what was done to this one, named as it was then, such as a cluster's name.
+    #[arg(long)]
+    pub(super) subject: Option<String>,
+    /// Only what was done at this time or later, such as 2026-11-23T12:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    pub(super) since: Option<String>,
+    /// Only what was done before this time.
+    #[arg(long, value_name = "TIME")]
+    pub(super) until: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

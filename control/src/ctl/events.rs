@@ -107,9 +107,18 @@ fn line(event: &Value) -> String {
             let how = if event["complete"] == true { "complete" } else { "not complete" };
             format!("{} {} {} {how}", text("name"), text("cluster"), text("digest"))
         }
+        "api-token.created" | "api-token.deleted" => format!("{} {}", text("name"), text("id")),
+        "join-token.created" | "join-token.deleted" => {
+            let cluster = if event["cluster"].is_null() { "(by facts)".to_owned() } else { text("cluster") };
+            format!("{} {cluster}", text("id"))
+        }
+        "member.joined" | "member.revoked" | "member.deleted" => {
+            let cluster = if event["cluster"].is_null() { "(none)".to_owned() } else { text("cluster") };
+            format!("{} {cluster}", text("node"))
+        }
         _ => text("cluster"),
     };
-    format!("{kind:<16} {rest}")
+    format!("{kind:<18} {rest}")
 }
 
 #[cfg(test)]
@@ -135,6 +144,6 @@ mod tests {
     #[test]
     fn a_line_says_who_and_where_and_can_not_drive_the_terminal() {
         let moved = json!({"kind": "node.moved", "name": "a\u{1b}[31m", "from": "b", "to": null});
-        assert_eq!(line(&moved), "node.moved       a\\u{1b}[31m b -> (alone)");
+        assert_eq!(line(&moved), "node.moved         a\\u{1b}[31m b -> (alone)");
     }
 }

@@ -5,7 +5,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::cli::{
-    ApiTokenCommand, AuditArgs, CreateApiToken, CreateJoinToken, JoinTokenCommand, MemberCommand, Output,
+    ApiRole, ApiTokenCommand, ApiTokenFilter, AuditArgs, CreateApiToken, CreateJoinToken, JoinTokenCommand,
+    JoinTokenFilter, MemberCommand, MemberFilter, NodeRole, Output,
 };
 use super::client::Client;
 use super::table::Table;
@@ -31,8 +32,10 @@ pub(super) async fn join_token(client: &Client, command: JoinTokenCommand, outpu
             // Alone on standard output, so that it can be put into a file.
             show(output, &made, || Ok(understand::<JoinToken>(&made)?.token.unwrap_or_default()))
         }
-        JoinTokenCommand::List => {
-            let answer = client.list(&["join-tokens"], &[]).await?;
+        JoinTokenCommand::List(JoinTokenFilter { cluster, role, valid }) => {
+            let asked =
+                [("cluster", cluster.as_deref()), ("role", role.map(NodeRole::as_str)), ("valid", valid.map(truth))];
+            let answer = client.list(&["join-tokens"], &given(&asked)).await?;
             show(output, &answer, || Ok(join_tokens(understand(&answer)?)))
         }
         JoinTokenCommand::Show { id } => {
@@ -65,8 +68,15 @@ struct Member {
 
 pub(super) async fn member(client: &Client, command: MemberCommand, output: Output) -> Result<String, Error> {
     match command {
-        MemberCommand::List => {
-            let answer = client.list(&["members"], &[]).await?;
+        MemberCommand::List(MemberFilter { cluster, name, role, live, revoked }) => {
+            let asked = [
+                ("cluster", cluster.as_deref()),
+                ("name", name.as_deref()),
+                ("role", role.map(NodeRole::as_str)),
+                ("live", live.map(truth)),
+                ("revoked", revoked.map(truth)),
+            ];
+            let answer = client.list(&["members"], &given(&asked)).await?;
             show(output, &answer, || Ok(members(understand(&answer)?)))
         }
         MemberCommand::Show { node } => {
@@ -74,7 +84,9 @@ pub(super) async fn member(client: &Client, command: MemberCommand, output: Outp
             show(output, &answer, || Ok(members(vec![understand(&answer)?])))
         }
         MemberCommand::Revoke { node } => {
-            let revoked = client.request(Method::POST, &["members", &node, "revoke"]).send().await?;
+            let (_, tag) = client.seen(&["members", &node]).await?;
+            let request = client.request(Method::POST, &["members", &node, "revoke"]).if_match(Some(&tag));
+            let revoked = request.send().await?;
             show(output, &revoked, || Ok(members(vec![understand(&revoked)?])))
         }
         MemberCommand::Delete { node } => delete(client, &["members", &node], output).await,
@@ -114,8 +126,14 @@ pub(super) async fn api_token(client: &Client, command: ApiTokenCommand, output:
             let made = client.request(Method::POST, &["api-tokens"]).json(&body).send().await?;
             show(output, &made, || Ok(understand::<ApiToken>(&made)?.token.unwrap_or_default()))
         }
-        ApiTokenCommand::List => {
-            let answer = client.list(&["api-tokens"], &[]).await?;
+        ApiTokenCommand::List(ApiTokenFilter { name, role, cluster, valid }) => {
+            let asked = [
+                ("name", name.as_deref()),
+                ("role", role.map(ApiRole::as_str)),
+                ("cluster", cluster.as_deref()),
+                ("valid", valid.map(truth)),
+            ];
+            let answer = client.list(&["api-tokens"], &given(&asked)).await?;
             show(output, &answer, || Ok(api_tokens(understand(&answer)?)))
         }
         ApiTokenCommand::Show { token } => {
@@ -147,10 +165,18 @@ struct Entry {
 }
 
 pub(super) async fn audit(client: &Client, args: &AuditArgs, output: Output) -> Result<String, Error> {
-    let (limit, before) = (args.limit.to_string(), args.before.map(|before| before.to_string()));
-    let mut query = vec![("limit", limit.as_str())];
-    query.extend(before.as_deref().map(|before| ("before", before)));
-    let answer = client.request(Method::GET, &["audit"]).query(&query).send().await?;
+    let AuditArgs { limit, before, who, action, subject, since, until } = args;
+    let (limit, before) = (limit.to_string(), before.map(|before| before.to_string()));
+    let asked = [
+        ("limit", Some(limit.as_str())),
+        ("before", before.as_deref()),
+        ("who", who.as_deref()),
+        ("action", action.as_deref()),
+        ("subject", subject.as_deref()),
+        ("since", since.as_deref()),
+        ("until", until.as_deref()),
+    ];
+    let answer = client.request(Method::GET, &["audit"]).query(&given(&asked)).send().await?;
     show(output, &answer["items"], || {
         let entries: Vec<Entry> = understand(&answer["items"])?;
         let rows = entries.into_iter().map(|entry| {
@@ -199,12 +225,22 @@ pub(super) async fn whoami(client: &Client, output: Output) -> Result<String, Er
     })
 }
 
+/// What was asked for, of all that could be.
+fn given<'a>(asked: &[(&'a str, Option<&'a str>)]) -> Vec<(&'a str, &'a str)> {
+    asked.iter().filter_map(|(key, value)| Some((*key, (*value)?))).collect()
+}
+
+const fn truth(yes: bool) -> &'static str {
+    if yes { "true" } else { "false" }
+}
+
 fn table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let mut table = Table::new(&header);
     rows.for_each(|row| table.row(row));
     table.print()
 }
 
+/// Deletes what is there, in the state in which it is there.
 async fn delete(client: &Client, path: &[&str], output: Output) -> Result<String, Error> {
     let (_, tag) = client.seen(path).await?;
     client.request(Method::DELETE, path).if_match(Some(&tag)).send().await?;

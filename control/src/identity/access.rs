@@ -10,8 +10,8 @@ use sha2::{Digest as _, Sha256};
 use shoal_proto::ClusterId;
 use tokio::sync::Mutex;
 
-use super::{CONTROL, entry, now_seconds};
-use crate::store::{self, ApiTokenRow, AuditRow, Identities, Role, Seconds};
+use super::{CONTROL, Follower, Happened, entry, now_seconds};
+use crate::store::{self, ApiTokenRow, AuditFilter, AuditRow, Identities, Role, Seconds};
 
 /// What a secret begins with, so that scanners of logs and repositories know it.
 const PREFIX: &str = "shoal-api";
@@ -76,6 +76,7 @@ pub struct Access {
     /// By hash; what is asked is answered from here.
     known: ArcSwap<HashMap<[u8; 32], ApiTokenRow>>,
     writing: Mutex<()>,
+    follower: Option<Arc<dyn Follower>>,
 }
 
 /// What the first start made.
@@ -95,7 +96,7 @@ impl Access {
     /// # Errors
     /// [`Error`]; a supplied secret must have 32 characters at least.
     pub async fn open(store: Arc<dyn Identities>, supplied: Option<&str>) -> Result<(Self, FirstToken), Error> {
-        let access = Self { store, known: ArcSwap::default(), writing: Mutex::default() };
+        let access = Self { store, known: ArcSwap::default(), writing: Mutex::default(), follower: None };
         access.read().await?;
         if !access.known.load().is_empty() {
             return Ok((access, FirstToken::None));
@@ -108,6 +109,18 @@ impl Access {
         let new = NewToken { name: "admin".into(), role: Role::Admin, clusters: None, life: None };
         let made = access.create(new, supplied, CONTROL).await?.1;
         Ok((access, supplied.map_or(FirstToken::Made(made), |_| FirstToken::Supplied)))
+    }
+
+    /// Tells somebody what happens to API tokens.
+    #[must_use]
+    pub fn followed(self, follower: Arc<dyn Follower>) -> Self {
+        Self { follower: Some(follower), ..self }
+    }
+
+    fn tell(&self, what: Happened) {
+        if let Some(follower) = &self.follower {
+            follower.happened(what);
+        }
     }
 
     async fn read(&self) -> Result<(), store::Error> {
@@ -178,15 +191,16 @@ impl Access {
         }
         tracing::info!(token = row.name, role = role.as_str(), by, "made an API token");
         self.read().await?;
+        self.tell(Happened::ApiTokenMade(row.clone()));
         Ok((row, secret))
     }
 
-    /// Entries of the audit log below `before`, newest first, at most `most`.
+    /// Entries of the audit log that a filter leaves, newest first, at most `most`.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn audit(&self, before: Option<u64>, most: u32) -> Result<Vec<AuditRow>, Error> {
-        Ok(self.store.audit(before, most).await?)
+    pub async fn audit(&self, filter: &AuditFilter, most: u32) -> Result<Vec<AuditRow>, Error> {
+        Ok(self.store.audit_of(filter, most).await?)
     }
 
     /// Removes a token, named by id or name. `None`: there is none.
@@ -206,8 +220,12 @@ impl Access {
         let audit = entry(by, "api-token.remove", &row.name, Some(shown(row)), None);
         let removed = self.store.remove_api_token(&row.id, &audit).await?;
         self.read().await?;
+        if !removed {
+            return Ok(None);
+        }
         tracing::info!(token = row.name, by, "removed an API token");
-        Ok(removed.then(|| row.clone()))
+        self.tell(Happened::ApiTokenRemoved(row.clone()));
+        Ok(Some(row.clone()))
     }
 }
 

@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use super::access::seconds;
 use super::authority::micros;
 use super::kubernetes::{self, Kubernetes, Unvouched};
-use super::{Authority, Issued, Metrics, SigningRequest, entry, now_seconds};
-use crate::store::{self, Admission, Identities, JoinTokenRow, Joining, Member, Void};
+use super::{Authority, Follower, Happened, Issued, Metrics, SigningRequest, entry, now_seconds};
+use crate::store::{self, Admission, Identities, JoinTokenFilter, JoinTokenRow, Joining, Member, MemberFilter, Void};
 
 /// How certificates are.
 #[derive(Debug, Clone)]
@@ -76,6 +76,9 @@ pub enum Error {
     /// It never joined, or was removed.
     #[error("node {0} is not a member; it needs a join token or a service account token")]
     NoMember(NodeId),
+    /// The caller's: the member is not as they saw it. Read it again.
+    #[error("member {0} was changed by somebody else at the same time")]
+    Overtaken(NodeId),
     /// A bad field.
     #[error("{field}: {reason}")]
     Refused {
@@ -103,6 +106,7 @@ pub struct Identity {
     /// before a void must look so.
     last: AtomicU64,
     metrics: Metrics,
+    follower: Option<Arc<dyn Follower>>,
 }
 
 impl Identity {
@@ -123,7 +127,13 @@ impl Identity {
         }
         let voids = watch::Sender::new(Arc::new(voids));
         let kubernetes = Kubernetes::open(std::mem::take(&mut config.kubernetes)).await.map_err(Error::Keys)?;
-        Ok(Self { config, kubernetes, authority, store, voids, last: AtomicU64::new(last), metrics })
+        Ok(Self { config, kubernetes, authority, store, voids, last: AtomicU64::new(last), metrics, follower: None })
+    }
+
+    /// Tells somebody what happens to join tokens and members.
+    #[must_use]
+    pub fn followed(self, follower: Arc<dyn Follower>) -> Self {
+        Self { follower: Some(follower), ..self }
     }
 
     /// A moment after all that were given before, in microseconds since 1970: now, unless the clock was set back.
@@ -181,15 +191,16 @@ impl Identity {
             other => other?,
         }
         tracing::info!(token = id, uses, by, "made a join token");
+        self.tell(Happened::JoinTokenMade(row.clone()));
         Ok((row, JoinToken::new(id, secret, self.authority.pin())))
     }
 
-    /// All join tokens, without secrets, oldest first.
+    /// Join tokens that a filter leaves, without secrets, oldest first.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn tokens(&self) -> Result<Vec<JoinTokenRow>, Error> {
-        Ok(self.store.join_tokens().await?)
+    pub async fn tokens(&self, filter: &JoinTokenFilter) -> Result<Vec<JoinTokenRow>, Error> {
+        Ok(self.store.join_tokens_of(filter).await?)
     }
 
     /// Removes a join token. Who joined by it stays. `None`: there is none.
@@ -200,8 +211,11 @@ impl Identity {
         let rows = self.store.join_tokens().await?;
         let Some(row) = rows.into_iter().find(|row| row.id == id) else { return Ok(None) };
         let audit = entry(by, "join-token.remove", id, Some(shown(&row)), None);
-        let removed = self.store.remove_join_token(id, &audit).await?;
-        Ok(removed.then_some(row))
+        if !self.store.remove_join_token(id, &audit).await? {
+            return Ok(None);
+        }
+        self.tell(Happened::JoinTokenRemoved(row.clone()));
+        Ok(Some(row))
     }
 
     /// Makes a node a member by a token, and gives it a certificate without a cluster. A member that comes again with the same key
@@ -264,6 +278,11 @@ impl Identity {
         match admission {
             Admission::Admitted(member) => {
                 tracing::info!(%node, by = member.joined_by, seed = member.seed, "node joined");
+                self.tell(Happened::Joined(member));
+                self.issue(Subject::Newcomer(node), request)
+            }
+            Admission::Known(member) => {
+                tracing::info!(%node, by = member.joined_by, seed = member.seed, "node joined again");
                 self.issue(Subject::Newcomer(node), request)
             }
             Admission::BadToken => Err(Error::BadToken),
@@ -347,12 +366,20 @@ impl Identity {
         bearer.id.node().is_some_and(|node| self.voids.borrow().cover(node, bearer.issued))
     }
 
-    /// All members, by id.
+    /// Members that a filter leaves, by id.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn members(&self) -> Result<Vec<Member>, Error> {
-        Ok(self.store.members().await?)
+    pub async fn members(&self, filter: &MemberFilter) -> Result<Vec<Member>, Error> {
+        Ok(self.store.members_of(filter).await?)
+    }
+
+    /// One member, revoked or not.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn member(&self, node: &NodeId) -> Result<Option<Member>, Error> {
+        Ok(self.store.member(node).await?)
     }
 
     /// Revokes a member: its certificates are void at once, and it gets no other. `None`: there is none.
@@ -360,17 +387,41 @@ impl Identity {
     /// # Errors
     /// [`Error::Store`].
     pub async fn revoke(&self, node: &NodeId, by: &str) -> Result<Option<Member>, Error> {
-        let Some(before) = self.store.member(node).await? else { return Ok(None) };
+        self.revoke_seen(node, None, by).await
+    }
+
+    /// The same, if the member is still as it was seen.
+    ///
+    /// # Errors
+    /// [`Error::Overtaken`], [`Error::Store`].
+    pub async fn revoke_seen(&self, node: &NodeId, seen: Option<&Member>, by: &str) -> Result<Option<Member>, Error> {
+        let Some(before) = self.as_seen(node, seen).await? else { return Ok(None) };
         let at = now_seconds();
         let void = self.void_now(node.clone());
         let after = json!({ "revoked": at });
         let audit = entry(by, "member.revoke", node.as_str(), Some(json!({ "revoked": before.revoked })), Some(after));
-        if !self.store.revoke(node, at, &void, &audit).await? {
-            return Ok(None);
+        if !self.store.revoke(node, seen, at, &void, &audit).await? {
+            return self.as_seen(node, seen).await.map(|_| None);
         }
         self.declare(&[void]);
         tracing::warn!(%node, by, "node revoked");
-        Ok(self.store.member(node).await?)
+        let after = Member { revoked: before.revoked.or(Some(at)), ..before };
+        self.tell(Happened::Revoked(after.clone()));
+        Ok(Some(after))
+    }
+
+    /// The member, which must be as it was seen if it was.
+    async fn as_seen(&self, node: &NodeId, seen: Option<&Member>) -> Result<Option<Member>, Error> {
+        match self.store.member(node).await? {
+            Some(member) if seen.is_some_and(|seen| *seen != member) => Err(Error::Overtaken(node.clone())),
+            found => Ok(found),
+        }
+    }
+
+    fn tell(&self, what: Happened) {
+        if let Some(follower) = &self.follower {
+            follower.happened(what);
+        }
     }
 
     /// Forgets a member, so that its id may join anew with another key; certificates that it has are void. `None`: there is none.
@@ -378,14 +429,25 @@ impl Identity {
     /// # Errors
     /// [`Error::Store`].
     pub async fn remove(&self, node: &NodeId, by: &str) -> Result<Option<Member>, Error> {
-        let Some(before) = self.store.member(node).await? else { return Ok(None) };
+        self.remove_seen(node, None, by).await
+    }
+
+    /// The same, if the member is still as it was seen.
+    ///
+    /// # Errors
+    /// [`Error::Overtaken`], [`Error::Store`].
+    pub async fn remove_seen(&self, node: &NodeId, seen: Option<&Member>, by: &str) -> Result<Option<Member>, Error> {
+        let Some(before) = self.as_seen(node, seen).await? else { return Ok(None) };
         let void = self.void_now(node.clone());
         self.store.void(std::slice::from_ref(&void)).await?;
         self.declare(&[void]);
         let shown = json!({ "joined_by": before.joined_by, "revoked": before.revoked });
         let audit = entry(by, "member.remove", node.as_str(), Some(shown), None);
-        let removed = self.store.remove_member(node, &audit).await?;
-        Ok(removed.then_some(before))
+        if !self.store.remove_member(node, seen, &audit).await? {
+            return self.as_seen(node, seen).await.map(|_| None);
+        }
+        self.tell(Happened::Removed(before.clone()));
+        Ok(Some(before))
     }
 
     /// Declares void what nodes were certified for before they were moved.
@@ -474,7 +536,7 @@ mod tests {
         }
         assert!(identity.remove_token(&token.id, "admin").await.unwrap().is_some());
         assert!(matches!(identity.join(&token, node("n1"), &request()).await, Err(Error::BadToken)));
-        assert!(identity.members().await.unwrap().is_empty());
+        assert!(identity.members(&MemberFilter::default()).await.unwrap().is_empty());
     }
 
     #[tokio::test]
@@ -498,7 +560,7 @@ mod tests {
         identity.join_by_account(&token, node("n2"), &request(), north).await.expect("for another node");
         let stolen = identity.join_by_account(&token, node("n1"), &request(), north).await;
         assert!(matches!(stolen, Err(Error::OtherKey(_))));
-        let member = identity.members().await.unwrap().remove(0);
+        let member = identity.members(&MemberFilter::default()).await.unwrap().remove(0);
         assert_eq!(member.joined_by, "kubernetes:prod:shoal:shoal-node");
         assert!(member.seed && member.cluster == Some("c7".parse().unwrap()));
         let log = store.audit(None, 10).await.unwrap();
@@ -589,6 +651,6 @@ mod tests {
             let error = identity.make_token(new, "admin").await.unwrap_err();
             assert!(matches!(error, Error::Refused { field, .. } if field == expected), "{expected}: {error}");
         }
-        assert!(identity.tokens().await.unwrap().is_empty());
+        assert!(identity.tokens(&JoinTokenFilter::default()).await.unwrap().is_empty());
     }
 }

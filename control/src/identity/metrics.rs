@@ -101,9 +101,12 @@ impl Reason {
             Error::OtherKey(_) => Some(Self::OtherKey),
             Error::Revoked(_) => Some(Self::Revoked),
             Error::NoMember(_) => Some(Self::NoMember),
-            Error::Refused { .. } | Error::NoCluster { .. } | Error::Keys(_) | Error::Store(_) | Error::Certify(_) => {
-                None
-            }
+            Error::Refused { .. }
+            | Error::NoCluster { .. }
+            | Error::Overtaken(_)
+            | Error::Keys(_)
+            | Error::Store(_)
+            | Error::Certify(_) => None,
         }
     }
 }

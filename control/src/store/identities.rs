@@ -26,7 +26,15 @@ pub trait Identities: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Error::Failed`].
-    async fn join_tokens(&self) -> Result<Vec<JoinTokenRow>, Error>;
+    async fn join_tokens(&self) -> Result<Vec<JoinTokenRow>, Error> {
+        self.join_tokens_of(&JoinTokenFilter::default()).await
+    }
+
+    /// Those of them that a filter leaves, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Failed`].
+    async fn join_tokens_of(&self, filter: &JoinTokenFilter) -> Result<Vec<JoinTokenRow>, Error>;
 
     /// Removes a join token. `false`: there is none.
     ///
@@ -56,19 +64,34 @@ pub trait Identities: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Error::Failed`].
-    async fn members(&self) -> Result<Vec<Member>, Error>;
+    async fn members(&self) -> Result<Vec<Member>, Error> {
+        self.members_of(&MemberFilter::default()).await
+    }
 
-    /// Marks a member as revoked, and all its certificates as void. `false`: there is no such member.
+    /// Those of them that a filter leaves, by id.
     ///
     /// # Errors
     /// [`Error::Failed`].
-    async fn revoke(&self, node: &NodeId, at: Seconds, void: &Void, audit: &AuditEntry) -> Result<bool, Error>;
+    async fn members_of(&self, filter: &MemberFilter) -> Result<Vec<Member>, Error>;
 
-    /// Forgets a member, so that its id may join anew with another key. Its void certificates stay void.
+    /// Marks a member as revoked, and all its certificates as void. `false`: there is no such member, or it is not as it was `seen`.
     ///
     /// # Errors
     /// [`Error::Failed`].
-    async fn remove_member(&self, node: &NodeId, audit: &AuditEntry) -> Result<bool, Error>;
+    async fn revoke(
+        &self,
+        node: &NodeId,
+        seen: Option<&Member>,
+        at: Seconds,
+        void: &Void,
+        audit: &AuditEntry,
+    ) -> Result<bool, Error>;
+
+    /// Forgets a member, so that its id may join anew with another key. Its void certificates stay void. `false`: as [`Identities::revoke`].
+    ///
+    /// # Errors
+    /// [`Error::Failed`].
+    async fn remove_member(&self, node: &NodeId, seen: Option<&Member>, audit: &AuditEntry) -> Result<bool, Error>;
 
     /// Marks certificates as void.
     ///
@@ -104,7 +127,86 @@ pub trait Identities: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Error::Failed`].
-    async fn audit(&self, before: Option<u64>, most: u32) -> Result<Vec<AuditRow>, Error>;
+    async fn audit(&self, before: Option<u64>, most: u32) -> Result<Vec<AuditRow>, Error> {
+        self.audit_of(&AuditFilter { before, ..AuditFilter::default() }, most).await
+    }
+
+    /// Those that a filter leaves, newest first, at most `most`.
+    ///
+    /// # Errors
+    /// [`Error::Failed`].
+    async fn audit_of(&self, filter: &AuditFilter, most: u32) -> Result<Vec<AuditRow>, Error>;
+}
+
+/// Which join tokens are looked for; what is `None` leaves all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JoinTokenFilter {
+    /// Those that bind nodes to this cluster.
+    pub cluster: Option<ClusterId>,
+    /// Those for seeds, or those for others.
+    pub seed: Option<bool>,
+    /// Those that count at that moment, or those whose time or uses are over.
+    pub valid: Option<(bool, Seconds)>,
+}
+
+/// Which members are looked for; what is `None` leaves all.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemberFilter {
+    /// Those that may be seeds, or the others.
+    pub seed: Option<bool>,
+    /// Those that were revoked, or the others.
+    pub revoked: Option<bool>,
+}
+
+/// Which entries of the audit log are looked for; what is `None` leaves all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuditFilter {
+    /// Older than the one of this number.
+    pub before: Option<u64>,
+    /// By this one.
+    pub who: Option<String>,
+    /// An action such as `cluster.create`, or all about such things: `cluster`.
+    pub action: Option<String>,
+    /// About this one.
+    pub subject: Option<String>,
+    /// At that second or later.
+    pub since: Option<Seconds>,
+    /// Earlier than that second.
+    pub until: Option<Seconds>,
+}
+
+impl JoinTokenFilter {
+    /// Whether it leaves that token.
+    pub(super) fn leaves(&self, token: &JoinTokenRow) -> bool {
+        let counts = |now| token.expires > now && token.uses_left > 0;
+        self.cluster.as_ref().is_none_or(|cluster| token.cluster.as_ref() == Some(cluster))
+            && self.seed.is_none_or(|seed| token.seed == seed)
+            && self.valid.is_none_or(|(valid, now)| counts(now) == valid)
+    }
+}
+
+impl MemberFilter {
+    /// Whether it leaves that member.
+    pub(super) fn leaves(&self, member: &Member) -> bool {
+        self.seed.is_none_or(|seed| member.seed == seed)
+            && self.revoked.is_none_or(|revoked| member.revoked.is_some() == revoked)
+    }
+}
+
+impl AuditFilter {
+    /// Whether it leaves the entry of that number.
+    pub(super) fn leaves(&self, seq: u64, entry: &AuditEntry) -> bool {
+        let about = |action: &String| {
+            entry.action == *action
+                || entry.action.strip_prefix(action.as_str()).is_some_and(|rest| rest.starts_with('.'))
+        };
+        self.before.is_none_or(|before| seq < before)
+            && self.who.as_ref().is_none_or(|who| entry.who == *who)
+            && self.action.as_ref().is_none_or(about)
+            && self.subject.as_ref().is_none_or(|subject| entry.subject == *subject)
+            && self.since.is_none_or(|since| entry.at >= since)
+            && self.until.is_none_or(|until| entry.at < until)
+    }
 }
 
 /// A join token without its secret.
@@ -146,8 +248,10 @@ pub struct Joining {
 /// What became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
-    /// It is a member.
+    /// It is a member now.
     Admitted(Member),
+    /// It was a member before, by the same key.
+    Known(Member),
     /// There is no such token, or the secret is another, or its time or its uses are over: one answer for all, so that nobody learns
     /// which tokens there are.
     BadToken,

@@ -80,6 +80,15 @@ impl SqliteStore {
         Ok(Self { pool, path, file, _lock: lock })
     }
 
+    /// Looks for the database, and makes none.
+    ///
+    /// # Errors
+    /// [`Error::NoDatabase`].
+    pub fn must_be_in(dir: &Path) -> Result<(), Error> {
+        let path = dir.join(DATABASE);
+        if path.exists() { Ok(()) } else { Err(Error::NoDatabase { path }) }
+    }
+
     /// Closes the database, so that the write-ahead log is folded into it.
     pub async fn close(&self) {
         self.pool.close().await;

@@ -13,8 +13,7 @@ use crate::preheat::{Brief, Job};
 const SCHEMA_1: &str = include_str!("../../tests/data/schema-1.sql");
 /// Before preheats: see the head of the file.
 const SCHEMA_2: &str = include_str!("../../tests/data/schema-2.sql");
-
-/// Before lists of preheats read columns of their own: see the head of the file.
+/// Before lists had columns and indices of their own: see the head of the file.
 const SCHEMA_3: &str = include_str!("../../tests/data/schema-3.sql");
 
 /// Makes the database that the dump is of.
@@ -130,4 +129,20 @@ async fn preheats_of_schema_3_are_listed_in_short_as_this_version_would_have_wri
     let row = PreheatRow { id: "p-new".into(), ..running[0].clone() };
     store.put_preheat(&row, None).await.unwrap();
     assert_eq!(store.preheats(&PreheatFilter::default(), None, 1).await.unwrap()[0].id, "p-new");
+}
+
+#[tokio::test]
+async fn a_database_of_schema_3_is_opened_with_all_that_it_has_and_its_audit_log_is_narrowed() {
+    let dir = tempfile::tempdir().unwrap();
+    restore(SCHEMA_3, dir.path()).await;
+    let store = SqliteStore::open(dir.path()).await.unwrap();
+    assert_eq!(store.clusters().await.unwrap().clusters.len(), 2);
+    assert_eq!((store.members().await.unwrap().len(), store.api_tokens().await.unwrap().len()), (2, 2));
+    assert_eq!(store.running_preheats().await.unwrap().len(), 1);
+    let filter = AuditFilter { who: Some("ci".into()), action: Some("preheat".into()), ..AuditFilter::default() };
+    let rows = store.audit_of(&filter, 9).await.unwrap();
+    assert_eq!(rows.iter().map(|row| (row.seq, row.entry.subject.as_str())).collect::<Vec<_>>(), [(3, "p-done")]);
+    let filter = AuditFilter { until: Some(1_795_680_400), ..AuditFilter::default() };
+    assert_eq!(store.audit_of(&filter, 9).await.unwrap()[0].seq, 1);
+    store.probe().await.unwrap();
 }

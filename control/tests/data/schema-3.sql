@@ -1,4 +1,4 @@
--- Dump of a database of schema 3 (before preheats had columns that lists read), as sqlite3's .dump writes it.
+-- Dump of a database of schema 3 (before lists had columns and indices of their own), as sqlite3's .dump writes it.
 PRAGMA foreign_keys=OFF;
 BEGIN TRANSACTION;
 CREATE TABLE _sqlx_migrations (
@@ -36,6 +36,7 @@ CREATE TABLE audit (
 ) STRICT;
 INSERT INTO "audit" VALUES(1,1795680060,'root','cluster.create','west',NULL,'{"name":"west"}');
 INSERT INTO "audit" VALUES(2,1795680400,'root','member.revoke','node-2','{"revoked":null}',NULL);
+INSERT INTO "audit" VALUES(3,1795680500,'ci','preheat.create','p-done',NULL,'{"image":"registry.example/team/app:1"}');
 CREATE TABLE cluster_cidrs (
     cluster_seq INTEGER NOT NULL REFERENCES clusters (seq) ON DELETE CASCADE,
     position    INTEGER NOT NULL,
@@ -109,6 +110,6 @@ INSERT INTO "voids" VALUES('node-2',1795680400000000,4102444800);
 CREATE INDEX preheats_running ON preheats (seq) WHERE ended IS NULL;
 DELETE FROM "sqlite_sequence";
 INSERT INTO "sqlite_sequence" VALUES('clusters',2);
-INSERT INTO "sqlite_sequence" VALUES('audit',2);
+INSERT INTO "sqlite_sequence" VALUES('audit',3);
 INSERT INTO "sqlite_sequence" VALUES('preheats',4);
 COMMIT;

@@ -132,6 +132,7 @@ pub(super) fn status(error: &Error) -> Status {
         Error::OtherKey(_) | Error::Revoked(_) => Status::permission_denied(text),
         Error::Refused { .. } => Status::invalid_argument(text),
         Error::NoCluster { .. } => Status::failed_precondition(text),
+        Error::Overtaken(_) => Status::aborted(text),
         Error::Keys(_) | Error::Store(_) | Error::Certify(_) => {
             let cause = std::error::Error::source(error).map(ToString::to_string);
             tracing::error!(error = text, cause, "can't say who a node is");

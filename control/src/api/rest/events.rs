@@ -18,7 +18,7 @@ use super::Parts;
 use super::caller::{Viewer, reaches};
 use super::document::Reading;
 use super::extract::Query;
-use super::feed::{Missed, What};
+use super::feed::{Became, Missed, What};
 use super::problem::Problem;
 use crate::identity::Caller;
 
@@ -98,6 +98,57 @@ pub(super) enum EventView {
         /// It has the whole.
         complete: bool,
     },
+    /// A join token was made. Only for those who may list them.
+    #[serde(rename = "join-token.created")]
+    JoinTokenCreated {
+        /// Its id; never its secret.
+        id: String,
+        /// The cluster that it binds nodes to; null: to none.
+        #[schema(required = true)]
+        cluster: Option<String>,
+    },
+    /// A join token was deleted by somebody. Those of a cluster that is deleted go with it, without a word.
+    #[serde(rename = "join-token.deleted")]
+    JoinTokenDeleted {
+        id: String,
+        #[schema(required = true)]
+        cluster: Option<String>,
+    },
+    /// An API token was made. Only for those who may list them.
+    #[serde(rename = "api-token.created")]
+    ApiTokenCreated {
+        /// Its id; never its secret.
+        id: String,
+        name: String,
+    },
+    /// An API token was deleted.
+    #[serde(rename = "api-token.deleted")]
+    ApiTokenDeleted { id: String, name: String },
+    /// A node became a member: by a token, for the first time or anew.
+    #[serde(rename = "member.joined")]
+    MemberJoined {
+        #[schema(value_type = String)]
+        node: NodeId,
+        /// The cluster that it is bound to, else the one that it is live in; null: none.
+        #[schema(required = true)]
+        cluster: Option<String>,
+    },
+    /// A member was revoked.
+    #[serde(rename = "member.revoked")]
+    MemberRevoked {
+        #[schema(value_type = String)]
+        node: NodeId,
+        #[schema(required = true)]
+        cluster: Option<String>,
+    },
+    /// A member was forgotten: its id may join anew.
+    #[serde(rename = "member.deleted")]
+    MemberDeleted {
+        #[schema(value_type = String)]
+        node: NodeId,
+        #[schema(required = true)]
+        cluster: Option<String>,
+    },
 }
 
 impl EventView {
@@ -112,13 +163,20 @@ impl EventView {
             Self::ClusterDeleted { .. } => "cluster.deleted",
             Self::FlightBegan { .. } => "flight.began",
             Self::FlightEnded { .. } => "flight.ended",
+            Self::JoinTokenCreated { .. } => "join-token.created",
+            Self::JoinTokenDeleted { .. } => "join-token.deleted",
+            Self::ApiTokenCreated { .. } => "api-token.created",
+            Self::ApiTokenDeleted { .. } => "api-token.deleted",
+            Self::MemberJoined { .. } => "member.joined",
+            Self::MemberRevoked { .. } => "member.revoked",
+            Self::MemberDeleted { .. } => "member.deleted",
         }
     }
 }
 
 /// What events are about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 enum About {
     /// Nodes.
     Node,
@@ -126,6 +184,12 @@ enum About {
     Cluster,
     /// Flights.
     Flight,
+    /// Join tokens.
+    JoinToken,
+    /// API tokens.
+    ApiToken,
+    /// Members.
+    Member,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -231,9 +295,13 @@ impl Listener {
             What::Joined { .. } | What::Moved { .. } | What::Left { .. } => About::Node,
             What::Created { .. } | What::Updated { .. } | What::Deleted { .. } => About::Cluster,
             What::Began { .. } | What::Ended { .. } => About::Flight,
+            What::JoinToken { .. } => About::JoinToken,
+            What::ApiToken { .. } => About::ApiToken,
+            What::Member { .. } => About::Member,
         };
         let clusters = what.clusters();
         let wanted = self.about.is_none_or(|wanted| wanted == about)
+            && self.caller.role >= what.least()
             && clusters.iter().any(|cluster| reaches(&self.caller, *cluster).is_ok())
             && self.cluster.as_ref().is_none_or(|wanted| clusters.contains(&Some(wanted)));
         if !wanted {
@@ -273,6 +341,18 @@ impl Listener {
                 digest: digest.to_string(),
                 complete,
             },
+            What::JoinToken { id, cluster, made: true } => EventView::JoinTokenCreated { id, cluster: name(&cluster) },
+            What::JoinToken { id, cluster, made: false } => EventView::JoinTokenDeleted { id, cluster: name(&cluster) },
+            What::ApiToken { id, name, made: true } => EventView::ApiTokenCreated { id, name },
+            What::ApiToken { id, name, made: false } => EventView::ApiTokenDeleted { id, name },
+            What::Member { node, cluster, became } => {
+                let cluster = name(&cluster);
+                match became {
+                    Became::Joined => EventView::MemberJoined { node, cluster },
+                    Became::Revoked => EventView::MemberRevoked { node, cluster },
+                    Became::Removed => EventView::MemberDeleted { node, cluster },
+                }
+            }
         })
     }
 }

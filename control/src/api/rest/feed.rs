@@ -12,6 +12,7 @@ use shoal_proto::{ClusterId, Digest, NodeId};
 use tokio::sync::{Semaphore, watch};
 
 use crate::clusters::{Cluster, ClusterSet, Clusters};
+use crate::identity::{self, ApiTokenRow, Happened, JoinTokenRow, Member, Role};
 use crate::nodes;
 use crate::swarm::{FlightChange, Follower};
 
@@ -31,6 +32,17 @@ pub(super) enum What {
     Deleted { cluster: Arc<Cluster> },
     Began { node: NodeId, name: String, cluster: ClusterId, digest: Digest, size: Option<u64> },
     Ended { node: NodeId, name: String, cluster: ClusterId, digest: Digest, complete: bool },
+    JoinToken { id: String, cluster: Option<ClusterId>, made: bool },
+    ApiToken { id: String, name: String, made: bool },
+    Member { node: NodeId, cluster: Option<ClusterId>, became: Became },
+}
+
+/// What became of a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Became {
+    Joined,
+    Revoked,
+    Removed,
 }
 
 impl What {
@@ -43,6 +55,18 @@ impl What {
                 vec![Some(&cluster.id)]
             }
             Self::Began { cluster, .. } | Self::Ended { cluster, .. } => vec![Some(cluster)],
+            Self::JoinToken { cluster, .. } | Self::Member { cluster, .. } => vec![cluster.as_ref()],
+            // Whoever makes them reaches all.
+            Self::ApiToken { .. } => vec![None],
+        }
+    }
+
+    /// The least that somebody may do who hears of it: to read the list that it is in.
+    pub(super) const fn least(&self) -> Role {
+        match self {
+            Self::ApiToken { .. } => Role::Admin,
+            Self::JoinToken { .. } => Role::Operator,
+            _ => Role::Viewer,
         }
     }
 }
@@ -180,6 +204,29 @@ impl Follower for Feed {
             FlightChange::Ended { node, cluster, digest, complete } => {
                 What::Ended { name: name(&inner, &node), node, cluster, digest, complete }
             }
+        };
+        self.push(&mut inner, what);
+    }
+}
+
+impl identity::Follower for Feed {
+    fn happened(&self, what: Happened) {
+        let mut inner = self.inner.lock();
+        let member = |member: Member, became| {
+            // One that is bound to no cluster is of the one that it is live in.
+            let home = || inner.homes.get(&member.node).and_then(|(_, cluster)| cluster.clone());
+            What::Member { cluster: member.cluster.clone().or_else(home), node: member.node, became }
+        };
+        let join = |token: JoinTokenRow, made| What::JoinToken { id: token.id, cluster: token.cluster, made };
+        let api = |token: ApiTokenRow, made| What::ApiToken { id: token.id, name: token.name, made };
+        let what = match what {
+            Happened::JoinTokenMade(token) => join(token, true),
+            Happened::JoinTokenRemoved(token) => join(token, false),
+            Happened::ApiTokenMade(token) => api(token, true),
+            Happened::ApiTokenRemoved(token) => api(token, false),
+            Happened::Joined(who) => member(who, Became::Joined),
+            Happened::Revoked(who) => member(who, Became::Revoked),
+            Happened::Removed(who) => member(who, Became::Removed),
         };
         self.push(&mut inner, what);
     }

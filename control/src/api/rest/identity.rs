@@ -30,6 +30,9 @@ impl From<Error> for Problem {
         match error {
             Error::Refused { field, reason } => Self::field(field, reason),
             Error::NoMember(_) => Self::new(StatusCode::NOT_FOUND, error.to_string()),
+            Error::Overtaken(_) => {
+                Self::new(StatusCode::PRECONDITION_FAILED, format!("{error}; read it again")).about("If-Match")
+            }
             other => unavailable(&other),
         }
     }

@@ -22,6 +22,7 @@ mod preheats;
 
 struct Rest {
     router: Router,
+    identity: Arc<Identity>,
     described: described::Described,
     nodes: Arc<Nodes>,
     swarm: Arc<Swarm>,
@@ -54,14 +55,15 @@ async fn rest() -> Rest {
     tokio::spawn(nodes.clone().run(drain.clone()));
     tokio::spawn(feed.clone().run(&clusters, drain.clone()));
     let registry = Arc::new(Registry::new("shoal"));
-    let (access, identity) = (Arc::new(access), Some(Arc::new(identity)));
+    let access = Arc::new(access.followed(feed.clone()));
+    let identity = Arc::new(identity.followed(feed.clone()));
     let shapes = Arc::default();
     let (nodes_of, swarm_of) = (nodes.clone(), swarm.clone());
     let preheats = Preheats::open(store, nodes.clone(), preheat::Metrics::default()).await.unwrap();
     tokio::spawn(preheats.clone().run(drain.clone()));
     let parts = Parts {
         access,
-        identity,
+        identity: Some(identity.clone()),
         clusters,
         nodes: nodes_of,
         swarm: swarm_of,
@@ -72,7 +74,14 @@ async fn rest() -> Rest {
         drain,
     };
     let (router, described) = (router(parts), described::Described::new());
-    Rest { router, described, nodes, swarm, preheats, trigger, token: ADMIN.into(), _dir: dir }
+    Rest { router, identity, described, nodes, swarm, preheats, trigger, token: ADMIN.into(), _dir: dir }
+}
+
+/// By a key of its own.
+fn signing_request() -> identity::SigningRequest {
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let request = rcgen::CertificateParams::default().serialize_request(&pair).unwrap();
+    identity::SigningRequest::parse(request.der()).unwrap()
 }
 
 struct Answer {
@@ -120,11 +129,19 @@ impl Rest {
 
     async fn ask(&self, method: Method, path: &str, version: Option<&str>, body: &Value) -> Answer {
         let mut request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json");
-        let changes = [Method::PUT, Method::PATCH, Method::DELETE].contains(request.method_ref().unwrap());
+        let changes = [Method::PUT, Method::PATCH, Method::DELETE].contains(request.method_ref().unwrap())
+            || path.ends_with("/revoke");
         if let Some(version) = version.or(changes.then_some("*")) {
             request = request.header(header::IF_MATCH, version);
         }
         self.send(request.body(Body::from(body.to_string())).unwrap()).await
+    }
+
+    /// Makes a node a member, by a key and a token of its own.
+    async fn admit(&self, node: &str) {
+        let new = identity::NewJoinToken { cluster: None, seed: false, life: Duration::from_secs(60), uses: 1 };
+        let (_, token) = self.identity.make_token(new, "test").await.unwrap();
+        self.identity.join(&token, node.parse().unwrap(), &signing_request()).await.unwrap();
     }
 
     fn join(&self, name: &str, ip: &str, idc: &str) {
@@ -184,6 +201,33 @@ async fn what_is_wrong_is_named_by_field() {
     }
     let unknown = rest.ask(Method::POST, CLUSTERS, None, &json!({"name": "b", "idcs": "x"})).await;
     assert_eq!((unknown.status, unknown.faults()), (400, vec!["idcs".to_owned()]));
+    let known = "is not known; known are cidrs, default, idc, location, name";
+    assert_eq!(unknown.json()["errors"][0]["reason"], known);
+    let unknown = rest.get("/api/v1/explain?ip=10.0.0.1&idcs=x").await;
+    assert_eq!(unknown.json()["errors"][0]["reason"], "is not known; known are ip, idc, location, pin");
+    // In a set all of them at once: what is not known, of a wrong kind, or missing; then what scopes are refused for.
+    let set = json!({"clusters": [{"name": "a", "cidr": ["10.0.0.0/8"]}, {"name": 7, "default": "yes"}, {"idc": "x"}]});
+    for query in ["", "?dry_run=true"] {
+        let refused = rest.ask(Method::PUT, &format!("{CLUSTERS}{query}"), None, &set).await;
+        let mut named = refused.faults();
+        named.sort();
+        assert_eq!(named, ["clusters[0].cidr", "clusters[1].default", "clusters[1].name", "clusters[2].name"]);
+        assert!(refused.text.contains(&format!("clusters[0].cidr: {known}")), "{}", refused.text);
+    }
+    let set = json!({"clusters": [
+        {"name": "a", "default": true, "idc": "x||y", "cidrs": ["10.0.0.0/33", "10.0.0.0/8", "z"]},
+        {"name": "b", "default": true, "location": "|", "cidrs": ["10.0.0.0/8"]},
+        {"name": "A"},
+    ]});
+    let refused = rest.ask(Method::PUT, CLUSTERS, None, &set).await;
+    let mut named = refused.faults();
+    named.sort();
+    assert_eq!(named, ["cidrs", "cidrs[0]", "cidrs[2]", "default", "idc", "location", "name"], "{}", refused.text);
+    let one = json!({"name": " ", "idc": "x||y", "location": "|", "cidrs": ["10.0.0.0/33", "z"]});
+    let refused = rest.ask(Method::PUT, &format!("{CLUSTERS}/default"), None, &one).await;
+    let mut named = refused.faults();
+    named.sort();
+    assert_eq!(named, ["cidrs[0]", "cidrs[1]", "idc", "location", "name"], "{}", refused.text);
     let patch = rest.ask(Method::PATCH, &format!("{CLUSTERS}/default"), Some("7"), &json!({})).await;
     assert_eq!((patch.status, patch.faults()), (400, vec!["If-Match".to_owned()]));
     let explain = rest.get("/api/v1/explain?ip=nonsense&idc=a%7Cb&location=x%7C%7Cy").await;
@@ -406,6 +450,73 @@ async fn every_change_is_in_the_audit_log_with_who_and_what() {
     let next = rest.get(&format!("/api/v1/audit?limit=2&after={}", first["next"].as_str().unwrap())).await.json();
     assert_eq!(next["items"][0], log["items"][2]);
     assert_eq!(rest.get("/api/v1/audit?limit=0").await.faults(), ["limit"]);
+    // Narrowed.
+    let count = log["items"].as_array().unwrap().len();
+    let of = async |query: &str| rest.get(&format!("/api/v1/audit?{query}")).await.json()["items"].clone();
+    for entry in of("who=shoal-control").await.as_array().unwrap() {
+        assert_eq!(entry["who"], "shoal-control");
+    }
+    assert_eq!(of("action=cluster.create&subject=default").await.as_array().unwrap().len(), 1);
+    assert_eq!(of("who=nobody").await, json!([]));
+    assert_eq!(of("since=2020-01-01T00:00:00Z").await.as_array().unwrap().len(), count);
+    assert_eq!(of("until=2020-01-01T01:00:00%2B01:00").await, json!([]));
+    let last = log["items"][0]["at"].as_str().unwrap();
+    assert_eq!(of(&format!("since={last}&until=2999-01-01T00:00:00Z")).await[0], log["items"][0]);
+    let first = rest.get("/api/v1/audit?who=admin&limit=1").await.json();
+    let next = rest.get(&format!("/api/v1/audit?who=admin&limit=1&after={}", first["next"].as_str().unwrap())).await;
+    assert_eq!(next.json()["items"][0], of("who=admin").await[1], "the next page is narrowed too");
+    for (query, fields) in [
+        ("since=yesterday", vec!["since"]),
+        ("since=yesterday&until=2026-02-30T00:00:00Z", vec!["since", "until"]),
+        ("since=2026-01-02T00:00:00Z&until=2026-01-02T00:00:00Z", vec!["until"]),
+    ] {
+        let refused = rest.get(&format!("/api/v1/audit?{query}")).await;
+        assert_eq!(
+            (refused.status, refused.faults()),
+            (400, fields.into_iter().map(String::from).collect()),
+            "{query}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn tokens_are_narrowed_on_the_server() {
+    let rest = rest().await;
+    rest.ask(Method::POST, CLUSTERS, None, &json!({"name": "b"})).await;
+    for body in [json!({"cluster": "b"}), json!({"role": "seed"}), json!({})] {
+        assert_eq!(rest.ask(Method::POST, "/api/v1/join-tokens", None, &body).await.status, 201);
+    }
+    rest.token("b viewer", "viewer", Some(&["b"])).await;
+    rest.token("default viewer", "viewer", Some(&["default"])).await;
+    let over = json!({"name": "over", "role": "operator", "ttl": "0s"});
+    assert_eq!(rest.ask(Method::POST, "/api/v1/api-tokens", None, &over).await.status, 201);
+    for (path, count) in [
+        ("join-tokens?cluster=b", 1),
+        ("join-tokens?cluster=default", 0),
+        ("join-tokens?role=node", 2),
+        ("join-tokens?role=seed&valid=true", 1),
+        ("join-tokens?valid=false", 0),
+        ("api-tokens?name=b", 1),
+        ("api-tokens?role=viewer", 2),
+        ("api-tokens?cluster=b", 3),
+        ("api-tokens?valid=false", 1),
+        ("api-tokens?valid=true&role=operator", 0),
+        ("members?name=x", 0),
+    ] {
+        let page = rest.get(&format!("/api/v1/{path}")).await.json();
+        let found = page["items"].as_array().unwrap_or_else(|| panic!("{path}: {page}")).len();
+        assert_eq!((found, &page["total"]), (count, &json!(count)), "{path}: {page}");
+    }
+    for (path, field) in [
+        ("join-tokens?cluster=nowhere", "cluster"),
+        ("join-tokens?valid=perhaps", "valid"),
+        ("api-tokens?role=king", "role"),
+        ("api-tokens?cluster=nowhere", "cluster"),
+        ("members?cluster=nowhere", "cluster"),
+        ("members?role=king", "role"),
+    ] {
+        assert_eq!(rest.get(&format!("/api/v1/{path}")).await.faults(), [field], "{path}");
+    }
 }
 
 #[tokio::test]

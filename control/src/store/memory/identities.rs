@@ -5,8 +5,8 @@ use shoal_proto::{ClusterId, NodeId};
 
 use super::super::identities::{admits, is_new};
 use super::super::{
-    Admission, ApiTokenRow, AuditEntry, AuditRow, ClusterTable, Error, Identities, JoinTokenRow, Joining, Member,
-    Seconds, Void,
+    Admission, ApiTokenRow, AuditEntry, AuditFilter, AuditRow, ClusterTable, Error, Identities, JoinTokenFilter,
+    JoinTokenRow, Joining, Member, MemberFilter, Seconds, Void,
 };
 use super::MemoryStore;
 
@@ -59,8 +59,8 @@ impl Identities for MemoryStore {
         Ok(())
     }
 
-    async fn join_tokens(&self) -> Result<Vec<JoinTokenRow>, Error> {
-        Ok(self.identities.lock().join_tokens.clone())
+    async fn join_tokens_of(&self, filter: &JoinTokenFilter) -> Result<Vec<JoinTokenRow>, Error> {
+        Ok(self.identities.lock().join_tokens.iter().filter(|token| filter.leaves(token)).cloned().collect())
     }
 
     async fn remove_join_token(&self, id: &str, audit: &AuditEntry) -> Result<bool, Error> {
@@ -80,7 +80,7 @@ impl Identities for MemoryStore {
             Err(refused) => return Ok(refused),
         };
         let (Some(token), true) = (token, is_new) else {
-            return Ok(known.map_or(Admission::BadToken, Admission::Admitted));
+            return Ok(known.map_or(Admission::BadToken, Admission::Known));
         };
         token.uses_left -= 1;
         let member = by.member(token);
@@ -94,7 +94,7 @@ impl Identities for MemoryStore {
         let known = state.members.get(&member.node).cloned();
         match is_new(known.as_ref(), &member.key) {
             Ok(true) => {}
-            Ok(false) => return Ok(Admission::Admitted(known.unwrap_or_else(|| member.clone()))),
+            Ok(false) => return Ok(Admission::Known(known.unwrap_or_else(|| member.clone()))),
             Err(refused) => return Ok(refused),
         }
         state.members.insert(member.node.clone(), member.clone());
@@ -106,21 +106,34 @@ impl Identities for MemoryStore {
         Ok(self.identities.lock().members.get(node).cloned())
     }
 
-    async fn members(&self) -> Result<Vec<Member>, Error> {
-        Ok(self.identities.lock().members.values().cloned().collect())
+    async fn members_of(&self, filter: &MemberFilter) -> Result<Vec<Member>, Error> {
+        Ok(self.identities.lock().members.values().filter(|member| filter.leaves(member)).cloned().collect())
     }
 
-    async fn revoke(&self, node: &NodeId, at: Seconds, void: &Void, audit: &AuditEntry) -> Result<bool, Error> {
+    async fn revoke(
+        &self,
+        node: &NodeId,
+        seen: Option<&Member>,
+        at: Seconds,
+        void: &Void,
+        audit: &AuditEntry,
+    ) -> Result<bool, Error> {
         let mut state = self.identities.lock();
         let Some(member) = state.members.get_mut(node) else { return Ok(false) };
+        if seen.is_some_and(|seen| seen != member) {
+            return Ok(false);
+        }
         member.revoked.get_or_insert(at);
         state.void(void);
         state.write_audit(audit);
         Ok(true)
     }
 
-    async fn remove_member(&self, node: &NodeId, audit: &AuditEntry) -> Result<bool, Error> {
+    async fn remove_member(&self, node: &NodeId, seen: Option<&Member>, audit: &AuditEntry) -> Result<bool, Error> {
         let mut state = self.identities.lock();
+        if seen.is_some_and(|seen| state.members.get(node) != Some(seen)) {
+            return Ok(false);
+        }
         let before = state.members.len();
         state.members.remove(node);
         let after = state.members.len();
@@ -162,9 +175,9 @@ impl Identities for MemoryStore {
         Ok(state.removed(before, after, audit))
     }
 
-    async fn audit(&self, before: Option<u64>, most: u32) -> Result<Vec<AuditRow>, Error> {
+    async fn audit_of(&self, filter: &AuditFilter, most: u32) -> Result<Vec<AuditRow>, Error> {
         let state = self.identities.lock();
-        let rows = (1..).zip(&state.audit).filter(|(seq, _)| before.is_none_or(|before| *seq < before));
+        let rows = (1..).zip(&state.audit).filter(|(seq, entry)| filter.leaves(*seq, entry));
         let rows: Vec<AuditRow> = rows.map(|(seq, entry)| AuditRow { seq, entry: entry.clone() }).collect();
         Ok(rows.into_iter().rev().take(most as usize).collect())
     }

@@ -9,14 +9,12 @@ use std::path::Path;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 
-use super::{DATABASE, Error, PATIENCE, fault, io_failed};
+use super::{DATABASE, Error, PATIENCE, SqliteStore, fault, io_failed};
 
 /// As [`crate::store::backup`] says.
 pub(in crate::store) async fn backup(state_dir: &Path, to: &Path) -> Result<(), Error> {
+    SqliteStore::must_be_in(state_dir)?;
     let from = state_dir.join(DATABASE);
-    if !from.exists() {
-        return Err(Error::NoDatabase { path: from });
-    }
     // For the owner alone before there is anything in it; SQLite writes into an empty file that is there.
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
     made.map_err(|error| match error.kind() {

@@ -1,13 +1,13 @@
-//! Tables of migration 0002.
+//! Tables of migration 0002, with the indices of 0004.
 
 use async_trait::async_trait;
 use shoal_proto::{ClusterId, NodeId};
-use sqlx::SqliteConnection;
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 use super::super::identities::{admits, is_new};
 use super::super::{
-    Admission, ApiTokenRow, AuditEntry, AuditRow, Error, Identities, JoinTokenRow, Joining, Member, Role, Seconds,
-    Sha256, Void,
+    Admission, ApiTokenRow, AuditEntry, AuditFilter, AuditRow, Error, Identities, JoinTokenFilter, JoinTokenRow,
+    Joining, Member, MemberFilter, Role, Seconds, Sha256, Void,
 };
 use super::{SqliteStore, failed, from_sql, to_sql};
 
@@ -45,10 +45,22 @@ impl Identities for SqliteStore {
         tx.commit().await.map_err(doing())
     }
 
-    async fn join_tokens(&self) -> Result<Vec<JoinTokenRow>, Error> {
-        let sql = format!("{JOIN_TOKEN} ORDER BY created, id");
+    async fn join_tokens_of(&self, filter: &JoinTokenFilter) -> Result<Vec<JoinTokenRow>, Error> {
+        let JoinTokenFilter { cluster, seed, valid } = filter;
+        let mut query = QueryBuilder::<Sqlite>::new(JOIN_TOKEN);
+        query.push(" WHERE TRUE");
+        if let Some(cluster) = cluster {
+            query.push(" AND cluster_id = ").push_bind(cluster.as_str());
+        }
+        if let Some(seed) = seed {
+            query.push(" AND seed = ").push_bind(*seed);
+        }
+        if let Some((valid, now)) = valid {
+            query.push(" AND (uses_left > 0 AND expires > ").push_bind(to_sql(*now)).push(") = ").push_bind(*valid);
+        }
+        query.push(" ORDER BY created, id");
         let rows: Vec<JoinRow> =
-            sqlx::query_as(sqlx::AssertSqlSafe(sql)).fetch_all(&self.pool).await.map_err(failed("read join tokens"))?;
+            query.build_query_as().fetch_all(&self.pool).await.map_err(failed("read join tokens"))?;
         rows.into_iter().map(join_token).collect()
     }
 
@@ -71,7 +83,7 @@ impl Identities for SqliteStore {
             Err(refused) => return Ok(refused),
         };
         let (Some(token), true) = (token, is_new) else {
-            return Ok(known.map_or(Admission::BadToken, Admission::Admitted));
+            return Ok(known.map_or(Admission::BadToken, Admission::Known));
         };
         sqlx::query("UPDATE join_tokens SET uses_left = uses_left - 1 WHERE id = ?")
             .bind(&token.id)
@@ -91,7 +103,7 @@ impl Identities for SqliteStore {
         let known = read_member(&mut tx, &member.node).await?;
         match is_new(known.as_ref(), &member.key) {
             Ok(true) => {}
-            Ok(false) => return Ok(Admission::Admitted(known.unwrap_or_else(|| member.clone()))),
+            Ok(false) => return Ok(Admission::Known(known.unwrap_or_else(|| member.clone()))),
             Err(refused) => return Ok(refused),
         }
         write_member(&mut tx, member).await.map_err(doing())?;
@@ -105,17 +117,35 @@ impl Identities for SqliteStore {
         read_member(&mut connection, node).await
     }
 
-    async fn members(&self) -> Result<Vec<Member>, Error> {
-        let rows: Vec<MemberRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!("{MEMBER} ORDER BY node_id")))
-            .fetch_all(&self.pool)
-            .await
-            .map_err(failed("read members"))?;
+    async fn members_of(&self, filter: &MemberFilter) -> Result<Vec<Member>, Error> {
+        let MemberFilter { seed, revoked } = filter;
+        let mut query = QueryBuilder::<Sqlite>::new(MEMBER);
+        query.push(" WHERE TRUE");
+        if let Some(seed) = seed {
+            query.push(" AND seed = ").push_bind(*seed);
+        }
+        if let Some(revoked) = revoked {
+            query.push(if *revoked { " AND revoked IS NOT NULL" } else { " AND revoked IS NULL" });
+        }
+        query.push(" ORDER BY node_id");
+        let rows: Vec<MemberRow> =
+            query.build_query_as().fetch_all(&self.pool).await.map_err(failed("read members"))?;
         rows.into_iter().map(member).collect()
     }
 
-    async fn revoke(&self, node: &NodeId, at: Seconds, void: &Void, audit: &AuditEntry) -> Result<bool, Error> {
+    async fn revoke(
+        &self,
+        node: &NodeId,
+        seen: Option<&Member>,
+        at: Seconds,
+        void: &Void,
+        audit: &AuditEntry,
+    ) -> Result<bool, Error> {
         let doing = || failed(format!("revoke node {node}"));
         let mut tx = self.begin_write().await.map_err(doing())?;
+        if !is_as_seen(&mut tx, node, seen).await? {
+            return Ok(false);
+        }
         let marked = sqlx::query("UPDATE members SET revoked = coalesce(revoked, ?) WHERE node_id = ?")
             .bind(to_sql(at))
             .bind(node.as_str())
@@ -131,8 +161,19 @@ impl Identities for SqliteStore {
         Ok(true)
     }
 
-    async fn remove_member(&self, node: &NodeId, audit: &AuditEntry) -> Result<bool, Error> {
-        self.remove("DELETE FROM members WHERE node_id = ?", node.as_str(), audit).await
+    async fn remove_member(&self, node: &NodeId, seen: Option<&Member>, audit: &AuditEntry) -> Result<bool, Error> {
+        let doing = || failed(format!("remove node {node}"));
+        let mut tx = self.begin_write().await.map_err(doing())?;
+        if !is_as_seen(&mut tx, node, seen).await? {
+            return Ok(false);
+        }
+        let delete = sqlx::query("DELETE FROM members WHERE node_id = ?").bind(node.as_str());
+        if delete.execute(&mut *tx).await.map_err(doing())?.rows_affected() == 0 {
+            return Ok(false);
+        }
+        write_audit(&mut tx, audit).await?;
+        tx.commit().await.map_err(doing())?;
+        Ok(true)
     }
 
     async fn void(&self, voids: &[Void]) -> Result<(), Error> {
@@ -200,17 +241,39 @@ impl Identities for SqliteStore {
         self.remove("DELETE FROM api_tokens WHERE id = ?", id, audit).await
     }
 
-    async fn audit(&self, before: Option<u64>, most: u32) -> Result<Vec<AuditRow>, Error> {
-        let sql =
-            "SELECT seq, at, who, action, subject, before, after FROM audit WHERE seq < ? ORDER BY seq DESC LIMIT ?";
-        let rows: Vec<AuditLine> = sqlx::query_as(sql)
-            .bind(before.map_or(i64::MAX, to_sql))
-            .bind(i64::from(most))
-            .fetch_all(&self.pool)
-            .await
-            .map_err(failed("read the audit log"))?;
+    async fn audit_of(&self, filter: &AuditFilter, most: u32) -> Result<Vec<AuditRow>, Error> {
+        let mut query = QueryBuilder::new("");
+        audit_query(&mut query, filter, most);
+        let rows: Vec<AuditLine> =
+            query.build_query_as().fetch_all(&self.pool).await.map_err(failed("read the audit log"))?;
         rows.into_iter().map(audit_row).collect()
     }
+}
+
+/// Appends the question for those entries. Only what narrows is in it, or SQLite would use no index.
+fn audit_query(query: &mut QueryBuilder<Sqlite>, filter: &AuditFilter, most: u32) {
+    let AuditFilter { before, who, action, subject, since, until } = filter;
+    query.push("SELECT seq, at, who, action, subject, before, after FROM audit WHERE TRUE");
+    if let Some(before) = before {
+        query.push(" AND seq < ").push_bind(to_sql(*before));
+    }
+    for (column, value) in [(" AND who = ", who), (" AND subject = ", subject)] {
+        if let Some(value) = value {
+            query.push(column).push_bind(value.clone());
+        }
+    }
+    if let Some(action) = action {
+        // All that begin with it and a dot are between it with a dot and it with what comes behind a dot in ASCII.
+        query.push(" AND (action = ").push_bind(action.clone());
+        query.push(" OR (action >= ").push_bind(format!("{action}.")).push(" AND action < ");
+        query.push_bind(format!("{action}/")).push("))");
+    }
+    for (column, second) in [(" AND at >= ", since), (" AND at < ", until)] {
+        if let Some(second) = second {
+            query.push(column).push_bind(to_sql(*second));
+        }
+    }
+    query.push(" ORDER BY seq DESC LIMIT ").push_bind(i64::from(most));
 }
 
 impl SqliteStore {
@@ -280,6 +343,14 @@ async fn read_member(connection: &mut SqliteConnection, node: &NodeId) -> Result
     row.map(member).transpose()
 }
 
+/// Whether a member is in the state in which somebody saw it. Asked in a transaction that writes, so that it stays so.
+async fn is_as_seen(connection: &mut SqliteConnection, node: &NodeId, seen: Option<&Member>) -> Result<bool, Error> {
+    match seen {
+        Some(seen) => Ok(read_member(connection, node).await?.as_ref() == Some(seen)),
+        None => Ok(true),
+    }
+}
+
 fn join_token(row: JoinRow) -> Result<JoinTokenRow, Error> {
     let (id, hash, cluster, seed, expires, uses_left, created, created_by) = row;
     Ok(JoinTokenRow {
@@ -338,4 +409,31 @@ fn node_id(text: &str) -> Result<NodeId, Error> {
 
 fn cluster_id(text: &str) -> Result<ClusterId, Error> {
     text.parse().map_err(|error| Error::failed(format!("read cluster id {text:?}"))(Box::new(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_audit_log_is_not_read_from_end_to_end_for_what_is_rare_in_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(dir.path()).await.unwrap();
+        let some = |text: &str| Some(text.to_owned());
+        for (filter, index) in [
+            (AuditFilter { who: some("ci"), ..AuditFilter::default() }, "audit_who"),
+            (AuditFilter { who: some("ci"), before: Some(1 << 40), ..AuditFilter::default() }, "audit_who"),
+            (AuditFilter { subject: some("west"), ..AuditFilter::default() }, "audit_subject"),
+            (AuditFilter { action: some("cluster"), ..AuditFilter::default() }, "audit_action"),
+            (AuditFilter { since: Some(7), until: Some(9), ..AuditFilter::default() }, "audit_at"),
+            (AuditFilter { since: Some(7), until: Some(9), who: some("ci"), ..AuditFilter::default() }, "audit_who"),
+        ] {
+            let mut query = QueryBuilder::new("EXPLAIN QUERY PLAN ");
+            audit_query(&mut query, &filter, 101);
+            let plan: Vec<(i64, i64, i64, String)> = query.build_query_as().fetch_all(&store.pool).await.unwrap();
+            let steps: Vec<&str> = plan.iter().map(|(_, _, _, step)| step.as_str()).collect();
+            assert!(steps.iter().any(|step| step.contains(index)), "{filter:?}: {steps:?}");
+            assert!(!steps.iter().any(|step| step.starts_with("SCAN")), "{filter:?}: {steps:?}");
+        }
+    }
 }

@@ -22,9 +22,12 @@ suite! {
     a_member_is_known_by_its_key
     who_is_answered_for_is_admitted_once_and_known_by_its_key
     a_revoked_member_stays_revoked_and_its_certificates_void
+    a_member_that_is_not_as_it_was_seen_is_neither_revoked_nor_removed
     what_is_void_is_forgotten_when_it_is_over_anyway_and_never_shrinks
     api_tokens_have_names_of_their_own
     the_audit_log_is_read_from_its_end
+    the_audit_log_is_narrowed_by_who_what_about_what_and_when
+    join_tokens_and_members_are_narrowed
     a_change_of_clusters_and_its_audit_are_written_together_or_not_at_all
 }
 
@@ -101,7 +104,7 @@ async fn a_token_admits_as_many_nodes_as_it_has_uses(store: &dyn Both) {
     assert_eq!(admitted, Admission::Admitted(member.clone()));
     // Again, with the same key: no use is taken, and nothing is written.
     let later = Joining { now: 60, ..joining("t", "n1") };
-    assert_eq!(store.join(&later, &entry("n1 again")).await.unwrap(), Admission::Admitted(member.clone()));
+    assert_eq!(store.join(&later, &entry("n1 again")).await.unwrap(), Admission::Known(member.clone()));
     assert!(matches!(store.join(&joining("t", "n2"), &entry("n2")).await.unwrap(), Admission::Admitted(_)));
     assert_eq!(store.join(&joining("t", "n3"), &entry("n3")).await.unwrap(), Admission::BadToken);
     assert_eq!(store.join_tokens().await.unwrap()[0].uses_left, 0);
@@ -129,8 +132,8 @@ async fn a_member_is_known_by_its_key(store: &dyn Both) {
     store.join(&joining("t", "n1"), &entry("n1")).await.unwrap();
     let other = Joining { key: [1; 32], ..joining("t", "n1") };
     assert_eq!(store.join(&other, &entry("n1")).await.unwrap(), Admission::OtherKey);
-    assert!(store.remove_member(&node("n1"), &entry("removed")).await.unwrap());
-    assert!(!store.remove_member(&node("n1"), &entry("removed")).await.unwrap());
+    assert!(store.remove_member(&node("n1"), None, &entry("removed")).await.unwrap());
+    assert!(!store.remove_member(&node("n1"), None, &entry("removed")).await.unwrap());
     assert!(matches!(store.join(&other, &entry("n1")).await.unwrap(), Admission::Admitted(_)));
     assert_eq!(store.member(&node("n1")).await.unwrap().unwrap().key, [1; 32]);
     assert_eq!(store.member(&node("n2")).await.unwrap(), None);
@@ -148,26 +151,44 @@ async fn who_is_answered_for_is_admitted_once_and_known_by_its_key(store: &dyn B
     };
     assert_eq!(store.admit(&member, &entry("n1")).await.unwrap(), Admission::Admitted(member.clone()));
     let again = Member { cluster: None, seed: false, joined: 60, ..member.clone() };
-    assert_eq!(store.admit(&again, &entry("n1 again")).await.unwrap(), Admission::Admitted(member.clone()));
+    assert_eq!(store.admit(&again, &entry("n1 again")).await.unwrap(), Admission::Known(member.clone()));
     let other = Member { key: [1; 32], ..member.clone() };
     assert_eq!(store.admit(&other, &entry("other")).await.unwrap(), Admission::OtherKey);
     assert_eq!(store.member(&node("n1")).await.unwrap(), Some(member.clone()));
-    assert!(store.revoke(&node("n1"), 70, &void("n1", 1, 99), &entry("revoked")).await.unwrap());
+    assert!(store.revoke(&node("n1"), None, 70, &void("n1", 1, 99), &entry("revoked")).await.unwrap());
     assert_eq!(store.admit(&member, &entry("n1")).await.unwrap(), Admission::Revoked);
     assert_eq!(subjects(store).await, ["revoked", "n1"]);
 }
 
 async fn a_revoked_member_stays_revoked_and_its_certificates_void(store: &dyn Both) {
     store.add_join_token(&token("t", 9), &entry("t")).await.unwrap();
-    let nobody = store.revoke(&node("n1"), 60, &void("n1", 1, 99), &entry("nobody")).await.unwrap();
+    let nobody = store.revoke(&node("n1"), None, 60, &void("n1", 1, 99), &entry("nobody")).await.unwrap();
     assert!(!nobody && store.voids(0).await.unwrap().is_empty());
     store.join(&joining("t", "n1"), &entry("n1")).await.unwrap();
-    assert!(store.revoke(&node("n1"), 60, &void("n1", 1, 99), &entry("revoked")).await.unwrap());
-    assert!(store.revoke(&node("n1"), 70, &void("n1", 2, 99), &entry("revoked again")).await.unwrap());
+    assert!(store.revoke(&node("n1"), None, 60, &void("n1", 1, 99), &entry("revoked")).await.unwrap());
+    assert!(store.revoke(&node("n1"), None, 70, &void("n1", 2, 99), &entry("revoked again")).await.unwrap());
     assert_eq!(store.member(&node("n1")).await.unwrap().unwrap().revoked, Some(60));
     assert_eq!(store.voids(0).await.unwrap(), [void("n1", 2, 99)]);
     assert_eq!(store.join(&joining("t", "n1"), &entry("n1")).await.unwrap(), Admission::Revoked);
     assert_eq!(subjects(store).await, ["revoked again", "revoked", "n1", "t"]);
+}
+
+async fn a_member_that_is_not_as_it_was_seen_is_neither_revoked_nor_removed(store: &dyn Both) {
+    store.add_join_token(&token("t", 9), &entry("t")).await.unwrap();
+    store.join(&joining("t", "n1"), &entry("joined")).await.unwrap();
+    let seen = store.member(&node("n1")).await.unwrap().unwrap();
+    // Somebody removes it, and the name joins anew with another key, within the same second.
+    assert!(store.remove_member(&node("n1"), Some(&seen), &entry("removed")).await.unwrap());
+    store.join(&Joining { key: [1; 32], ..joining("t", "n1") }, &entry("joined anew")).await.unwrap();
+    assert!(!store.remove_member(&node("n1"), Some(&seen), &entry("late")).await.unwrap());
+    assert!(!store.revoke(&node("n1"), Some(&seen), 60, &void("n1", 1, 99), &entry("late")).await.unwrap());
+    let now = store.member(&node("n1")).await.unwrap().unwrap();
+    assert_eq!((now.key, now.revoked), ([1; 32], None));
+    assert!(store.voids(0).await.unwrap().is_empty());
+    assert!(store.revoke(&node("n1"), Some(&now), 60, &void("n1", 1, 99), &entry("revoked")).await.unwrap());
+    assert!(!store.remove_member(&node("n1"), Some(&now), &entry("late")).await.unwrap(), "it was revoked since");
+    assert!(!store.remove_member(&node("n2"), Some(&now), &entry("nobody")).await.unwrap());
+    assert_eq!(subjects(store).await, ["revoked", "joined anew", "removed", "joined", "t"]);
 }
 
 async fn what_is_void_is_forgotten_when_it_is_over_anyway_and_never_shrinks(store: &dyn Both) {
@@ -208,6 +229,86 @@ async fn the_audit_log_is_read_from_its_end(store: &dyn Both) {
     let older = store.audit(Some(newest[1].seq), 9).await.unwrap();
     assert_eq!(older.iter().map(|row| row.entry.subject.as_str()).collect::<Vec<_>>(), ["b", "a"]);
     assert!(store.audit(Some(older[1].seq), 9).await.unwrap().is_empty());
+}
+
+async fn the_audit_log_is_narrowed_by_who_what_about_what_and_when(store: &dyn Both) {
+    let log = [
+        (10, "ada", "cluster.create", "west"),
+        (20, "ada", "cluster.update", "west"),
+        (30, "bo", "cluster.update", "east"),
+        (40, "bo", "clusters", "west"),
+        (50, "ada", "member.revoke", "west"),
+        // The clock was set back.
+        (25, "ada", "cluster.delete", "west"),
+    ];
+    for (n, (at, who, action, subject)) in log.iter().enumerate() {
+        let (at, who, action, subject) = (*at, (*who).to_owned(), (*action).to_owned(), (*subject).to_owned());
+        let entry = AuditEntry { at, who, action, subject, before: None, after: None };
+        store.add_join_token(&token(&n.to_string(), 1), &entry).await.unwrap();
+    }
+    let all = store.audit(None, 100).await.unwrap();
+    let seq = |n: usize| all[all.len() - 1 - n].seq;
+    let some = |text: &str| Some(text.to_owned());
+    let any = AuditFilter::default;
+    for (filter, found) in [
+        (any(), vec![5, 4, 3, 2, 1, 0]),
+        (AuditFilter { who: some("bo"), ..any() }, vec![3, 2]),
+        (AuditFilter { who: some("BO"), ..any() }, vec![]),
+        (AuditFilter { action: some("cluster.update"), ..any() }, vec![2, 1]),
+        (AuditFilter { action: some("cluster"), ..any() }, vec![5, 2, 1, 0]),
+        (AuditFilter { action: some("cluster."), ..any() }, vec![]),
+        (AuditFilter { action: some("%"), ..any() }, vec![]),
+        (AuditFilter { subject: some("east"), ..any() }, vec![2]),
+        (AuditFilter { since: Some(25), ..any() }, vec![5, 4, 3, 2]),
+        (AuditFilter { until: Some(25), ..any() }, vec![1, 0]),
+        (AuditFilter { since: Some(20), until: Some(30), ..any() }, vec![5, 1]),
+        (AuditFilter { who: some("ada"), action: some("cluster"), subject: some("west"), ..any() }, vec![5, 1, 0]),
+        (AuditFilter { who: some("ada"), before: Some(seq(4)), ..any() }, vec![1, 0]),
+        (AuditFilter { before: Some(u64::MAX), since: Some(u64::MAX), ..any() }, vec![]),
+    ] {
+        let rows = store.audit_of(&filter, 100).await.unwrap();
+        let found: Vec<u64> = found.into_iter().map(seq).collect();
+        assert_eq!(rows.iter().map(|row| row.seq).collect::<Vec<_>>(), found, "{filter:?}");
+        let first = store.audit_of(&filter, 1).await.unwrap();
+        assert_eq!(first.len(), found.len().min(1), "{filter:?}");
+        assert_eq!(first.first(), rows.first(), "{filter:?}");
+    }
+}
+
+async fn join_tokens_and_members_are_narrowed(store: &dyn Both) {
+    store.change_clusters(0, &[insert("c")], &[]).await.unwrap();
+    let bound = JoinTokenRow { cluster: Some(id("c")), ..token("bound", 3) };
+    let plain = JoinTokenRow { seed: false, ..token("plain", 3) };
+    for token in [bound, plain, token("used", 0), JoinTokenRow { expires: 60, ..token("over", 3) }] {
+        store.add_join_token(&token, &entry(&token.id)).await.unwrap();
+    }
+    let any = JoinTokenFilter::default;
+    for (filter, found) in [
+        (any(), vec!["bound", "over", "plain", "used"]),
+        (JoinTokenFilter { cluster: Some(id("c")), ..any() }, vec!["bound"]),
+        (JoinTokenFilter { cluster: Some(id("d")), ..any() }, vec![]),
+        (JoinTokenFilter { seed: Some(false), ..any() }, vec!["plain"]),
+        (JoinTokenFilter { valid: Some((true, 60)), ..any() }, vec!["bound", "plain"]),
+        (JoinTokenFilter { valid: Some((false, 60)), ..any() }, vec!["over", "used"]),
+        (JoinTokenFilter { valid: Some((true, 59)), seed: Some(true), ..any() }, vec!["bound", "over"]),
+    ] {
+        let rows = store.join_tokens_of(&filter).await.unwrap();
+        assert_eq!(rows.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), found, "{filter:?}");
+    }
+    for (by, node) in [("bound", "n1"), ("plain", "n2"), ("bound", "n3")] {
+        assert!(matches!(store.join(&joining(by, node), &entry(node)).await.unwrap(), Admission::Admitted(_)));
+    }
+    store.revoke(&node("n3"), None, 60, &void("n3", 1, 99), &entry("revoked")).await.unwrap();
+    for (seed, revoked, found) in [
+        (None, None, vec!["n1", "n2", "n3"]),
+        (Some(true), None, vec!["n1", "n3"]),
+        (Some(false), None, vec!["n2"]),
+        (None, Some(true), vec!["n3"]),
+        (Some(true), Some(false), vec!["n1"]),
+    ] {
+        let rows = store.members_of(&MemberFilter { seed, revoked }).await.unwrap();
+        assert_eq!(rows.iter().map(|row| row.node.as_str()).collect::<Vec<_>>(), found, "{seed:?} {revoked:?}");
+    }
 }
 
 async fn a_change_of_clusters_and_its_audit_are_written_together_or_not_at_all(store: &dyn Both) {

@@ -9,7 +9,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use shoal_base::units::Span;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::super::Parts;
 use super::super::caller::{Admin, Viewer, reaches_all};
@@ -19,9 +19,8 @@ use super::super::extract::{Body, IfMatch, Path, Query};
 use super::super::page::{List, Page};
 use super::super::problem::Problem;
 use super::super::time::seconds;
-use super::join_tokens::TokensQuery;
 use super::{cluster_id, cluster_name};
-use crate::identity::{ApiTokenRow, Caller, NewToken, Role};
+use crate::identity::{ApiTokenRow, Caller, NewToken, Role, now_seconds};
 
 /// What an API token lets its bearer do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -101,6 +100,30 @@ pub(in super::super) struct ApiTokenView {
     expires: Option<String>,
 }
 
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(in super::super) struct ApiTokensQuery {
+    /// Only those whose name begins so.
+    #[param(max_length = 256, nullable = false)]
+    name: Option<String>,
+    /// Only those of this role.
+    #[param(inline, nullable = false)]
+    role: Option<ApiRole>,
+    /// Only those whose bearer reaches this cluster, by name or id.
+    #[param(max_length = 256, nullable = false)]
+    cluster: Option<String>,
+    /// Only those that count, or only those whose time is over.
+    #[param(nullable = false)]
+    valid: Option<bool>,
+    /// Items at most.
+    #[param(minimum = 1, maximum = 1000, nullable = false, default = 100)]
+    limit: Option<u32>,
+    /// `next` of the page before.
+    #[param(max_length = 4096, nullable = false)]
+    after: Option<String>,
+}
+
 fn view(parts: &Parts, row: ApiTokenRow, token: Option<String>) -> ApiTokenView {
     let clusters = row.clusters.map(|ids| ids.iter().map(|id| cluster_name(parts, id)).collect());
     ApiTokenView {
@@ -116,14 +139,24 @@ fn view(parts: &Parts, row: ApiTokenRow, token: Option<String>) -> ApiTokenView 
 
 /// API tokens, without their secrets, oldest first
 #[utoipa::path(get, path = "/api/v1/api-tokens", operation_id = "list_api_tokens", tag = "tokens", security(("token" = [])),
-    params(TokensQuery), responses((status = 200, description = "A page.", body = List<ApiTokenView>), Reading))]
+    params(ApiTokensQuery), responses((status = 200, description = "A page.", body = List<ApiTokenView>), Reading))]
 pub(in super::super) async fn list(
     Admin(caller): Admin,
     State(parts): State<Parts>,
-    Query(query): Query<TokensQuery>,
+    Query(query): Query<ApiTokensQuery>,
 ) -> Result<Json<List<ApiTokenView>>, Problem> {
     reaches_all(&caller)?;
-    let mut rows = parts.access.list().await?;
+    let (cluster, now) = (query.cluster.as_deref().map(|name| parts.filter(&caller, name)).transpose()?, now_seconds());
+    let seen = |row: &ApiTokenRow| {
+        let counts = row.expires.is_none_or(|expires| expires > now);
+        query.name.as_ref().is_none_or(|prefix| row.name.starts_with(prefix.as_str()))
+            && query.role.is_none_or(|role| Role::from(role) == row.role)
+            && cluster
+                .as_ref()
+                .is_none_or(|wanted| row.clusters.as_ref().is_none_or(|clusters| clusters.contains(wanted)))
+            && query.valid.is_none_or(|valid| valid == counts)
+    };
+    let mut rows: Vec<ApiTokenRow> = parts.access.list().await?.into_iter().filter(seen).collect();
     let key = |row: &ApiTokenRow| (row.created, row.id.clone());
     rows.sort_by_key(key);
     let page = Page { limit: query.limit, after: query.after.as_deref() };

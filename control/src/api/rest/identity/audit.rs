@@ -12,9 +12,9 @@ use super::super::document::{Reading, ReadingIdentity};
 use super::super::extract::Query;
 use super::super::page::{List, Page};
 use super::super::problem::Problem;
-use super::super::time::seconds;
+use super::super::time::{parse, seconds};
 use super::identity;
-use crate::identity::AuditRow;
+use crate::identity::{AuditFilter, AuditRow};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -23,6 +23,21 @@ pub(in super::super) struct AuditQuery {
     /// Only entries older than the one of this number.
     #[param(minimum = 0, maximum = 9223372036854775807i64, nullable = false)]
     before: Option<u64>,
+    /// Only what this one did: an API token's name, `node <id>` or `shoal-control`.
+    #[param(max_length = 256, nullable = false)]
+    who: Option<String>,
+    /// Only this action, such as `cluster.create`, or all about such things, such as `cluster`.
+    #[param(max_length = 256, nullable = false)]
+    action: Option<String>,
+    /// Only what was done to this one, named as it was then, such as a cluster's name.
+    #[param(max_length = 256, nullable = false)]
+    subject: Option<String>,
+    /// Only what was done at this time or later (RFC 3339).
+    #[param(max_length = 64, nullable = false, format = DateTime)]
+    since: Option<String>,
+    /// Only what was done before this time (RFC 3339).
+    #[param(max_length = 64, nullable = false, format = DateTime)]
+    until: Option<String>,
     /// Items at most.
     #[param(minimum = 1, maximum = 1000, nullable = false, default = 100)]
     limit: Option<u32>,
@@ -54,6 +69,27 @@ pub(in super::super) struct AuditView {
     after: Option<Value>,
 }
 
+/// Both ends of a time, in seconds since 1970, half-open.
+fn within(since: Option<&str>, until: Option<&str>) -> Result<(Option<u64>, Option<u64>), Problem> {
+    let mut faults = Vec::new();
+    let mut read = |field: &str, text: Option<&str>| {
+        let second = text.map(parse)?;
+        if second.is_none() {
+            let why = format!(
+                "{:?} is no time as RFC 3339 writes it, such as 2026-11-23T12:44:10Z",
+                text.unwrap_or_default()
+            );
+            faults.push((field.to_owned(), why));
+        }
+        second
+    };
+    let (since, until) = (read("since", since), read("until", until));
+    if since.zip(until).is_some_and(|(since, until)| since >= until) {
+        faults.push(("until".to_owned(), "is not later than since".to_owned()));
+    }
+    if faults.is_empty() { Ok((since, until)) } else { Err(Problem::fields(faults)) }
+}
+
 /// The audit log, newest first
 #[utoipa::path(get, path = "/api/v1/audit", operation_id = "list_audit", tag = "audit", security(("token" = [])), params(AuditQuery),
     responses((status = 200, description = "A page.", body = List<AuditView>), Reading))]
@@ -66,8 +102,10 @@ pub(in super::super) async fn list(
     let page = Page { limit: query.limit, after: query.after.as_deref() };
     let after: Option<u64> = page.after()?;
     let before = query.before.into_iter().chain(after).min();
+    let (since, until) = within(query.since.as_deref(), query.until.as_deref())?;
+    let filter = AuditFilter { before, who: query.who, action: query.action, subject: query.subject, since, until };
     let most = u32::try_from(page.limit() + 1).unwrap_or(u32::MAX);
-    let rows = parts.access.audit(before, most).await?;
+    let rows = parts.access.audit(&filter, most).await?;
     let view = |AuditRow { seq, entry }| AuditView {
         seq,
         at: seconds(entry.at),

@@ -20,7 +20,7 @@ use super::super::page::{List, Page};
 use super::super::problem::Problem;
 use super::super::time::seconds;
 use super::{cluster_id, cluster_name, identity, role};
-use crate::identity::{Caller, JoinTokenRow, NewJoinToken};
+use crate::identity::{Caller, JoinTokenFilter, JoinTokenRow, NewJoinToken, now_seconds};
 
 const DEFAULT_TTL: Duration = Duration::from_secs(3600);
 
@@ -72,13 +72,22 @@ pub(in super::super) struct JoinTokenView {
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(in super::super) struct TokensQuery {
+pub(in super::super) struct JoinTokensQuery {
+    /// Only those that bind nodes to this cluster, by name or id.
+    #[param(max_length = 256, nullable = false)]
+    cluster: Option<String>,
+    /// Only those for nodes of this role.
+    #[param(inline, nullable = false)]
+    role: Option<NodeRole>,
+    /// Only those that count, or only those whose time or uses are over.
+    #[param(nullable = false)]
+    valid: Option<bool>,
     /// Items at most.
     #[param(minimum = 1, maximum = 1000, nullable = false, default = 100)]
-    pub(super) limit: Option<u32>,
+    limit: Option<u32>,
     /// `next` of the page before.
     #[param(max_length = 4096, nullable = false)]
-    pub(super) after: Option<String>,
+    after: Option<String>,
 }
 
 fn view(parts: &Parts, row: JoinTokenRow, token: Option<String>) -> JoinTokenView {
@@ -97,13 +106,19 @@ fn view(parts: &Parts, row: JoinTokenRow, token: Option<String>) -> JoinTokenVie
 
 /// Join tokens, without their secrets, oldest first
 #[utoipa::path(get, path = "/api/v1/join-tokens", operation_id = "list_join_tokens", tag = "tokens", security(("token" = [])),
-    params(TokensQuery), responses((status = 200, description = "A page.", body = List<JoinTokenView>), ReadingIdentity))]
+    params(JoinTokensQuery), responses((status = 200, description = "A page.", body = List<JoinTokenView>), ReadingIdentity))]
 pub(in super::super) async fn list(
     Operator(caller): Operator,
     State(parts): State<Parts>,
-    Query(query): Query<TokensQuery>,
+    Query(query): Query<JoinTokensQuery>,
 ) -> Result<Json<List<JoinTokenView>>, Problem> {
-    let rows = identity(&parts)?.tokens().await?;
+    let identity = identity(&parts)?;
+    let filter = JoinTokenFilter {
+        cluster: query.cluster.as_deref().map(|name| parts.filter(&caller, name)).transpose()?,
+        seed: query.role.map(|role| role == NodeRole::Seed),
+        valid: query.valid.map(|valid| (valid, now_seconds())),
+    };
+    let rows = identity.tokens(&filter).await?;
     let mut rows: Vec<_> = rows.into_iter().filter(|row| reaches(&caller, row.cluster.as_ref()).is_ok()).collect();
     let key = |row: &JoinTokenRow| (row.created, row.id.clone());
     rows.sort_by_key(key);
@@ -113,7 +128,12 @@ pub(in super::super) async fn list(
 
 async fn one(parts: &Parts, caller: &Caller, id: &str) -> Result<JoinTokenRow, Problem> {
     let missing = || Problem::new(StatusCode::NOT_FOUND, format!("there is no join token {id:?}"));
-    let row = identity(parts)?.tokens().await?.into_iter().find(|row| row.id == id).ok_or_else(missing)?;
+    let row = identity(parts)?
+        .tokens(&JoinTokenFilter::default())
+        .await?
+        .into_iter()
+        .find(|row| row.id == id)
+        .ok_or_else(missing)?;
     reaches(caller, row.cluster.as_ref())?;
     Ok(row)
 }

@@ -7,20 +7,20 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use shoal_proto::NodeId;
+use shoal_proto::{ClusterId, NodeId};
 use utoipa::{IntoParams, ToSchema};
 
 use super::super::Parts;
 use super::super::caller::{Operator, Viewer, reaches};
 use super::super::clusters::etag;
-use super::super::document::{Acting, FindingIdentity, ReadingIdentity, Removing};
+use super::super::document::{FindingIdentity, ReadingIdentity, Removing};
 use super::super::extract::{IfMatch, Path, Query};
 use super::super::nodes::NodeRole;
 use super::super::page::{List, Page};
 use super::super::problem::Problem;
 use super::super::time::seconds;
 use super::{cluster_name, identity, role};
-use crate::identity::{Caller, Member};
+use crate::identity::{Caller, Member, MemberFilter};
 
 /// A node that has joined.
 #[derive(Debug, Serialize, ToSchema)]
@@ -52,6 +52,15 @@ pub(in super::super) struct MemberView {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(in super::super) struct MembersQuery {
+    /// Only those of this cluster, by name or id: bound to it, or live in it and bound to none.
+    #[param(max_length = 256, nullable = false)]
+    cluster: Option<String>,
+    /// Only those whose id begins so, or whose host name does while they are live.
+    #[param(max_length = 256, nullable = false)]
+    name: Option<String>,
+    /// Only those that may be of this role.
+    #[param(inline, nullable = false)]
+    role: Option<NodeRole>,
     /// Only those that are live, or are not.
     #[param(nullable = false)]
     live: Option<bool>,
@@ -79,15 +88,20 @@ fn view(parts: &Parts, member: Member, live: &HashMap<NodeId, String>) -> Member
     }
 }
 
-/// What tells its states apart: it may join anew under the same id, and be revoked.
+/// What tells its states apart: it may join anew under the same id, with another key, and be revoked.
 fn state(member: &Member) -> String {
-    format!("{}-{}", member.joined, member.revoked.unwrap_or(0))
+    format!("{}-{}-{}", member.joined, member.revoked.unwrap_or(0), hex::encode(&member.key[..6]))
+}
+
+/// The state to which a change of a member is held when it is written; `None`: the caller said any.
+fn matched(given: Option<&IfMatch>, member: Member) -> Result<Option<Member>, Problem> {
+    IfMatch::check(given, "the member", &state(&member))?;
+    Ok((given != Some(&IfMatch::Any)).then_some(member))
 }
 
 /// A member is of the cluster that it is bound to, else of the one that it is live in.
-fn sees(parts: &Parts, caller: &Caller, member: &Member) -> Result<(), Problem> {
-    let cluster = member.cluster.clone().or_else(|| parts.nodes.cluster_of(&member.node));
-    reaches(caller, cluster.as_ref())
+fn home(parts: &Parts, member: &Member) -> Option<ClusterId> {
+    member.cluster.clone().or_else(|| parts.nodes.cluster_of(&member.node))
 }
 
 /// Members, by id
@@ -98,12 +112,20 @@ pub(in super::super) async fn list(
     State(parts): State<Parts>,
     Query(query): Query<MembersQuery>,
 ) -> Result<Json<List<MemberView>>, Problem> {
-    let rows = identity(&parts)?.members().await?;
+    let identity = identity(&parts)?;
+    let cluster = query.cluster.as_deref().map(|name| parts.filter(&caller, name)).transpose()?;
+    let seed = query.role.map(|role| role == NodeRole::Seed);
+    let rows = identity.members(&MemberFilter { seed, revoked: query.revoked }).await?;
     let live = parts.nodes.names();
+    let named = |member: &Member, prefix: &str| {
+        member.node.as_str().starts_with(prefix) || live.get(&member.node).is_some_and(|name| name.starts_with(prefix))
+    };
     let seen = |member: &Member| {
-        sees(&parts, &caller, member).is_ok()
+        let home = home(&parts, member);
+        reaches(&caller, home.as_ref()).is_ok()
+            && cluster.as_ref().is_none_or(|wanted| home.as_ref() == Some(wanted))
+            && query.name.as_ref().is_none_or(|prefix| named(member, prefix))
             && query.live.is_none_or(|wanted| wanted == live.contains_key(&member.node))
-            && query.revoked.is_none_or(|wanted| wanted == member.revoked.is_some())
     };
     let mut rows: Vec<Member> = rows.into_iter().filter(seen).collect();
     rows.sort_by(|a, b| a.node.cmp(&b.node));
@@ -114,9 +136,8 @@ pub(in super::super) async fn list(
 async fn one(parts: &Parts, caller: &Caller, text: &str) -> Result<Member, Problem> {
     let missing = || Problem::new(StatusCode::NOT_FOUND, format!("there is no member {text:?}"));
     let node: NodeId = text.parse().map_err(|_| missing())?;
-    let rows = identity(parts)?.members().await?;
-    let found = rows.into_iter().find(|member| member.node == node).ok_or_else(missing)?;
-    sees(parts, caller, &found)?;
+    let found = identity(parts)?.member(&node).await?.ok_or_else(missing)?;
+    reaches(caller, home(parts, &found).as_ref())?;
     Ok(found)
 }
 
@@ -137,15 +158,19 @@ pub(in super::super) async fn show(
 ///
 /// It is given no other. To do it twice does it once.
 #[utoipa::path(post, path = "/api/v1/members/{node}/revoke", operation_id = "revoke_member", tag = "members", security(("token" = [])),
-    params(("node" = String, Path, description = "Its id.")),
-    responses((status = 200, description = "As it is now.", body = MemberView, headers(("ETag" = String))), Acting))]
+    params(("node" = String, Path, description = "Its id."),
+        ("If-Match" = Option<String>, Header, nullable = false, pattern = r#"^(?:\*|(?:W/)?"[^"]*"(?:, ?(?:W/)?"[^"]*")*)$"#, description = "The ETag that was read, or `*`. Needed.")),
+    responses((status = 200, description = "As it is now.", body = MemberView, headers(("ETag" = String))), Removing))]
 pub(in super::super) async fn revoke(
     Operator(caller): Operator,
     State(parts): State<Parts>,
     Path(text): Path<String>,
+    tag: Option<IfMatch>,
 ) -> Result<Response, Problem> {
-    let node = one(&parts, &caller, &text).await?.node;
-    let revoked = identity(&parts)?.revoke(&node, &caller.name).await?;
+    let member = one(&parts, &caller, &text).await?;
+    let node = member.node.clone();
+    let seen = matched(tag.as_ref(), member)?;
+    let revoked = identity(&parts)?.revoke_seen(&node, seen.as_ref(), &caller.name).await?;
     parts.nodes.expel(&node, "it was revoked");
     let missing = || Problem::new(StatusCode::NOT_FOUND, format!("there is no member {text:?}"));
     let revoked = revoked.ok_or_else(missing)?;
@@ -164,8 +189,9 @@ pub(in super::super) async fn delete(
     tag: Option<IfMatch>,
 ) -> Result<StatusCode, Problem> {
     let member = one(&parts, &caller, &text).await?;
-    IfMatch::check(tag.as_ref(), "the member", &state(&member))?;
-    identity(&parts)?.remove(&member.node, &caller.name).await?;
-    parts.nodes.expel(&member.node, "it was removed from the members");
+    let node = member.node.clone();
+    let seen = matched(tag.as_ref(), member)?;
+    identity(&parts)?.remove_seen(&node, seen.as_ref(), &caller.name).await?;
+    parts.nodes.expel(&node, "it was removed from the members");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -13,8 +13,9 @@ async fn a_change_that_does_not_say_on_what_it_was_decided_is_refused_and_change
     rest.ask(Method::POST, CLUSTERS, None, &json!({"name": "b"})).await;
     let join = rest.ask(Method::POST, "/api/v1/join-tokens", None, &json!({})).await.json();
     rest.token("ci", "viewer", None).await;
-    let before = rest.get("/api/v1/audit").await.json();
     let join = format!("/api/v1/join-tokens/{}", join["id"].as_str().unwrap());
+    rest.admit("n1").await;
+    let before = (rest.get("/api/v1/audit").await.json(), rest.get("/api/v1/members/n1").await.json());
     for (method, path, body) in [
         (Method::PUT, CLUSTERS, json!({"clusters": []})),
         (Method::PUT, "/api/v1/clusters/b", json!({"name": "c"})),
@@ -22,6 +23,8 @@ async fn a_change_that_does_not_say_on_what_it_was_decided_is_refused_and_change
         (Method::DELETE, "/api/v1/clusters/b", json!(null)),
         (Method::DELETE, &join, json!(null)),
         (Method::DELETE, "/api/v1/api-tokens/ci", json!(null)),
+        (Method::POST, "/api/v1/members/n1/revoke", json!(null)),
+        (Method::DELETE, "/api/v1/members/n1", json!(null)),
     ] {
         let refused = without(&rest, method.clone(), path, &body).await;
         assert_eq!((refused.status, refused.faults()), (428, vec!["If-Match".to_owned()]), "{method} {path}");
@@ -38,7 +41,30 @@ async fn a_change_that_does_not_say_on_what_it_was_decided_is_refused_and_change
             assert_eq!((refused.status, refused.faults()), (400, vec!["If-Match".to_owned()]), "{method} {path}");
         }
     }
-    assert_eq!(rest.get("/api/v1/audit").await.json(), before);
+    let after = (rest.get("/api/v1/audit").await.json(), rest.get("/api/v1/members/n1").await.json());
+    assert_eq!(after, before);
+}
+
+#[tokio::test]
+async fn a_member_is_revoked_and_forgotten_as_it_was_read_and_not_when_its_name_is_another_s_by_now() {
+    let rest = rest().await;
+    rest.admit("n1").await;
+    let (path, revoke) = ("/api/v1/members/n1", "/api/v1/members/n1/revoke");
+    let first = rest.get(path).await.etag.unwrap();
+    assert_eq!(rest.ask(Method::DELETE, path, Some(&first), &json!(null)).await.status, 204);
+    // The same name, and another key.
+    rest.admit("n1").await;
+    for (method, path) in [(Method::POST, revoke), (Method::DELETE, path)] {
+        let late = rest.ask(method, path, Some(&first), &json!(null)).await;
+        assert_eq!((late.status, late.faults()), (412, vec!["If-Match".to_owned()]));
+    }
+    let second = rest.get(path).await.etag.unwrap();
+    let revoked = rest.ask(Method::POST, revoke, Some(&second), &json!(null)).await;
+    assert!(revoked.status == 200 && revoked.json()["revoked"].is_string(), "{}", revoked.text);
+    assert_eq!(rest.get(path).await.etag, revoked.etag, "the answer has the tag of what it tells");
+    assert_eq!(rest.ask(Method::DELETE, path, Some(&second), &json!(null)).await.status, 412, "it was revoked since");
+    assert_eq!(rest.ask(Method::POST, revoke, Some("*"), &json!(null)).await.status, 200);
+    assert_eq!(rest.ask(Method::DELETE, path, revoked.etag.as_deref(), &json!(null)).await.status, 204);
 }
 
 #[tokio::test]

@@ -394,6 +394,83 @@ async fn a_token_that_is_kept_to_a_cluster_hears_of_no_other_and_a_stream_ends_w
 }
 
 #[tokio::test]
+async fn events_tell_of_tokens_and_members_whom_they_concern() {
+    let mut rest = rest().await;
+    rest.ask(Method::POST, CLUSTERS, None, &json!({"name": "b"})).await;
+    // Who watches the clusters hears of it before the next change.
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    let admin = rest.token.clone();
+    let mut listeners = Vec::new();
+    for (name, role, clusters) in [
+        ("admin 2", "admin", None),
+        ("operator", "operator", None),
+        ("viewer", "viewer", None),
+        ("b operator", "operator", Some(&["b"][..])),
+        ("b viewer", "viewer", Some(&["b"])),
+    ] {
+        listeners.push((name, rest.token(name, role, clusters).await));
+    }
+    let mut streams = Vec::new();
+    for (name, token) in listeners {
+        rest.token = token;
+        let mut stream = Events::open(&rest, "", None).await;
+        assert_eq!(stream.kinds(1).await, ["reset"]);
+        let mut only = Events::open(&rest, "?about=member", None).await;
+        assert_eq!(only.kinds(1).await, ["reset"]);
+        streams.push((name, stream, only));
+    }
+    rest.token = admin;
+    let made = rest.ask(Method::POST, "/api/v1/join-tokens", None, &json!({"cluster": "b"})).await.json();
+    let (id, secret) = (made["id"].as_str().unwrap(), made["token"].as_str().unwrap());
+    let (token, node, request) = (secret.parse().unwrap(), || "n1".parse().unwrap(), signing_request());
+    rest.identity.join(&token, node(), &request).await.unwrap();
+    // It comes again with its key: it is a member already.
+    rest.identity.join(&token, node(), &request).await.unwrap();
+    let done = async |method: Method, path: &str| {
+        let answer = rest.ask(method, path, None, &json!(null)).await;
+        assert!(answer.status < 300, "{path}: {}", answer.text);
+    };
+    done(Method::POST, "/api/v1/members/n1/revoke").await;
+    done(Method::DELETE, "/api/v1/members/n1").await;
+    done(Method::DELETE, &format!("/api/v1/join-tokens/{id}")).await;
+    rest.token("ci", "viewer", None).await;
+    done(Method::DELETE, "/api/v1/api-tokens/ci").await;
+    rest.admit("m1").await;
+    // The end of what everybody hears.
+    rest.ask(Method::PATCH, "/api/v1/clusters/b", None, &json!({"idc": "west"})).await;
+
+    let members = ["member.joined", "member.revoked", "member.deleted"];
+    let joins = ["join-token.created", "join-token.deleted"];
+    for (name, mut stream, mut only) in streams {
+        let (mut kinds, mut texts) = (Vec::new(), String::new());
+        loop {
+            let (_, kind, data) = stream.next().await.unwrap();
+            if kind == "cluster.updated" {
+                break;
+            }
+            texts.push_str(&data.to_string());
+            kinds.push(kind);
+        }
+        let about_b = [joins[0], members[0], members[1], members[2], joins[1]].map(str::to_owned).to_vec();
+        let (all, api) = (["join-token.created", "member.joined"], ["api-token.created", "api-token.deleted"]);
+        let expected = match name {
+            "admin 2" => [&about_b[..], &api.map(str::to_owned), &all.map(str::to_owned)].concat(),
+            "operator" => [&about_b[..], &all.map(str::to_owned)].concat(),
+            "viewer" => [&members.map(str::to_owned)[..], &["member.joined".to_owned()]].concat(),
+            "b operator" => about_b,
+            _ => members.map(str::to_owned).to_vec(),
+        };
+        assert_eq!(kinds, expected, "{name}");
+        assert!(texts.contains(r#""cluster":"b""#) && texts.contains(r#""node":"n1""#), "{name}: {texts}");
+        assert!(!texts.contains("shoal-join.") && !texts.contains("shoal-api."), "{name}: {texts}");
+        assert_eq!(only.kinds(3).await, members, "{name}");
+    }
+    assert_eq!(rest.get("/api/v1/events?about=token").await.faults(), ["about"]);
+}
+
+#[tokio::test]
 async fn so_many_listen_and_no_more() {
     let rest = rest().await;
     let mut all = Vec::new();
