@@ -195,11 +195,19 @@ impl Identity {
         Ok((row, JoinToken::new(id, secret, self.authority.pin())))
     }
 
-    /// Join tokens that a filter leaves, without secrets, oldest first.
+    /// All join tokens, without secrets, oldest first.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn tokens(&self, filter: &JoinTokenFilter) -> Result<Vec<JoinTokenRow>, Error> {
+    pub async fn tokens(&self) -> Result<Vec<JoinTokenRow>, Error> {
+        Ok(self.store.join_tokens().await?)
+    }
+
+    /// Those of them that a filter leaves.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn tokens_of(&self, filter: &JoinTokenFilter) -> Result<Vec<JoinTokenRow>, Error> {
         Ok(self.store.join_tokens_of(filter).await?)
     }
 
@@ -366,11 +374,19 @@ impl Identity {
         bearer.id.node().is_some_and(|node| self.voids.borrow().cover(node, bearer.issued))
     }
 
-    /// Members that a filter leaves, by id.
+    /// All members, by id.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn members(&self, filter: &MemberFilter) -> Result<Vec<Member>, Error> {
+    pub async fn members(&self) -> Result<Vec<Member>, Error> {
+        Ok(self.store.members().await?)
+    }
+
+    /// Those of them that a filter leaves.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn members_of(&self, filter: &MemberFilter) -> Result<Vec<Member>, Error> {
         Ok(self.store.members_of(filter).await?)
     }
 
@@ -536,7 +552,7 @@ mod tests {
         }
         assert!(identity.remove_token(&token.id, "admin").await.unwrap().is_some());
         assert!(matches!(identity.join(&token, node("n1"), &request()).await, Err(Error::BadToken)));
-        assert!(identity.members(&MemberFilter::default()).await.unwrap().is_empty());
+        assert!(identity.members().await.unwrap().is_empty());
     }
 
     #[tokio::test]
@@ -560,7 +576,7 @@ mod tests {
         identity.join_by_account(&token, node("n2"), &request(), north).await.expect("for another node");
         let stolen = identity.join_by_account(&token, node("n1"), &request(), north).await;
         assert!(matches!(stolen, Err(Error::OtherKey(_))));
-        let member = identity.members(&MemberFilter::default()).await.unwrap().remove(0);
+        let member = identity.members().await.unwrap().remove(0);
         assert_eq!(member.joined_by, "kubernetes:prod:shoal:shoal-node");
         assert!(member.seed && member.cluster == Some("c7".parse().unwrap()));
         let log = store.audit(None, 10).await.unwrap();
@@ -651,6 +667,6 @@ mod tests {
             let error = identity.make_token(new, "admin").await.unwrap_err();
             assert!(matches!(error, Error::Refused { field, .. } if field == expected), "{expected}: {error}");
         }
-        assert!(identity.tokens(&JoinTokenFilter::default()).await.unwrap().is_empty());
+        assert!(identity.tokens().await.unwrap().is_empty());
     }
 }

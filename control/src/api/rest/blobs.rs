@@ -482,11 +482,18 @@ pub(super) async fn share(
     Body(ask): Body<AskShare>,
 ) -> Result<Json<Share>, Problem> {
     let within = Within::of(&parts, &caller, ask.cluster.as_deref())?;
-    let mut wanted = BTreeMap::new();
+    let (mut wanted, mut faults) = (BTreeMap::new(), Vec::new());
     for (i, blob) in ask.blobs.iter().enumerate() {
-        let digest = digest(&format!("blobs[{i}].digest"), &blob.digest)?;
-        let size = wanted.entry(digest).or_insert(None);
-        *size = size.or(blob.size);
+        match blob.digest.parse::<Digest>() {
+            Ok(digest) => {
+                let size = wanted.entry(digest).or_insert(None);
+                *size = size.or(blob.size);
+            }
+            Err(error) => faults.push((format!("blobs[{i}].digest"), error.to_string())),
+        }
+    }
+    if !faults.is_empty() {
+        return Err(Problem::fields(faults));
     }
     let mut nodes: BTreeMap<NodeId, (ClusterId, usize, u64)> = BTreeMap::new();
     let (mut bytes, mut unknown) = (0_u64, Vec::new());

@@ -542,6 +542,9 @@ async fn bad_tokens_are_refused_by_field() {
             refused.text
         );
     }
+    let several = json!({"name": "x", "role": "viewer", "clusters": ["nowhere", "default", "nor here"]});
+    let refused = rest.ask(Method::POST, "/api/v1/api-tokens", None, &several).await;
+    assert_eq!(refused.faults(), ["clusters[0]", "clusters[2]"], "all of them at once");
     let last = rest.ask(Method::DELETE, "/api/v1/api-tokens/admin", None, &json!(null)).await;
     assert_eq!((last.status, last.faults()), (400, vec!["token".to_owned()]));
     assert_eq!(rest.ask(Method::DELETE, "/api/v1/api-tokens/nobody", None, &json!(null)).await.status, 404);

@@ -19,7 +19,7 @@ use super::super::extract::{Body, IfMatch, Path, Query};
 use super::super::page::{List, Page};
 use super::super::problem::Problem;
 use super::super::time::seconds;
-use super::{cluster_id, cluster_name};
+use super::cluster_name;
 use crate::identity::{ApiTokenRow, Caller, NewToken, Role, now_seconds};
 
 /// What an API token lets its bearer do.
@@ -193,9 +193,18 @@ pub(in super::super) async fn create(
     Body(ask): Body<AskApiToken>,
 ) -> Result<Response, Problem> {
     reaches_all(&caller)?;
-    let id = |(i, name): (usize, &String)| cluster_id(&parts, &format!("clusters[{i}]"), name);
-    let clusters =
-        ask.clusters.map(|names| names.iter().enumerate().map(id).collect::<Result<BTreeSet<_>, _>>()).transpose()?;
+    let (mut ids, mut faults) = (BTreeSet::new(), Vec::new());
+    let set = parts.clusters.current();
+    for (i, name) in ask.clusters.iter().flatten().enumerate() {
+        match set.find(name) {
+            Some(cluster) => _ = ids.insert(cluster.id.clone()),
+            None => faults.push((format!("clusters[{i}]"), format!("there is no cluster {name:?}"))),
+        }
+    }
+    if !faults.is_empty() {
+        return Err(Problem::fields(faults));
+    }
+    let clusters = ask.clusters.map(|_| ids);
     let new = NewToken { name: ask.name, role: ask.role.into(), clusters, life: ask.ttl.map(Duration::from) };
     let (row, token) = parts.access.make(new, &caller.name).await?;
     let head = [(header::LOCATION, format!("/api/v1/api-tokens/{}", row.id))];

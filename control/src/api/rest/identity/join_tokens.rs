@@ -118,7 +118,7 @@ pub(in super::super) async fn list(
         seed: query.role.map(|role| role == NodeRole::Seed),
         valid: query.valid.map(|valid| (valid, now_seconds())),
     };
-    let rows = identity.tokens(&filter).await?;
+    let rows = identity.tokens_of(&filter).await?;
     let mut rows: Vec<_> = rows.into_iter().filter(|row| reaches(&caller, row.cluster.as_ref()).is_ok()).collect();
     let key = |row: &JoinTokenRow| (row.created, row.id.clone());
     rows.sort_by_key(key);
@@ -128,12 +128,7 @@ pub(in super::super) async fn list(
 
 async fn one(parts: &Parts, caller: &Caller, id: &str) -> Result<JoinTokenRow, Problem> {
     let missing = || Problem::new(StatusCode::NOT_FOUND, format!("there is no join token {id:?}"));
-    let row = identity(parts)?
-        .tokens(&JoinTokenFilter::default())
-        .await?
-        .into_iter()
-        .find(|row| row.id == id)
-        .ok_or_else(missing)?;
+    let row = identity(parts)?.tokens().await?.into_iter().find(|row| row.id == id).ok_or_else(missing)?;
     reaches(caller, row.cluster.as_ref())?;
     Ok(row)
 }

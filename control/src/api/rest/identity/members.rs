@@ -115,7 +115,7 @@ pub(in super::super) async fn list(
     let identity = identity(&parts)?;
     let cluster = query.cluster.as_deref().map(|name| parts.filter(&caller, name)).transpose()?;
     let seed = query.role.map(|role| role == NodeRole::Seed);
-    let rows = identity.members(&MemberFilter { seed, revoked: query.revoked }).await?;
+    let rows = identity.members_of(&MemberFilter { seed, revoked: query.revoked }).await?;
     let live = parts.nodes.names();
     let named = |member: &Member, prefix: &str| {
         member.node.as_str().starts_with(prefix) || live.get(&member.node).is_some_and(|name| name.starts_with(prefix))

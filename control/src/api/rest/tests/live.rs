@@ -239,6 +239,9 @@ async fn the_share_of_an_image_counts_what_is_there_and_what_is_coming() {
         let refused = rest.ask(Method::POST, path, None, &body).await;
         assert_eq!((refused.status, refused.faults()), (400, vec![field.to_owned()]), "{body}");
     }
+    let upper = |n: u8| json!({"digest": digest(n).to_string().to_uppercase()});
+    let refused = rest.ask(Method::POST, path, None, &ask(vec![upper(1), blob(2), upper(3)])).await;
+    assert_eq!(refused.faults(), ["blobs[0].digest", "blobs[2].digest"], "all of them at once");
 }
 
 #[tokio::test]
