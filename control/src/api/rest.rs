@@ -19,7 +19,6 @@ mod events;
 mod extract;
 mod feed;
 mod identity;
-mod known;
 mod nodes;
 mod page;
 mod preheats;

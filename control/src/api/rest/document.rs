@@ -118,6 +118,4 @@ problems! {
     Applying: 400 401 403 409 412 413 415 428 503;
     /// How changing or removing something without a body can fail.
     Removing: 400 401 403 404 409 412 428 503;
-    /// How something that is not about a state can fail.
-    Acting: 400 401 403 404 409 503;
 }

@@ -15,8 +15,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 
+use super::Parts;
 use super::problem::Problem;
-use super::{Parts, known};
 
 /// A JSON body, refused as a problem that names every field at fault.
 pub(super) struct Body<T>(pub(super) T);
@@ -32,7 +32,7 @@ impl<T: DeserializeOwned + ToSchema + 'static> FromRequest<Parts> for Body<T> {
             }
             Err(other) => return Err(Problem::new(other.status(), other.body_text())),
         };
-        understand(known::of_body::<T>(parts.shapes.body::<T>().faults(&value)), value).map(Self)
+        understand(parts.shapes.body::<T>().faults(&value), value).map(Self)
     }
 }
 
@@ -68,8 +68,7 @@ impl<T: DeserializeOwned + IntoParams + 'static> FromRequestParts<Parts> for Que
             }
         }
         let value = Value::Object(value);
-        let names = || T::into_params(|| None).into_iter().map(|parameter| parameter.name).collect();
-        let faults = known::of_query(shape.faults(&value), names).into_iter().chain(twice);
+        let faults = shape.faults(&value).into_iter().chain(twice);
         understand(faults.collect(), value).map(Self)
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn not_known(known: &[&str]) -> String {
     match known {
         [] => "is not known".to_owned(),
         many if many.len() > MOST_NAMES => "is not known".to_owned(),
-        known => format!("is not known; there are {}", known.join(", ")),
+        known => format!("is not known; known are {}", known.join(", ")),
     }
 }
 
