@@ -103,7 +103,7 @@ if (live) {
   const listen = () => {
     events = new EventSource("/console/events");
     for (const kind of ["reset", "node.joined", "node.moved", "node.left", "cluster.created", "cluster.updated",
-      "cluster.deleted", "flight.began", "flight.ended"]) events.addEventListener(kind, refresh);
+      "cluster.deleted", "flight.began", "flight.ended", "preheat.began", "preheat.ended"]) events.addEventListener(kind, refresh);
   };
   // Over HTTP/1.1 a browser has six connections to a host for all its tabs: one that nobody looks at holds none.
   document.addEventListener("visibilitychange", () => {

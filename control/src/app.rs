@@ -76,6 +76,7 @@ impl App {
         let preheats =
             Preheats::open(Arc::clone(&store) as Arc<dyn store::Preheats>, Arc::clone(&nodes), counted).await;
         let preheats = preheats.context("read the preheats")?;
+        preheats.followed_by(Arc::clone(&feed) as Arc<dyn preheat::Follower>);
 
         let bind = |key: &'static str, addr| listen::bind(addr).with_context(|| format!("{key}: listen on {addr}"));
         let grpc = bind("grpc.listen", config.grpc_listen)?;

@@ -8,8 +8,8 @@
 //! session until it is settled; a password is kept in memory alone, and with the job (I9).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use oci_spec::distribution::Reference;
@@ -96,6 +96,12 @@ pub enum Error {
     Store(#[from] store::Error),
 }
 
+/// Hears of jobs that begin, also again, and of those that end. Must be quick, and must not call back.
+pub trait Follower: Send + Sync + 'static {
+    /// Takes one. A job that has not ended begins.
+    fn preheat(&self, job: &Job);
+}
+
 /// All jobs.
 pub struct Preheats {
     store: Arc<dyn store::Preheats>,
@@ -108,6 +114,7 @@ pub struct Preheats {
     /// The last write of a change failed.
     failing: AtomicBool,
     changes: broadcast::Sender<String>,
+    follower: OnceLock<Arc<dyn Follower>>,
 }
 
 #[derive(Default)]
@@ -154,7 +161,13 @@ impl Preheats {
         let (changes, _) = broadcast::channel(BEHIND);
         let (inner, writing, dirty) = (Mutex::new(inner), tokio::sync::Mutex::default(), Notify::new());
         let failing = AtomicBool::new(false);
-        Ok(Arc::new(Self { store, nodes, metrics, inner, writing, dirty, failing, changes }))
+        let follower = OnceLock::new();
+        Ok(Arc::new(Self { store, nodes, metrics, inner, writing, dirty, failing, changes, follower }))
+    }
+
+    /// Who hears of what begins and ends from now on; there is one.
+    pub fn followed_by(&self, follower: Arc<dyn Follower>) {
+        _ = self.follower.set(follower);
     }
 
     /// Makes a job. It is on disk when this returns.
@@ -366,6 +379,8 @@ impl Preheats {
     fn take_up(&self, job: Job, login: Option<(String, String)>) {
         let mut inner = self.inner.lock();
         let id = job.id.clone();
+        // One that has ended when it is made begins all the same.
+        let begun = Job { ended: None, ..job.clone() };
         inner.dirty.remove(&id);
         if job.ended.is_some() {
             // No node of it takes orders: there is nothing to wait for.
@@ -375,6 +390,9 @@ impl Preheats {
         inner.live.insert(id.clone(), Live { job, login, orders: HashMap::new() });
         self.metrics.running.set(inner.live.len() as i64);
         drop(inner);
+        if let Some(follower) = self.follower.get() {
+            follower.preheat(&begun);
+        }
         self.send_orders();
         _ = self.changes.send(id);
     }
@@ -385,6 +403,9 @@ impl Preheats {
         inner.dirty.remove(&job.id);
         self.metrics.running.set(inner.live.len() as i64);
         drop(inner);
+        if let Some(follower) = self.follower.get() {
+            follower.preheat(job);
+        }
         _ = self.changes.send(job.id.clone());
     }
 

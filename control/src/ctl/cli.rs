@@ -285,6 +285,8 @@ pub(super) enum About {
     Cluster,
     /// Flights.
     Flight,
+    /// Preheats.
+    Preheat,
     /// Join tokens; needs an operator's token.
     JoinToken,
     /// API tokens; needs an admin's.
@@ -299,6 +301,7 @@ impl About {
             Self::Node => "node",
             Self::Cluster => "cluster",
             Self::Flight => "flight",
+            Self::Preheat => "preheat",
             Self::JoinToken => "join-token",
             Self::ApiToken => "api-token",
             Self::Member => "member",

@@ -107,6 +107,11 @@ fn line(event: &Value) -> String {
             let how = if event["complete"] == true { "complete" } else { "not complete" };
             format!("{} {} {} {how}", text("name"), text("cluster"), text("digest"))
         }
+        "preheat.began" => format!("{} {} {}", text("id"), text("cluster"), text("image")),
+        "preheat.ended" => {
+            let why = if event["why"].is_null() { String::new() } else { format!(": {}", text("why")) };
+            format!("{} {} {} {}{why}", text("id"), text("cluster"), text("image"), text("state"))
+        }
         "api-token.created" | "api-token.deleted" => format!("{} {}", text("name"), text("id")),
         "join-token.created" | "join-token.deleted" => {
             let cluster = if event["cluster"].is_null() { "(by facts)".to_owned() } else { text("cluster") };
@@ -145,5 +150,7 @@ mod tests {
     fn a_line_says_who_and_where_and_can_not_drive_the_terminal() {
         let moved = json!({"kind": "node.moved", "name": "a\u{1b}[31m", "from": "b", "to": null});
         assert_eq!(line(&moved), "node.moved         a\\u{1b}[31m b -> (alone)");
+        let ended = json!({"kind": "preheat.ended", "id": "p", "image": "r/a:1", "cluster": "west", "state": "failed", "why": "1 of 2 nodes"});
+        assert_eq!(line(&ended), "preheat.ended      p west r/a:1 failed: 1 of 2 nodes");
     }
 }

@@ -19,6 +19,7 @@ use super::caller::{Viewer, reaches};
 use super::document::Reading;
 use super::extract::Query;
 use super::feed::{Became, Missed, What};
+use super::preheats::{self, PreheatState, full_name};
 use super::problem::Problem;
 use crate::identity::Caller;
 
@@ -98,6 +99,26 @@ pub(super) enum EventView {
         /// It has the whole.
         complete: bool,
     },
+    /// A preheat was made, or is tried again.
+    #[serde(rename = "preheat.began")]
+    PreheatBegan {
+        /// Its id.
+        id: String,
+        image: String,
+        cluster: String,
+    },
+    /// A preheat ended. Its progress is no event.
+    #[serde(rename = "preheat.ended")]
+    PreheatEnded {
+        id: String,
+        image: String,
+        cluster: String,
+        /// How.
+        state: PreheatState,
+        /// Why it failed, or null.
+        #[schema(required = true)]
+        why: Option<String>,
+    },
     /// A join token was made. Only for those who may list them.
     #[serde(rename = "join-token.created")]
     JoinTokenCreated {
@@ -163,6 +184,8 @@ impl EventView {
             Self::ClusterDeleted { .. } => "cluster.deleted",
             Self::FlightBegan { .. } => "flight.began",
             Self::FlightEnded { .. } => "flight.ended",
+            Self::PreheatBegan { .. } => "preheat.began",
+            Self::PreheatEnded { .. } => "preheat.ended",
             Self::JoinTokenCreated { .. } => "join-token.created",
             Self::JoinTokenDeleted { .. } => "join-token.deleted",
             Self::ApiTokenCreated { .. } => "api-token.created",
@@ -184,6 +207,8 @@ enum About {
     Cluster,
     /// Flights.
     Flight,
+    /// Preheats.
+    Preheat,
     /// Join tokens.
     JoinToken,
     /// API tokens.
@@ -295,6 +320,7 @@ impl Listener {
             What::Joined { .. } | What::Moved { .. } | What::Left { .. } => About::Node,
             What::Created { .. } | What::Updated { .. } | What::Deleted { .. } => About::Cluster,
             What::Began { .. } | What::Ended { .. } => About::Flight,
+            What::Preheat { .. } => About::Preheat,
             What::JoinToken { .. } => About::JoinToken,
             What::ApiToken { .. } => About::ApiToken,
             What::Member { .. } => About::Member,
@@ -311,6 +337,13 @@ impl Listener {
         let id_or_name = |id: &ClusterId| set.get(id).map_or_else(|| id.to_string(), |cluster| cluster.name.clone());
         let name = |id: &Option<ClusterId>| id.as_ref().filter(|id| self.caller.reaches(id)).map(id_or_name);
         Some(match what.clone() {
+            What::Preheat { id, image, cluster, ended } => {
+                let (image, cluster) = (full_name(&image), id_or_name(&cluster));
+                match ended.as_ref().map(preheats::name) {
+                    None => EventView::PreheatBegan { id, image, cluster },
+                    Some((state, why)) => EventView::PreheatEnded { id, image, cluster, state, why },
+                }
+            }
             What::Joined { node, name: host, cluster } => {
                 EventView::NodeJoined { node, name: host, cluster: name(&cluster) }
             }

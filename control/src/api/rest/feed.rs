@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::clusters::{Cluster, ClusterSet, Clusters};
 use crate::identity::{self, ApiTokenRow, Happened, JoinTokenRow, Member, Role};
 use crate::nodes;
+use crate::preheat::{self, Job};
 use crate::swarm::{FlightChange, Follower};
 
 /// Events that are kept. With a thousand flights a second a listener may be away for some eight seconds.
@@ -35,6 +36,7 @@ pub(super) enum What {
     JoinToken { id: String, cluster: Option<ClusterId>, made: bool },
     ApiToken { id: String, name: String, made: bool },
     Member { node: NodeId, cluster: Option<ClusterId>, became: Became },
+    Preheat { id: String, image: preheat::Image, cluster: ClusterId, ended: Option<preheat::State> },
 }
 
 /// What became of a member.
@@ -54,7 +56,9 @@ impl What {
             Self::Created { cluster } | Self::Updated { cluster } | Self::Deleted { cluster } => {
                 vec![Some(&cluster.id)]
             }
-            Self::Began { cluster, .. } | Self::Ended { cluster, .. } => vec![Some(cluster)],
+            Self::Began { cluster, .. } | Self::Ended { cluster, .. } | Self::Preheat { cluster, .. } => {
+                vec![Some(cluster)]
+            }
             Self::JoinToken { cluster, .. } | Self::Member { cluster, .. } => vec![cluster.as_ref()],
             // Whoever makes them reaches all.
             Self::ApiToken { .. } => vec![None],
@@ -229,6 +233,14 @@ impl identity::Follower for Feed {
             Happened::Removed(who) => member(who, Became::Removed),
         };
         self.push(&mut inner, what);
+    }
+}
+
+impl preheat::Follower for Feed {
+    fn preheat(&self, job: &Job) {
+        let ended = job.ended.map(|_| job.state());
+        let (id, image, cluster) = (job.id.clone(), job.image.clone(), job.cluster.clone());
+        self.push(&mut self.inner.lock(), What::Preheat { id, image, cluster, ended });
     }
 }
 

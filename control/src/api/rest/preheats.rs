@@ -271,7 +271,8 @@ impl From<Error> for Problem {
     }
 }
 
-fn name(state: &How) -> (PreheatState, Option<String>) {
+/// As the API names it, and why it failed.
+pub(super) fn name(state: &How) -> (PreheatState, Option<String>) {
     match state {
         How::Waiting => (PreheatState::Waiting, None),
         How::Running => (PreheatState::Running, None),
@@ -281,13 +282,17 @@ fn name(state: &How) -> (PreheatState, Option<String>) {
     }
 }
 
+/// As in a pod.
+pub(super) fn full_name(Image { registry, repository, reference }: &Image) -> String {
+    let sign = if reference.parse::<Digest>().is_ok() { '@' } else { ':' };
+    format!("{registry}/{repository}{sign}{reference}")
+}
+
 impl PreheatBrief {
     fn of(parts: &Parts, brief: Brief) -> Self {
         let (state, why) = name(&brief.state);
-        let Image { registry, repository, reference } = &brief.image;
-        let sign = if reference.parse::<Digest>().is_ok() { '@' } else { ':' };
         Self {
-            image: format!("{registry}/{repository}{sign}{reference}"),
+            image: full_name(&brief.image),
             id: brief.id,
             platforms: brief.platforms,
             cluster: parts.clusters.current().get(&brief.cluster).map(|cluster| cluster.name.clone()),

@@ -60,6 +60,7 @@ async fn rest() -> Rest {
     let shapes = Arc::default();
     let (nodes_of, swarm_of) = (nodes.clone(), swarm.clone());
     let preheats = Preheats::open(store, nodes.clone(), preheat::Metrics::default()).await.unwrap();
+    preheats.followed_by(feed.clone());
     tokio::spawn(preheats.clone().run(drain.clone()));
     let parts = Parts {
         access,

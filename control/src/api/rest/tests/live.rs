@@ -4,6 +4,7 @@ use futures::StreamExt as _;
 use shoal_proto::Digest;
 
 use super::*;
+use crate::preheat::{Said, State as How};
 use crate::swarm::{Announced, Ask, Grant, Meta, Signature, Tell};
 
 const MIB: u64 = 1 << 20;
@@ -330,6 +331,35 @@ impl Events {
         }
         kinds
     }
+}
+
+#[tokio::test]
+async fn events_tell_of_preheats_that_begin_and_end_and_not_of_their_progress() {
+    let rest = rest().await;
+    rest.join("n1", "10.0.0.1", "");
+    let mut events = Events::open(&rest, "?about=preheat", None).await;
+    assert_eq!(events.kinds(1).await, ["reset"]);
+    let body = json!({"image": "registry.test/app:1", "cluster": "default"});
+    let made = rest.ask(Method::POST, "/api/v1/preheats", None, &body).await.json();
+    let id = made["id"].as_str().unwrap();
+    let said = |state| Said { state, refused: false, manifest: None, blobs: Vec::new() };
+    let node = "n1".parse().unwrap();
+    rest.preheats.heard(&node, &format!("{id}/1"), said(How::Running));
+    rest.preheats.heard(&node, &format!("{id}/1"), said(How::Failed("disk full".into())));
+    let (_, kind, began) = events.next().await.unwrap();
+    let wanted = json!({"kind": "preheat.began", "id": id, "image": "registry.test/app:1", "cluster": "default"});
+    assert_eq!((kind.as_str(), began), ("preheat.began", wanted));
+    let (_, kind, ended) = events.next().await.unwrap();
+    assert_eq!(
+        (kind.as_str(), &ended["state"], &ended["why"]),
+        ("preheat.ended", &json!("failed"), &json!("1 of 1 nodes"))
+    );
+    // Tried again and taken back: it begins and ends again.
+    let one = format!("/api/v1/preheats/{id}");
+    assert_eq!(rest.ask(Method::POST, &format!("{one}/retry"), Some("*"), &json!({})).await.status, 200);
+    assert_eq!(rest.ask(Method::POST, &format!("{one}/cancel"), Some("*"), &Value::Null).await.status, 200);
+    assert_eq!(events.kinds(1).await, ["preheat.began"]);
+    assert_eq!(events.next().await.unwrap().2["state"], "cancelled");
 }
 
 #[tokio::test]
