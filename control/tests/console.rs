@@ -643,6 +643,22 @@ async fn a_preheat_is_begun_cancelled_and_tried_again_and_its_password_is_on_no_
     assert_eq!(stage.post(&browser, &at, &login).await.status, 303);
     let page = stage.get(&browser, &at).await.text;
     assert!(page.contains("Cancel") && !page.contains("Retry what failed"), "{page}");
+    // Nor is a login needed.
+    assert_eq!(stage.post(&browser, &at, &[("do", "cancel"), ("version", "\"3\"")]).await.status, 303);
+    assert_eq!(stage.post(&browser, &at, &[("do", "retry"), ("version", "\"4\"")]).await.status, 303);
+    assert_eq!(
+        stage.get(&browser, "/console/preheats?state=cancelled").await.text.matches("registry.example/app:1<").count(),
+        0
+    );
+    assert!(
+        stage
+            .get(&browser, "/console/preheats?state=waiting&cluster=default")
+            .await
+            .text
+            .contains("registry.example/app:1<")
+    );
+    let odd = stage.get(&browser, "/console/preheats?state=gone").await;
+    assert!(odd.text.contains("must be one of waiting, running"), "{}", odd.text);
     for page in ["/console/preheats", &at, "/console/audit"] {
         assert!(!stage.get(&browser, page).await.text.contains("hunter-2"), "{page}");
     }

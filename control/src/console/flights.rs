@@ -178,7 +178,7 @@ mod tests {
         let mut titles: Vec<&str> = picture.edges.iter().map(|edge| edge.title.as_str()).collect();
         titles.sort_unstable();
         let ways = [
-            "a feeds b: 2.0 KiB",
+            "a feeds b: 2048 B",
             "a may feed c",
             "b feeds c: 7 B",
             "b may feed a",

@@ -97,10 +97,9 @@ async fn page(me: &Signed, query: &Search, sent: Option<(&Posted, &Answer)>) -> 
         buttons: vec![("filter", "Filter")],
         ..Form::default()
     };
-    let mut parts = vec![filter.html()];
-    if me.operates() {
-        parts.push(form(me, sent));
-    }
+    // The filter is beside what it filters.
+    let mut parts = if me.operates() { vec![form(me, sent)] } else { Vec::new() };
+    parts.push(filter.html());
     let said = sent.map(|(_, answer)| answer).or(Some(&answer).filter(|answer| !answer.status.is_success()));
     let error = said.map(Answer::detail).unwrap_or_default();
     let status = sent.map_or(answer.status, |(_, answer)| answer.status);
@@ -243,7 +242,8 @@ pub(super) async fn show(me: Signed, Path(id): Path<String>) -> Result<Response,
 
 pub(super) async fn change(Path(id): Path<String>, form: Posted) -> Result<Response, Stop> {
     let action = if form.get("do") == "retry" { "retry" } else { "cancel" };
-    let body = (action == "retry").then(|| json!({"login": login(&form)}));
+    let retry = || login(&form).map_or_else(|| json!({}), |login| json!({ "login": login }));
+    let body = (action == "retry").then(retry);
     let path = format!("/api/v1/preheats/{}/{action}", encoded(&id));
     let answer = form.me.ask(Method::POST, &path, Some(form.get("version")), body).await?;
     if answer.status.is_success() {

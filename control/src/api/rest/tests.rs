@@ -205,7 +205,7 @@ async fn what_is_wrong_is_named_by_field() {
     let known = "is not known; known are cidrs, default, idc, location, name";
     assert_eq!(unknown.json()["errors"][0]["reason"], known);
     let unknown = rest.get("/api/v1/explain?ip=10.0.0.1&idcs=x").await;
-    assert_eq!(unknown.json()["errors"][0]["reason"], "is not known; known are ip, idc, location, pin");
+    assert_eq!(unknown.json()["errors"][0]["reason"], "is not known; known are idc, ip, location, pin");
     // In a set all of them at once: what is not known, of a wrong kind, or missing; then what scopes are refused for.
     let set = json!({"clusters": [{"name": "a", "cidr": ["10.0.0.0/8"]}, {"name": 7, "default": "yes"}, {"idc": "x"}]});
     for query in ["", "?dry_run=true"] {
