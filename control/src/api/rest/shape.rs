@@ -154,8 +154,8 @@ impl Shape {
             for segment in &segments {
                 match segment {
                     LocationSegment::Property(key) => {
-                        quoted &= !self.is_secret(&key);
-                        join(&mut path, &key);
+                        quoted &= !self.is_secret(key);
+                        join(&mut path, key);
                     }
                     LocationSegment::Index(index) => path.push_str(&format!("[{index}]")),
                 }
