@@ -22,7 +22,7 @@ use tokio::sync::{Notify, broadcast};
 use tokio::time::Instant;
 
 use crate::nodes::{Nodes, Role, SessionId, Standing};
-use crate::store::{self, AuditEntry, Outcome, PreheatFilter, PreheatRow};
+use crate::store::{self, AuditEntry, PreheatRow};
 
 mod brief;
 pub mod job;
@@ -30,6 +30,7 @@ mod metrics;
 #[cfg(test)]
 mod tests;
 
+pub use crate::store::{Outcome, PreheatFilter, Standing as Stored};
 pub use brief::Brief;
 pub use job::{Blob, Candidate, Heard, Image, Job, Said, State, Target, Work};
 pub use metrics::Metrics;

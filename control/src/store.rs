@@ -16,7 +16,7 @@ mod sqlite;
 #[cfg(test)]
 mod suite;
 #[cfg(test)]
-mod upgrade;
+pub(crate) mod upgrade;
 
 use async_trait::async_trait;
 use shoal_proto::ClusterId;

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::clusters::{Cluster, ClusterSet, Facts};
 use crate::nodes::{self, Joined, Registration};
-use crate::store::{Identities as _, MemoryStore, Preheats as _};
+use crate::store::{Identities as _, MemoryStore, Preheats as _, SqliteStore};
 
 struct Nobody;
 
@@ -419,4 +419,36 @@ async fn what_is_wrong_is_named_by_its_field() {
     let short = bench.preheats.create(New { image: "alpine".into(), ..all() }, "admin").await.unwrap();
     let Image { registry, repository, reference } = short.image;
     assert_eq!((registry.as_str(), repository.as_str(), reference.as_str()), ("docker.io", "library/alpine", "latest"));
+}
+
+#[tokio::test]
+async fn preheats_of_schema_3_are_listed_in_short_as_this_version_would_have_written_them() {
+    let dir = tempfile::tempdir().unwrap();
+    store::upgrade::restore(store::upgrade::SCHEMA_3, dir.path()).await;
+    let store = SqliteStore::open(dir.path()).await.unwrap();
+    let listed = store.preheats(&PreheatFilter::default(), None, 9).await.unwrap();
+    assert_eq!(
+        listed.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(),
+        ["p-runs", "p-cancelled", "p-failed", "p-done"]
+    );
+    for row in &listed {
+        let whole = store.preheat(&row.id).await.unwrap().unwrap();
+        let job: Job = serde_json::from_value(whole.job.clone()).unwrap();
+        let brief: Brief = serde_json::from_value(row.short.clone()).unwrap();
+        assert_eq!(brief, job.brief(), "{}", row.id);
+        assert_eq!((&whole.cluster, whole.ended.map(|(at, _)| at)), (&job.cluster, job.ended));
+    }
+    let ended = async |outcome| {
+        let filter = PreheatFilter { standing: Stored::Ended(outcome), ..PreheatFilter::default() };
+        store.preheats(&filter, None, 9).await.unwrap().into_iter().map(|row| row.id).collect::<Vec<_>>()
+    };
+    assert_eq!(ended(Outcome::Done).await, ["p-done"]);
+    assert_eq!(ended(Outcome::Failed).await, ["p-failed"]);
+    assert_eq!(ended(Outcome::Cancelled).await, ["p-cancelled"]);
+    let running = store.running_preheats().await.unwrap();
+    assert_eq!(running.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["p-runs"]);
+    // A new one is newer than all of them.
+    let row = PreheatRow { id: "p-new".into(), ..running[0].clone() };
+    store.put_preheat(&row, None).await.unwrap();
+    assert_eq!(store.preheats(&PreheatFilter::default(), None, 1).await.unwrap()[0].id, "p-new");
 }

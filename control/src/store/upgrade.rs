@@ -7,17 +7,16 @@ use sha2::Digest as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 
 use super::*;
-use crate::preheat::{Brief, Job};
 
 /// Written by 0.1.0: see the head of the file.
 const SCHEMA_1: &str = include_str!("../../tests/data/schema-1.sql");
 /// Before preheats: see the head of the file.
 const SCHEMA_2: &str = include_str!("../../tests/data/schema-2.sql");
 /// Before lists had columns and indices of their own: see the head of the file.
-const SCHEMA_3: &str = include_str!("../../tests/data/schema-3.sql");
+pub(crate) const SCHEMA_3: &str = include_str!("../../tests/data/schema-3.sql");
 
 /// Makes the database that the dump is of.
-async fn restore(dump: &'static str, dir: &Path) {
+pub(crate) async fn restore(dump: &'static str, dir: &Path) {
     let options = SqliteConnectOptions::new().filename(dir.join("control.db")).create_if_missing(true);
     let pool = SqlitePool::connect_with(options).await.unwrap();
     sqlx::raw_sql(dump).execute(&pool).await.unwrap();
@@ -97,38 +96,6 @@ async fn a_database_of_schema_2_is_opened_with_all_that_it_has_and_takes_preheat
     let again = SqliteStore::open(dir.path()).await.unwrap();
     assert_eq!(again.running_preheats().await.unwrap(), [row]);
     assert_eq!(again.clusters().await.unwrap(), table);
-}
-
-#[tokio::test]
-async fn preheats_of_schema_3_are_listed_in_short_as_this_version_would_have_written_them() {
-    let dir = tempfile::tempdir().unwrap();
-    restore(SCHEMA_3, dir.path()).await;
-    let store = SqliteStore::open(dir.path()).await.unwrap();
-    let listed = store.preheats(&PreheatFilter::default(), None, 9).await.unwrap();
-    assert_eq!(
-        listed.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(),
-        ["p-runs", "p-cancelled", "p-failed", "p-done"]
-    );
-    for row in &listed {
-        let whole = store.preheat(&row.id).await.unwrap().unwrap();
-        let job: Job = serde_json::from_value(whole.job.clone()).unwrap();
-        let brief: Brief = serde_json::from_value(row.short.clone()).unwrap();
-        assert_eq!(brief, job.brief(), "{}", row.id);
-        assert_eq!((&whole.cluster, whole.ended.map(|(at, _)| at)), (&job.cluster, job.ended));
-    }
-    let ended = async |outcome| {
-        let filter = PreheatFilter { standing: Standing::Ended(outcome), ..PreheatFilter::default() };
-        store.preheats(&filter, None, 9).await.unwrap().into_iter().map(|row| row.id).collect::<Vec<_>>()
-    };
-    assert_eq!(ended(Outcome::Done).await, ["p-done"]);
-    assert_eq!(ended(Outcome::Failed).await, ["p-failed"]);
-    assert_eq!(ended(Outcome::Cancelled).await, ["p-cancelled"]);
-    let running = store.running_preheats().await.unwrap();
-    assert_eq!(running.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["p-runs"]);
-    // A new one is newer than all of them.
-    let row = PreheatRow { id: "p-new".into(), ..running[0].clone() };
-    store.put_preheat(&row, None).await.unwrap();
-    assert_eq!(store.preheats(&PreheatFilter::default(), None, 1).await.unwrap()[0].id, "p-new");
 }
 
 #[tokio::test]

@@ -395,10 +395,6 @@ async fn the_first_node_reads_the_origin_and_the_second_reads_the_first() {
         assert_eq!((got, sources.origin), (bytes.clone(), len as u64));
         let (got, sources) = read(&two, digest).await.unwrap();
         assert_eq!((got, sources.peers, sources.origin), (bytes.clone(), len as u64, 0));
-        // Control hears who gave it.
-        let fed = lab.cluster.swarms.lock()[&digest].fed.clone();
-        let from_one = |(node, given): &(NodeId, u64)| node.as_str() == "one" && *given <= len as u64;
-        assert!((fed.is_empty() == (len == 0)) && fed.iter().all(from_one), "{fed:?}");
         let (got, sources) = read(&two, digest).await.unwrap();
         assert_eq!((got, sources.local), (bytes, len as u64));
         assert_eq!(lab.reads() - before, 1);
@@ -420,6 +416,22 @@ async fn any_number_of_readers_share_one_flight() {
     }
     assert_eq!(lab.reads(), 1);
     assert_eq!(lab.registry.bytes.load(Ordering::SeqCst), bytes.len());
+}
+
+#[tokio::test]
+async fn control_hears_who_gives_how_much_while_it_comes() {
+    let lab = Lab::new();
+    let (one, two) = (lab.node("one"), lab.node("two"));
+    let bytes = content(16 * BLOCK, 5);
+    let digest = lab.publish(&bytes);
+    *lab.registry.slow.lock() = Some(Duration::from_millis(20));
+    let (first, second) = tokio::join!(read(&one, digest), read(&two, digest));
+    assert!(first.unwrap().0 == bytes && second.unwrap().0 == bytes);
+    let fed = lab.cluster.swarms.lock()[&digest].fed.clone();
+    // One of them read the origin, and the other read that one.
+    let giver = fed.first().expect("somebody was fed").0.clone();
+    assert!(fed.iter().all(|(node, given)| *node == giver && (1..=bytes.len() as u64).contains(given)), "{fed:?}");
+    assert!(fed.is_sorted_by_key(|(_, given)| *given), "all that it gave, each time: {fed:?}");
 }
 
 #[tokio::test]

@@ -17,8 +17,9 @@ use super::page::{List, Page};
 use super::problem::Problem;
 use super::time::seconds;
 use crate::identity::Caller;
-use crate::preheat::{Blob, Brief, Error, Image, Job, New, State as How, Target, Work};
-use crate::store::{Outcome, PreheatFilter, Standing};
+use crate::preheat::{
+    Blob, Brief, Error, Image, Job, New, Outcome, PreheatFilter, State as How, Stored as Standing, Target, Work,
+};
 
 /// Nodes that a list names, of those that were named.
 const NAMED: usize = 10;
