@@ -53,6 +53,9 @@ impl Node {
             .args(set("admin.listen", admin.to_string()))
             .args(set("mirror.listen", free().to_string()))
             .args(set("peer.listen", free().to_string()))
+            // Where daemons listen by default, the other test's daemon does too.
+            .args(set("containerd.listen", dir.join("containerd.sock").display().to_string()))
+            .args(set("containerd.content_listen", dir.join("content.sock").display().to_string()))
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .stdin(Stdio::null())
@@ -75,12 +78,14 @@ impl Node {
         Some(body["limits"].clone())
     }
 
-    fn limits_become(&self, upload: u64, origin: u64) {
+    fn limits_become(&mut self, upload: u64, origin: u64) {
         let wanted = serde_json::json!({"upload": upload, "download": 0, "origin": origin});
         let end = Instant::now() + Duration::from_secs(60);
         while self.limits().as_ref() != Some(&wanted) {
             let said = || std::fs::read_to_string(&self.log).unwrap();
             assert!(Instant::now() < end, "never {wanted}; the daemon said:\n{}", said());
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "it ended ({ended:?}) and said:\n{}", said());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -100,7 +105,7 @@ fn a_hangup_changes_limits_and_a_fault_changes_nothing_and_is_named() {
     let (config, log) = (dir.path().join("node.toml"), dir.path().join("log"));
     let said = |text: &str| std::fs::read_to_string(&log).unwrap().contains(text);
     std::fs::write(&config, "[limits]\nupload = '3MiB'\n").unwrap();
-    let node = Node::start(dir.path(), &config);
+    let mut node = Node::start(dir.path(), &config);
     node.limits_become(3 << 20, 0);
     std::fs::write(&config, "grace = '9s'\n[limits]\nupload = '5MiB'\norigin = '1MiB'\n").unwrap();
     node.hang_up();
@@ -119,7 +124,7 @@ fn the_daemon_has_given_up_what_it_does_not_need() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("node.toml");
     std::fs::write(&config, "").unwrap();
-    let node = Node::start(dir.path(), &config);
+    let mut node = Node::start(dir.path(), &config);
     node.limits_become(0, 0);
     let line = |status: &str, name: &str| {
         let found = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
