@@ -25,6 +25,7 @@ mod candidates;
 mod distrust;
 mod event;
 mod finder;
+mod holdings;
 mod look;
 mod meter;
 mod metrics;
@@ -36,8 +37,8 @@ mod state;
 mod willing;
 
 pub use event::{
-    Announced, Ask, At, Cause, Certificate, Effect, Event, FinderId, FlightChange, Grant, Member, Meta, Notice,
-    ParentSaid, Proof, Say, Signature, Skip, Stop, Tell, Trouble, Waiting,
+    Announced, Ask, At, Cause, Certificate, Effect, Event, Fact, FinderId, FlightChange, Grant, MOST_FED, Member, Meta,
+    Notice, ParentSaid, Proof, Say, Signature, Skip, Stop, Tell, Trouble, Waiting,
 };
 pub use look::{BlobView, FlightView, HolderView, Parent};
 pub use metrics::Metrics;

@@ -309,7 +309,8 @@ impl Containerd {
             .ok_or_else(|| anyhow!("{} has no line of a HEAD for {repository}", self.daemon.log().display()))
     }
 
-    /// When the last of the blobs was committed to the content store: seconds since the epoch.
+    /// When the last byte of the last of the blobs, which are all committed, was written to the content store: seconds since the epoch. The
+    /// change time of the file would not do: `shoal-node` links to what containerd holds, and that changes it.
     ///
     /// # Errors
     /// When one is not there.
@@ -318,7 +319,7 @@ impl Containerd {
         for digest in digests {
             let file = self.blob(digest);
             let meta = fs::metadata(&file).with_context(|| format!("containerd's store lacks {digest}"))?;
-            last = last.max(meta.ctime() as f64 + meta.ctime_nsec() as f64 / 1e9);
+            last = last.max(meta.mtime() as f64 + meta.mtime_nsec() as f64 / 1e9);
         }
         Ok(last)
     }

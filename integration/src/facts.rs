@@ -78,7 +78,7 @@ pub struct PullFacts {
     pub node: String,
     /// When containerd sent its first HEAD, seconds since the epoch.
     pub first_head: f64,
-    /// When the last blob was committed to containerd's content store, seconds since the epoch.
+    /// When the last byte of a blob was written to containerd's content store, seconds since the epoch.
     pub last_commit: f64,
     /// Bytes that the node fetched during the pull, by source, as its own metrics say.
     pub fetched_bytes: BTreeMap<String, u64>,

@@ -93,7 +93,7 @@ pub struct ShoalNode {
 pub struct PullTiming {
     /// containerd's first HEAD, seconds since the epoch.
     pub first_head: f64,
-    /// The last commit of a blob in its content store, seconds since the epoch.
+    /// The last byte of a blob in its content store, where all are committed: seconds since the epoch.
     pub last_commit: f64,
 }
 

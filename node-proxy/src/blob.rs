@@ -282,7 +282,7 @@ impl Engine {
         self.0.traces.lock().get(digest).map(|(_, trace)| trace.clone())
     }
 
-    /// Says that whoever read this does not come back for it. A flight that nobody else waits for ends now, not after
+    /// Says that whoever read this does not come back for it. A flight that nobody else on this node waits for ends now, not after
     /// [`Config::linger`]; what it has is kept.
     pub fn dismiss(&self, digest: &Digest) {
         if let Some(flight) = self.0.flights.lock().get(digest) {

@@ -1,13 +1,14 @@
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
+
+use arcstr::ArcStr;
 
 /// Why a text is not an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an id has 1 to 64 characters out of a-z, 0-9 and the hyphen")]
 pub struct IdError;
 
-fn parse(text: &str) -> Result<Arc<str>, IdError> {
+fn parse(text: &str) -> Result<ArcStr, IdError> {
     let fine = (1..=64).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if fine { Ok(text.into()) } else { Err(IdError) }
@@ -17,7 +18,7 @@ macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub struct $name(Arc<str>);
+        pub struct $name(ArcStr);
 
         impl $name {
             /// The text.

@@ -7,8 +7,9 @@ use shoal_proto::{ClusterId, Digest, NodeId};
 
 use super::candidates::{Dice, Facts};
 use super::distrust::Distrust;
-use super::event::{At, Certificate, Effect, FinderId, Meta, Notice, Say};
+use super::event::{At, Certificate, Effect, FinderId, Notice, Say};
 use super::finder::Finder;
+use super::holdings::Holdings;
 use super::meter::Rates;
 use super::seeds::Seeds;
 
@@ -24,7 +25,7 @@ pub(super) struct Node {
     pub(super) orders: bool,
     pub(super) uploads: u32,
     pub(super) slots: u32,
-    pub(super) held: HashMap<Digest, Arc<Meta>>,
+    pub(super) held: Holdings,
     /// By which what it signs is checked.
     pub(super) certificate: Option<Arc<Certificate>>,
     /// Held before the session began and not said again yet.

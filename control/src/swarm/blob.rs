@@ -16,7 +16,7 @@ use shoal_proto::{BlockSet, Layout, NodeId, PieceList};
 
 use super::around::Around;
 use super::candidates::{ENOUGH, Has, MOST, Servers};
-use super::event::{At, Cause, Certificate, FinderId, Meta, Notice, Say, Signature, Stop, Waiting};
+use super::event::{At, Cause, Certificate, Fact, FinderId, Meta, Notice, Say, Signature, Stop, Waiting};
 use super::finder::{Finder, LONGEST_PAUSE, RETRY};
 use super::permit::Permit;
 use super::willing::Willing;
@@ -62,7 +62,7 @@ pub(super) struct List {
 #[derive(Debug)]
 pub(super) struct Seal {
     pub(super) author: NodeId,
-    pub(super) meta: Arc<Meta>,
+    pub(super) meta: Arc<Fact>,
     /// Some of those who signed the root; the author is among them where things are signed.
     vouchers: Vec<Voucher>,
 }
@@ -95,7 +95,7 @@ pub(super) struct Blob {
     /// Somebody came who can serve: since anybody without candidates, and since all who have few, were looked at.
     gained: (bool, bool),
     /// What finders were told last of list and seal, and why those wait who have nothing.
-    relayed: (u64, Option<Arc<Meta>>),
+    relayed: (u64, Option<Arc<Fact>>),
     explained: Option<Discriminant<Waiting>>,
     /// When the candidates of finders are looked at again.
     flush: Option<At>,
@@ -327,7 +327,7 @@ impl Blob {
     pub(super) fn add_whole(
         &mut self,
         node: &NodeId,
-        meta: &Arc<Meta>,
+        meta: &Arc<Fact>,
         vouches: Option<Voucher>,
         around: &mut Around<'_>,
     ) -> bool {

@@ -1,6 +1,7 @@
 //! What the machine is told, and what it wants done. Plain data.
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,9 @@ use bytes::Bytes;
 use shoal_proto::{BlockIndex, ClusterId, Digest, Hash, Kind, NodeId};
 
 use super::order::{Order, Reply};
+
+/// Nodes that a flight is remembered to have been fed by, and that one word may tell of.
+pub const MOST_FED: usize = 64;
 
 /// A moment: how long control has been running.
 pub type At = Duration;
@@ -45,6 +49,23 @@ pub struct Meta {
     pub root: Hash,
     /// Content-Type as the origin gave it; empty when it gave none.
     pub media_type: String,
+}
+
+/// Which blob, and what is known of it: one copy for all nodes of a cluster that say the same, however many they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fact {
+    /// Which blob.
+    pub digest: Digest,
+    /// What is known of it.
+    pub meta: Meta,
+}
+
+impl Deref for Fact {
+    type Target = Meta;
+
+    fn deref(&self) -> &Meta {
+        &self.meta
+    }
 }
 
 /// What a node signs with its key, so that whoever hears of it can tell that it was not changed here; empty without certificates.
@@ -372,7 +393,7 @@ pub enum Say {
         /// Who vouches for it.
         author: NodeId,
         /// What.
-        meta: Arc<Meta>,
+        meta: Arc<Fact>,
         /// The author's.
         signature: Signature,
     },

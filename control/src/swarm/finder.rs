@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use shoal_proto::{Kind, NodeId};
 
-use super::event::{Ask, At, Meta, ParentSaid, Waiting};
+use super::event::{Ask, At, Fact, ParentSaid, Waiting};
 use super::meter::Meter;
 
 /// A finder whose reading failed may try again after this long, doubled with each failure.
@@ -31,7 +31,7 @@ pub(super) struct Finder {
     pub(super) runs: bool,
     /// Bytes that it read from the origin in this flight, and how fast it reads now.
     pub(super) origin_bytes: u64,
-    /// Who gave it how many bytes, as it says itself: for people alone, at most 64.
+    /// Who gave it how many bytes, as it says itself: for people alone, at most [`MOST_FED`](super::event::MOST_FED).
     pub(super) fed: Vec<(NodeId, u64)>,
     pub(super) meter: Meter,
     pub(super) failures: u32,
@@ -56,7 +56,7 @@ pub(super) struct Finder {
     pub(super) begun: bool,
     /// Which list it was told of.
     pub(super) list: u64,
-    pub(super) seal: Option<Arc<Meta>>,
+    pub(super) seal: Option<Arc<Fact>>,
     /// Who vouches for the seal, as it was told.
     pub(super) vouched: Option<NodeId>,
     /// Whose certificate it was told, and when that was issued.

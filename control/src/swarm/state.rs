@@ -14,10 +14,11 @@ use super::blob::{Blob, Rest, Voucher, pause};
 use super::candidates::Dice;
 use super::distrust::Distrust;
 use super::event::{
-    Announced, Ask, At, Cause, Certificate, Effect, Event, FinderId, FlightChange, Key, Member, Meta, Notice, Say,
+    Announced, Ask, At, Cause, Certificate, Effect, Event, Fact, FinderId, FlightChange, Key, Member, Notice, Say,
     Signature, Stop, Tell, Trouble,
 };
 use super::finder::{Finder, LOST};
+use super::holdings::Holdings;
 use super::meter::Rates;
 use super::permit::Permit;
 use super::seeds::Seeds;
@@ -233,7 +234,7 @@ impl State {
                 orders,
                 uploads: 0,
                 slots: 0,
-                held: HashMap::new(),
+                held: Holdings::default(),
                 certificate: None,
                 stale: None,
                 finders: BTreeSet::new(),
@@ -247,7 +248,7 @@ impl State {
         let elsewhere = node.addr != addr || node.seed != seed;
         (node.addr, node.location, node.seed, node.orders) = (addr, location, seed, orders);
         if let Some(cluster) = node.cluster.clone().filter(|_| elsewhere) {
-            for digest in node.held.keys().copied().collect::<Vec<_>>() {
+            for digest in node.held.digests().collect::<Vec<_>>() {
                 let key = (cluster.clone(), digest);
                 if !self.rest.contains_key(&key) {
                     self.touch(&key, step, |blob, around| blob.seat(&id, around));
@@ -268,9 +269,9 @@ impl State {
         node.cluster.clone_from(&cluster);
         let held = std::mem::take(&mut node.held);
         self.counts.holdings -= held.len();
-        for (digest, meta) in held {
+        for fact in held.into_facts() {
             // What it signed was for its old cluster. It announces all again when it is certified for this one.
-            self.hold(id, digest, meta, Signature::new(), step);
+            self.hold(id, fact, Signature::new(), step);
         }
         self.enlist(id, step);
     }
@@ -296,7 +297,7 @@ impl State {
         self.contested.forget(id, None);
         let Some(node) = self.nodes.get_mut(id) else { return };
         let Some(cluster) = node.cluster.take() else { return };
-        for digest in node.held.keys().copied().collect::<Vec<_>>() {
+        for digest in node.held.digests().collect::<Vec<_>>() {
             self.let_go(&(cluster.clone(), digest), id, step);
         }
     }
@@ -326,64 +327,49 @@ impl State {
 
     /// Notes that a node holds a blob whole, unless that contradicts what others of its cluster hold, or its word on this
     /// blob turned out to be false.
-    fn hold(
-        &mut self,
-        id: &NodeId,
-        digest: Digest,
-        meta: Arc<Meta>,
-        signature: Signature,
-        step: &mut Step<'_>,
-    ) -> bool {
+    fn hold(&mut self, id: &NodeId, fact: Arc<Fact>, signature: Signature, step: &mut Step<'_>) -> bool {
+        let digest = fact.digest;
         let Some(node) = self.nodes.get_mut(id) else { return false };
         if let Some(cluster) = &node.cluster
             && self.distrust.is_blamed(&(cluster.clone(), digest), id, step.now)
         {
             return false;
         }
-        let had = node.held.contains_key(&digest);
         let certificate = node.certificate.clone();
         let taken = match node.cluster.clone() {
-            None => Some(meta),
+            None => Some(fact),
             Some(cluster) => {
                 let key = (cluster, digest);
                 let rest = self.rest.get_mut(&key);
-                let rested = rest.and_then(|rest| rest.take(id, &meta, &signature, certificate.clone()));
+                let rested = rest.and_then(|rest| rest.take(id, &fact, &signature, certificate.clone()));
                 let taken = if rested.is_some() {
                     rested
                 } else {
                     self.touch(&key, step, |blob, around| {
                         // One copy of the same facts for all who hold it.
-                        let known = blob.seal.as_ref().map(|seal| &seal.meta).filter(|known| **known == meta);
-                        let meta = known.unwrap_or(&meta).clone();
-                        let vouches = Voucher::new(id, &meta, &signature, certificate);
-                        blob.add_whole(id, &meta, vouches, around).then_some(meta)
+                        let known = blob.seal.as_ref().map(|seal| &seal.meta).filter(|known| **known == fact);
+                        let fact = known.unwrap_or(&fact).clone();
+                        let vouches = Voucher::new(id, &fact, &signature, certificate);
+                        blob.add_whole(id, &fact, vouches, around).then_some(fact)
                     })
                 };
                 if taken.is_none() {
-                    self.contested.insert(key, id.clone(), meta, signature);
+                    self.contested.insert(key, id.clone(), fact, signature);
                 }
                 taken
             }
         };
-        let (Some(meta), Some(node)) = (taken, self.nodes.get_mut(id)) else { return false };
-        node.held.insert(digest, meta);
-        self.counts.holdings += usize::from(!had);
+        let (Some(fact), Some(node)) = (taken, self.nodes.get_mut(id)) else { return false };
+        self.counts.holdings += usize::from(node.held.insert(fact));
         true
     }
 
     /// A holder says again what it holds: what it signed before may be of a key or a certificate that counts no more.
-    fn vouch_again(
-        &mut self,
-        id: &NodeId,
-        digest: Digest,
-        meta: &Arc<Meta>,
-        signature: &Signature,
-        step: &mut Step<'_>,
-    ) {
+    fn vouch_again(&mut self, id: &NodeId, fact: &Arc<Fact>, signature: &Signature, step: &mut Step<'_>) {
         let Some(node) = self.nodes.get(id) else { return };
         let Some(cluster) = node.cluster.clone() else { return };
-        if let Some(voucher) = Voucher::new(id, meta, signature, node.certificate.clone()) {
-            let key = (cluster, digest);
+        if let Some(voucher) = Voucher::new(id, fact, signature, node.certificate.clone()) {
+            let key = (cluster, fact.digest);
             match self.rest.get_mut(&key) {
                 Some(rest) => rest.vouch(voucher),
                 None => self.touch(&key, step, |blob, around| blob.vouch(voucher, around)),
@@ -394,7 +380,7 @@ impl State {
     fn release(&mut self, id: &NodeId, digest: Digest, step: &mut Step<'_>) {
         self.contested.forget(id, Some(digest));
         let Some(node) = self.nodes.get_mut(id) else { return };
-        if node.held.remove(&digest).is_none() {
+        if !node.held.remove(&digest) {
             return;
         }
         self.counts.holdings -= 1;
@@ -409,7 +395,7 @@ impl State {
         }
         let Some(node) = self.nodes.get_mut(id) else { return };
         if what.reset {
-            node.stale = Some(node.held.keys().copied().collect());
+            node.stale = Some(node.held.digests().collect());
         }
         for (digest, meta, signature) in what.held {
             let Some(node) = self.nodes.get_mut(id) else { return };
@@ -417,15 +403,15 @@ impl State {
                 stale.remove(&digest);
             }
             match node.held.get(&digest) {
-                Some(known) if **known == meta => {
-                    let meta = known.clone();
-                    self.vouch_again(id, digest, &meta, &signature, step);
+                Some(known) if known.meta == meta => {
+                    let fact = Arc::clone(known);
+                    self.vouch_again(id, &fact, &signature, step);
                     continue;
                 }
                 Some(_) => self.release(id, digest, step),
                 None => {}
             }
-            self.hold(id, digest, Arc::new(meta), signature, step);
+            self.hold(id, Arc::new(Fact { digest, meta }), signature, step);
         }
         for digest in what.dropped {
             self.release(id, digest, step);
@@ -488,6 +474,9 @@ impl State {
             let complete = blob.let_go(finder, around).is_some_and(|finder| finder.done);
             blob.changed(around.now);
             detach(blob, finder, !clean, around);
+            if clean {
+                blob.recall_seed(around);
+            }
             complete
         });
         self.flights.push(FlightChange::Ended { node: id, cluster: key.0, digest: key.1, complete });
@@ -520,7 +509,7 @@ impl State {
                 });
                 let left = self.blobs.get(&key).map_or(0, |blob| blob.permits.len());
                 self.counts.permits -= permits - left;
-                self.hold(&id, key.1, Arc::new(meta), signature, step);
+                self.hold(&id, Arc::new(Fact { digest: key.1, meta }), signature, step);
                 self.touch(&key, step, |blob, around| blob.changed(around.now));
             }
             Tell::Lied { node, block: _ } => {
@@ -602,7 +591,7 @@ impl State {
             let Some(cluster) = node.cluster.clone() else { return };
             let sought = node.finders.iter().filter_map(|finder| Some(self.finders.get(finder)?.0.1));
             let keys: BTreeSet<Key> =
-                node.held.keys().copied().chain(sought).map(|digest| (cluster.clone(), digest)).collect();
+                node.held.digests().chain(sought).map(|digest| (cluster.clone(), digest)).collect();
             for key in keys.iter().filter(|key| *key != here) {
                 self.touch(key, step, |blob, around| blob.shun(accused, None, around));
             }

@@ -54,6 +54,8 @@ pub(super) struct Measured {
     find_p50_ms: f64,
     find_p99_ms: f64,
     find_max_ms: f64,
+    /// Of those times, what went by before the bench, on the same cores, came to ask.
+    late_p99_ms: f64,
     /// Of control, while it was asked.
     cpu_cores: f64,
     /// What the process has for itself at the end.
@@ -98,20 +100,22 @@ pub(super) async fn measure(plan: Plan) -> Result<Measured> {
     let holdings = own_now(control.pid())?;
 
     let (before, since) = (cpu::spent(control.pid())?, Instant::now());
-    let mut times = ask(&plan, &peers).await?;
+    let (mut times, mut late) = ask(&plan, &peers).await?;
     let cpu_cores = (cpu::spent(control.pid())? - before).as_secs_f64() / since.elapsed().as_secs_f64();
     times.sort_unstable();
+    late.sort_unstable();
     let rss = own_now(control.pid())?;
     control.has_all(plan.sessions as u64).await?;
-    let of = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1000.0;
+    let of = |times: &[Duration], share: f64| times[((times.len() - 1) as f64 * share) as usize].as_secs_f64() * 1000.0;
 
     while moves.try_recv().is_ok() {}
     let (redecide, change) = rescope(&control, &mut moves).await?;
     let each = |bytes: u64, before: u64, count: usize| bytes.saturating_sub(before) as f64 / count.max(1) as f64;
     Ok(Measured {
-        find_p50_ms: of(0.5),
-        find_p99_ms: of(0.99),
-        find_max_ms: of(1.0),
+        find_p50_ms: of(&times, 0.5),
+        find_p99_ms: of(&times, 0.99),
+        find_max_ms: of(&times, 1.0),
+        late_p99_ms: of(&late, 0.99),
         cpu_cores,
         rss_mib: rss as f64 / MIB,
         idle_mib: idle as f64 / MIB,
@@ -151,8 +155,8 @@ async fn announce(plan: &Plan, peers: &[Peer]) -> Result<()> {
     Ok(())
 }
 
-/// So many by the second, each by a node that does not hold it.
-async fn ask(plan: &Plan, peers: &Arc<Vec<Peer>>) -> Result<Vec<Duration>> {
+/// So many by the second, each by a node that does not hold it: how long each took since it was due, and how late it was asked.
+async fn ask(plan: &Plan, peers: &Arc<Vec<Peer>>) -> Result<(Vec<Duration>, Vec<Duration>)> {
     let mut random = StdRng::seed_from_u64(1);
     let (done, mut times) = mpsc::unbounded_channel();
     let gap = Duration::from_secs(1) / u32::try_from(plan.finds)?;
@@ -169,19 +173,21 @@ async fn ask(plan: &Plan, peers: &Arc<Vec<Peer>>) -> Result<Vec<Duration>> {
         };
         let (peers, done, holders) = (Arc::clone(peers), done.clone(), plan.holders);
         tokio::spawn(async move {
+            let late = due.elapsed();
             let named = peers[asker].find(digest).await;
-            let _ = done.send(named.map(|named| (named, due.elapsed(), holders)));
+            let _ = done.send(named.map(|named| (named, due.elapsed(), late, holders)));
         });
     }
     drop(done);
-    let mut all = Vec::with_capacity(usize::try_from(count)?);
+    let (mut all, mut lates) = (Vec::with_capacity(usize::try_from(count)?), Vec::with_capacity(usize::try_from(count)?));
     while let Some(found) = times.recv().await {
-        let (named, took, holders) = found?;
+        let (named, took, late, holders) = found?;
         ensure!(named == holders.min(16), "{named} parents were named of {holders} holders");
         all.push(took);
+        lates.push(late);
     }
     ensure!(all.len() as u64 == count, "{} answers to {count} questions", all.len());
-    Ok(all)
+    Ok((all, lates))
 }
 
 /// A scope that takes some nodes in, and lets them go: the median of how long it takes to decide all nodes, and to change it.
@@ -210,13 +216,14 @@ impl Measured {
         let Plan { sessions, digests, holders, clusters, finds, seconds } = &self.plan;
         format!(
             "{sessions} sessions with a heartbeat a second, {finds} Find a second for {seconds} s over {digests} digests with {holders} holders each, {clusters} clusters\n\
-             find_p50_ms {:.2}, find_p99_ms {:.2} (aim: below 10), most {:.2}\n\
+             find_p50_ms {:.2}, find_p99_ms {:.2} (aim: below 10), most {:.2}; asked late_p99_ms {:.2}\n\
              cpu_cores {:.2} (aim: below 1), rss_mib {:.0} (aim: below 400), idle {:.0}\n\
              bytes_per_session {:.0}, bytes_per_holding {:.0}; connected in {:.1} s, announced in {:.1} s\n\
              redecide_ms {:.1} (aim: below 200), a scope that moves {} nodes: {:.1} ms to the last of them\n",
             self.find_p50_ms,
             self.find_p99_ms,
             self.find_max_ms,
+            self.late_p99_ms,
             self.cpu_cores,
             self.rss_mib,
             self.idle_mib,

@@ -17,6 +17,8 @@ use crate::alone;
 const REPOSITORY: &str = "lab/preheat";
 const MIB: u64 = 1 << 20;
 const SOON: Duration = Duration::from_secs(60);
+/// A flight that is not wanted ends in about a second.
+const LET_GO: Duration = Duration::from_secs(5);
 
 fn name(tag: &str) -> String {
     format!("{}/{REPOSITORY}:{tag}", registry::HOST)
@@ -51,6 +53,16 @@ async fn becomes(world: &World, id: &str, state: &str) -> Result<Value> {
 fn bytes(job: &Value, node: &str) -> u64 {
     let nodes = job["nodes"].as_array().into_iter().flatten();
     nodes.filter(|one| one["name"] == node).filter_map(|one| one["bytes"].as_u64()).sum()
+}
+
+/// Bytes that each node fetched, wherever from.
+async fn fetched(world: &World) -> Result<Vec<(&'static str, u64)>> {
+    let mut all = Vec::new();
+    for node in ["a1", "a2"] {
+        let sources = world.node_ref(node)?.shoal_ref()?.bytes_by_source().await?;
+        all.push((node, sources.values().sum()));
+    }
+    Ok(all)
 }
 
 #[test]
@@ -127,16 +139,18 @@ fn a_preheat_outlives_control_and_a_node_and_is_tried_again() {
         // Taken back in the middle, and tried again.
         let other = Image::obtain(&Plan::random(46_002, vec![24 * MIB, MIB]))?;
         world.registry.push(&other, REPOSITORY, "2").await?;
+        let before = fetched(&world).await?;
         let id = id_of(&preheat(&world, &["create", &name("2"), "--cluster", "default"]).await?)?;
-        eventually(SOON, "a node to run", || async {
+        eventually(SOON, "both nodes to have some", || async {
             let job = preheat(&world, &["show", &id]).await?;
-            ensure!(job["state"] == "running", "{job}");
+            ensure!(job["state"] == "running" && bytes(&job, "a1") > MIB && bytes(&job, "a2") > MIB, "{job}");
             Ok(())
         })
         .await?;
         preheat(&world, &["cancel", &id]).await?;
         becomes(&world, &id, "cancelled").await?;
-        eventually(SOON, "nodes to let go", || async {
+        // Each gives to the other, and yet neither keeps the other at it.
+        eventually(LET_GO, "nodes to let go", || async {
             for node in ["a1", "a2"] {
                 let flights = world.node_ref(node)?.shoal_ref()?.metric("shoal_blob_flights").await?;
                 ensure!(flights == 0.0, "{node} has {flights} flights");
@@ -144,6 +158,10 @@ fn a_preheat_outlives_control_and_a_node_and_is_tried_again() {
             Ok(())
         })
         .await?;
+        for ((node, before), (_, after)) in before.iter().zip(fetched(&world).await?) {
+            let came = after - before;
+            ensure!(came < 25 * MIB, "{node} fetched {came} bytes: all of an image that nobody waited for");
+        }
         preheat(&world, &["retry", &id]).await?;
         // A node dies meanwhile, and comes back.
         eventually(SOON, "a node to run", || async {

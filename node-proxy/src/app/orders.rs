@@ -117,7 +117,10 @@ impl Orders {
                         self.control.tell_blob_order(&order.id, Outcome::Failed(error.to_string()));
                     }
                 },
-                () = cancel.cancelled() => tracing::debug!(?order, "an ordered blob is not wanted any more"),
+                () = cancel.cancelled() => {
+                    tracing::debug!(?order, "an ordered blob is not wanted any more");
+                    self.engine.dismiss(&order.digest);
+                }
             }
             blobs.leave(&order.id);
         });

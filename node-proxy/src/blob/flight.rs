@@ -104,7 +104,7 @@ struct State {
     /// Next byte of every reader, by reader.
     readers: HashMap<u64, u64>,
     next_reader: u64,
-    /// Peers that read from us, and orders: interest without a position.
+    /// Peers that read from us: interest without a position.
     offers: usize,
     idle_since: Option<Instant>,
     /// Whoever wanted it said that they do not any more. Ends with the next reader.
@@ -491,7 +491,8 @@ impl Flight {
         said.into_iter().map(all).collect()
     }
 
-    /// Whoever wanted it does not come back: once nobody reads it, it has been idle for ever.
+    /// Whoever wanted it does not come back: once nobody reads it here, it has been idle for ever. Peers that get it from here go on by
+    /// themselves; nodes of which each gives to the other would keep each other at it to the end.
     pub(super) fn dismiss(&self) {
         self.state.lock().dismissed = true;
     }
@@ -499,10 +500,10 @@ impl Flight {
     /// How long nobody has wanted it.
     pub(super) fn idle(&self) -> std::time::Duration {
         let state = self.state.lock();
-        match state.idle_since {
-            Some(_) if state.dismissed => std::time::Duration::MAX,
-            since => since.map(|since| since.elapsed()).unwrap_or_default(),
+        if state.dismissed && state.readers.is_empty() {
+            return std::time::Duration::MAX;
         }
+        state.idle_since.map(|since| since.elapsed()).unwrap_or_default()
     }
 }
 

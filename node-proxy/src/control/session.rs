@@ -15,8 +15,8 @@ use wire::session_response::Message as Hear;
 
 use super::{Assigned, Client, Difference, Holding, Load, Node, Outbox, assignment, join, lists};
 
-/// Blobs in one announcement: about 3 KiB. Control keeps room for the largest message of each session, and has ten thousand of them.
-pub(super) const BATCH: usize = 16;
+/// Blobs in one announcement: 1 to 2 KiB. Control keeps room for the largest message of each session, and has ten thousand of them.
+pub(super) const BATCH: usize = 8;
 /// How long until control is tried again, at least and at most: after a restart it must know within 5 s what nodes hold
 /// (I4), the first announcement included.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));

@@ -11,7 +11,7 @@ use tonic::Status;
 use crate::clusters::Facts;
 use crate::nodes::{Load, Registration, Role};
 use crate::preheat::{Blob, Said, State};
-use crate::swarm::{Announced, Ask, Grant, Meta, Repository, Signature, Tell, Trouble};
+use crate::swarm::{Announced, Ask, Grant, MOST_FED, Meta, Repository, Signature, Tell, Trouble};
 
 /// Names, versions, repositories: longer ones are mistakes.
 const LONGEST_TEXT: usize = 1024;
@@ -250,9 +250,6 @@ pub(super) fn tell(message: wire::find_request::Message, asked: Digest) -> Resul
         }
     })
 }
-
-/// Nodes that one word tells to have given bytes.
-const MOST_FED: usize = 64;
 
 /// How far an order is, and its id.
 pub(super) fn order(progress: wire::OrderProgress) -> Result<(String, Said), Status> {

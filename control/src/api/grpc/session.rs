@@ -36,7 +36,7 @@ pub(super) fn serve(
     drain: Drain,
     joined: Joined,
     shown: Option<Shown>,
-    requests: Streaming<wire::SessionRequest>,
+    mut requests: Streaming<wire::SessionRequest>,
 ) -> BoxStream<'static, Answer> {
     // Assignments are few, and the newest alone counts: a node that does not read gets the last one when it does.
     let (answers, receiver) = mpsc::channel(1);
@@ -48,7 +48,7 @@ pub(super) fn serve(
             .cloned()
             .zip(shown.clone())
             .map(|(identity, shown)| Certified::new(identity, shown.bearer));
-        let end = talk(&parts, &drain, (joined, shown), certified, requests, &answers).await;
+        let end = talk(&parts, &drain, (joined, shown), certified, &mut requests, &answers).await;
         parts.nodes.disconnected(&session, matches!(end, End::Closed));
         if let End::Failed(status) = end {
             tracing::debug!(%status, "session ended");
@@ -131,7 +131,7 @@ async fn talk(
     drain: &Drain,
     (joined, shown): (Joined, Option<Shown>),
     mut certified: Option<Certified>,
-    mut requests: Streaming<wire::SessionRequest>,
+    requests: &mut Streaming<wire::SessionRequest>,
     answers: &mpsc::Sender<Boxed>,
 ) -> End {
     let Parts { nodes, .. } = parts;
@@ -143,7 +143,8 @@ async fn talk(
     loop {
         if unsaid && let Some(certified) = &mut certified {
             let to = assignment.borrow().cluster.as_ref().map(|(id, _)| id.clone());
-            certified.belongs(to.as_ref()).await;
+            // Rare, and large: in a box it takes no room in the sessions that wait.
+            Box::pin(certified.belongs(to.as_ref())).await;
         }
         tokio::select! {
             message = requests.message() => match message {

@@ -13,7 +13,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 /// Bytes of one slice: all that a node says fits into one, announcements aside.
-const SLICE: usize = 1 << 10;
+const SLICE: usize = 512;
 
 struct Slices {
     inner: Body,

@@ -24,6 +24,8 @@ pub(in super::super) struct Errand {
     until: Option<At>,
     /// Those that were.
     asked: BTreeSet<NodeId>,
+    /// Whoever came by an order, or was left to it, and by which.
+    came: Option<(NodeId, Order)>,
 }
 
 #[derive(Debug)]
@@ -48,9 +50,9 @@ impl Blob {
     pub(super) fn attend(&mut self, around: &mut Around<'_>) {
         let Some(out) = &self.errand.out else { return };
         if !self.permits.is_empty() || !self.whole.is_empty() || self.index.willing.is_empty() {
-            // Somebody reads already, or nobody would. What the seed has begun it may go on with.
-            self.settle_errand(around);
-            self.errand = Errand { over: !self.index.willing.is_empty(), ..Errand::default() };
+            // Somebody reads already, or nobody would. What the seed has begun it may go on with, as long as anybody waits.
+            let came = self.settle_errand(around).map(|out| (out.seed, out.order));
+            self.errand = Errand { over: !self.index.willing.is_empty(), came, ..Errand::default() };
             return;
         }
         let came = self.finder_of(&out.seed).and_then(|id| self.finders.get(&id));
@@ -162,14 +164,30 @@ impl Blob {
 
     fn take_errand(&mut self, around: &mut Around<'_>) {
         self.errand.over = true;
-        let Some(Out { seed, .. }) = self.settle_errand(around) else { return };
+        let Some(Out { seed, order, .. }) = self.settle_errand(around) else { return };
         around.seeds.works(&seed);
+        self.errand.came = Some((seed.clone(), order));
         if let Some(id) = self.finder_of(&seed)
             && let Some(finder) = self.finders.get_mut(&id)
         {
             finder.ordered = true;
         }
         around.notice(Notice::SeedCame { seed });
+    }
+
+    /// A finder went on purpose. When none is left but the seed that was ordered for others, and nobody holds the blob, nobody waits for it:
+    /// the order is taken back.
+    pub(in super::super) fn recall_seed(&mut self, around: &mut Around<'_>) {
+        let sent = self.errand.out.as_ref().map(|out| &out.seed).or(self.errand.came.as_ref().map(|(seed, _)| seed));
+        let Some(seed) = sent else { return };
+        if !self.whole.is_empty() || self.finders.values().any(|finder| finder.node != *seed) {
+            return;
+        }
+        let came = self.errand.came.take();
+        let order = self.settle_errand(around).map(|out| (out.seed, out.order)).or(came);
+        if let Some((seed, order)) = order {
+            around.out.push(Effect::Order { seed, order, back: true });
+        }
     }
 
     /// A seed could not read: it is asked for less for a while.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use shoal_proto::NodeId;
 
 use super::super::around::Around;
-use super::super::event::{Certificate, Meta, Signature};
+use super::super::event::{Certificate, Fact, Signature};
 use super::vouch::Voucher;
 use super::{Blob, Seal};
 
@@ -30,7 +30,7 @@ impl Rest {
         &self.whole
     }
 
-    pub(in super::super) fn meta(&self) -> &Arc<Meta> {
+    pub(in super::super) fn meta(&self) -> &Arc<Fact> {
         &self.seal.meta
     }
 
@@ -38,11 +38,11 @@ impl Rest {
     pub(in super::super) fn take(
         &mut self,
         node: &NodeId,
-        meta: &Meta,
+        fact: &Fact,
         signature: &Signature,
         certificate: Option<Arc<Certificate>>,
-    ) -> Option<Arc<Meta>> {
-        if *self.seal.meta != *meta {
+    ) -> Option<Arc<Fact>> {
+        if *self.seal.meta != *fact {
             return None;
         }
         if let Err(at) = self.whole.binary_search(node) {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use shoal_proto::{BlockIndex, NodeId};
 
 use super::super::around::Around;
-use super::super::event::{Certificate, FinderId, Meta, Proof, Say, Signature};
+use super::super::event::{Certificate, Fact, FinderId, Meta, Proof, Say, Signature};
 use super::super::finder::Finder;
 use super::{Blob, List, RUN, Seal};
 
@@ -22,7 +22,7 @@ const MOST_VOUCHERS: usize = 16;
 pub(in super::super) struct Voucher {
     node: NodeId,
     /// As the node says it: the signature is over its media type too.
-    meta: Arc<Meta>,
+    meta: Arc<Fact>,
     signature: Signature,
     /// By what it is checked when the node is gone.
     certificate: Option<Arc<Certificate>>,
@@ -32,7 +32,7 @@ impl Voucher {
     /// `None`: nothing is signed.
     pub(in super::super) fn new(
         node: &NodeId,
-        meta: &Arc<Meta>,
+        meta: &Arc<Fact>,
         signature: &Signature,
         certificate: Option<Arc<Certificate>>,
     ) -> Option<Self> {
@@ -65,7 +65,7 @@ impl Seal {
         finder: &Finder,
         whole: &BTreeSet<NodeId>,
         around: &Around<'_>,
-    ) -> Option<(NodeId, Arc<Meta>, Signature)> {
+    ) -> Option<(NodeId, Arc<Fact>, Signature)> {
         let fine = |node: &NodeId| around.may_name(node, finder) && finder.may_prove(node);
         if self.vouchers.is_empty() {
             // Nobody signs here; or those who did are gone, and the finder asks a holder itself.

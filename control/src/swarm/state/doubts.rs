@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use shoal_proto::{Digest, NodeId};
 
-use super::super::event::{Cause, FinderId, Meta, Notice, Say, Signature, Stop};
+use super::super::event::{Cause, Fact, FinderId, Meta, Notice, Say, Signature, Stop};
 use super::{Key, State, Step};
 
 /// Blobs of which holdings that contradict others' words are remembered.
@@ -14,7 +14,7 @@ const MOST_BLOBS: usize = 256;
 const MOST_CLAIMS: usize = 8;
 
 /// What holders say of one blob, and who says so.
-type Claims = BTreeMap<(u64, [u8; 32]), BTreeMap<NodeId, (Arc<Meta>, Signature)>>;
+type Claims = BTreeMap<(u64, [u8; 32]), BTreeMap<NodeId, (Arc<Fact>, Signature)>>;
 
 /// Holdings that contradict others' words and wait for those to be proven wrong; more are not remembered. What many say alike is
 /// looked at once, and only when the blob has changed.
@@ -25,7 +25,7 @@ pub(super) struct Contested {
 }
 
 impl Contested {
-    pub(super) fn insert(&mut self, key: Key, node: NodeId, meta: Arc<Meta>, signature: Signature) {
+    pub(super) fn insert(&mut self, key: Key, node: NodeId, meta: Arc<Fact>, signature: Signature) {
         if self.claims.len() >= MOST_BLOBS && !self.claims.contains_key(&key) {
             return;
         }
@@ -65,7 +65,7 @@ impl Contested {
     pub(super) fn take_agreed(
         &mut self,
         agrees: impl Fn(&Key, &Meta) -> bool,
-    ) -> Vec<(NodeId, Digest, Arc<Meta>, Signature)> {
+    ) -> Vec<(NodeId, Arc<Fact>, Signature)> {
         let mut agreed = Vec::new();
         for key in std::mem::take(&mut self.changed) {
             let Some(claims) = self.claims.get_mut(&key) else { continue };
@@ -73,7 +73,7 @@ impl Contested {
                 let holds = nodes.values().next().is_some_and(|(meta, _)| agrees(&key, meta));
                 if holds {
                     let nodes = std::mem::take(nodes).into_iter();
-                    agreed.extend(nodes.map(|(node, (meta, signature))| (node, key.1, meta, signature)));
+                    agreed.extend(nodes.map(|(node, (meta, signature))| (node, meta, signature)));
                 }
                 !holds
             });
@@ -90,11 +90,11 @@ impl State {
     pub(super) fn reconsider(&mut self, step: &mut Step<'_>) {
         let (blobs, rest) = (&self.blobs, &self.rest);
         let agrees = |key: &Key, meta: &Meta| {
-            let same = |held: &Arc<Meta>| held.root == meta.root && held.size == meta.size;
+            let same = |held: &Arc<Fact>| held.root == meta.root && held.size == meta.size;
             rest.get(key).is_none_or(|rest| same(rest.meta())) && blobs.get(key).is_none_or(|blob| blob.agrees(meta))
         };
-        for (node, digest, meta, signature) in self.contested.take_agreed(agrees) {
-            self.hold(&node, digest, meta, signature, step);
+        for (node, fact, signature) in self.contested.take_agreed(agrees) {
+            self.hold(&node, fact, signature, step);
         }
     }
 
@@ -125,7 +125,7 @@ impl State {
         let holders = std::mem::take(&mut blob.whole);
         for holder in &holders {
             if let Some(node) = self.nodes.get_mut(holder)
-                && node.held.remove(&key.1).is_some()
+                && node.held.remove(&key.1)
             {
                 self.counts.holdings -= 1;
             }

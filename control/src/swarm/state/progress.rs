@@ -3,10 +3,7 @@
 use shoal_proto::NodeId;
 
 use super::{State, Step};
-use crate::swarm::event::{FinderId, Key};
-
-/// Nodes that a flight is remembered to have been fed by.
-const MOST_FED: usize = 64;
+use crate::swarm::event::{FinderId, Key, MOST_FED};
 
 impl State {
     /// A finder says who fed it. For people alone: nothing is decided by it.

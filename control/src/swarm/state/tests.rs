@@ -3,7 +3,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use shoal_proto::{Layout, PieceList};
 
-use super::super::event::{Grant, Notice, ParentSaid, Waiting};
+use super::super::event::{Grant, Meta, Notice, ParentSaid, Waiting};
 use super::super::order::{Order, Reply};
 use super::*;
 
@@ -26,6 +26,10 @@ fn cluster(name: &str) -> ClusterId {
 
 fn digest(number: u8) -> Digest {
     Digest::from_bytes([number; 32])
+}
+
+fn fact(number: u8, root: u8) -> Arc<Fact> {
+    Arc::new(Fact { digest: digest(number), meta: meta(root) })
 }
 
 fn meta(root: u8) -> Meta {

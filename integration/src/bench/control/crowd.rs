@@ -18,7 +18,7 @@ const BOUND: Duration = Duration::from_secs(20);
 const MEBIBYTE: u64 = 1 << 20;
 
 /// Holdings in one message, as a node says them.
-const BATCH: usize = 16;
+const BATCH: usize = 8;
 
 /// A node was told of another cluster.
 pub(super) struct Moved {

@@ -61,3 +61,25 @@ async fn who_still_reads_or_comes_back_keeps_a_dismissed_flight() {
     // What is not there is dismissed without a word.
     one.dismiss(&digest);
 }
+
+#[tokio::test(start_paused = true)]
+async fn nodes_of_which_each_gives_to_the_other_do_not_keep_each_other_at_it() {
+    let lab = Lab::new();
+    let (one, two) = (lab.node("one"), lab.node("two"));
+    *lab.registry.slow.lock() = Some(Duration::from_secs(1));
+    let digest = lab.publish(&content(200 * BLOCK, 5));
+    let readers = [reading(&lab, &one, digest).await, reading(&lab, &two, digest).await];
+    // Each knows of the other and has opened what it gives.
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    for reader in readers {
+        reader.abort();
+        assert!(reader.await.unwrap_err().is_cancelled());
+    }
+    let before = lab.registry.bytes.load(Ordering::SeqCst);
+    assert!(before < 60 * BLOCK, "{before} bytes of it were read before");
+    [&one, &two].iter().for_each(|node| node.dismiss(&digest));
+    let took = over(&one).await + over(&two).await;
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    let read = lab.registry.bytes.load(Ordering::SeqCst) - before;
+    assert!(read < 10 * BLOCK, "{read} bytes of it were read after that");
+}

@@ -181,9 +181,9 @@ fn of_what_contradicts_so_much_is_remembered_and_of_each_node_its_last_word() {
     let mut contested = Contested::default();
     let key = (cluster("east"), digest(1));
     for root in 0..40 {
-        contested.insert(key.clone(), node(&format!("n{root}")), Arc::new(meta(root)), Signature::new());
+        contested.insert(key.clone(), node(&format!("n{root}")), fact(1, root), Signature::new());
     }
-    contested.insert(key.clone(), node("n1"), Arc::new(meta(0)), Signature::new());
+    contested.insert(key.clone(), node("n1"), fact(1, 0), Signature::new());
     let agreed = |contested: &mut Contested, root: u8| -> Vec<NodeId> {
         contested.take_agreed(|_, meta| meta.root == [root; 32]).into_iter().map(|(node, ..)| node).collect()
     };

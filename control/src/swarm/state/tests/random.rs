@@ -336,14 +336,14 @@ impl World {
             state.look(&(cluster.clone(), *digest), self.bench.now, |blob, around| blob.check(around));
             for holder in &blob.whole {
                 assert_eq!(state.nodes[holder].cluster.as_ref(), Some(cluster));
-                assert!(state.nodes[holder].held.contains_key(digest));
+                assert!(state.nodes[holder].held.contains(digest));
             }
         }
         for (key, rest) in &state.rest {
             assert!(!state.blobs.contains_key(key) && !rest.holders().is_empty() && rest.holders().is_sorted());
             for holder in rest.holders() {
                 assert_eq!(state.nodes[holder].cluster.as_ref(), Some(&key.0));
-                assert!(state.nodes[holder].held.contains_key(&key.1));
+                assert!(state.nodes[holder].held.contains(&key.1));
             }
         }
         self.check_orders();

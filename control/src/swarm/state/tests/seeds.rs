@@ -163,13 +163,45 @@ fn whoever_has_a_part_reads_on_and_a_search_that_ends_asks_nobody_for_longer() {
     let order = bench.order();
     bench.apply(Event::Ended { finder: b, clean: true });
     assert!(bench.skips().is_empty());
+    assert_eq!(std::mem::take(&mut bench.orders), [(order.0.clone(), order.1.clone(), true)], "nobody waits for it");
     bench.wait(ms(5000));
-    // What was begun goes on, and the next who looks for it finds it.
+    // A seed that did not hear of that yet is one that looks for it, and the next finds what it began.
     bench.reply(&order, Reply::Begins);
     let s = bench.ask("s", want(2));
     assert!(bench.permit(s).is_some());
     let c = bench.ask("c", want(2));
     assert_eq!(bench.permit(c), None);
+}
+
+#[test]
+fn what_a_seed_reads_for_others_is_taken_back_when_none_of_them_waits_any_more() {
+    let mut bench = Bench::with_seeds(&["s"]);
+    let (a, b) = (bench.find("a"), bench.find("b"));
+    let order = bench.order();
+    bench.reply(&order, Reply::Begins);
+    let s = bench.find("s");
+    let permit = bench.permit(s).unwrap();
+    bench.headers(s, permit);
+    bench.hashes(s, 0, &[1]);
+    bench.apply(Event::Ended { finder: a, clean: true });
+    assert!(bench.orders.is_empty(), "b waits");
+    // Its connection broke: it will come back.
+    bench.apply(Event::Ended { finder: b, clean: false });
+    assert!(bench.orders.is_empty());
+    let b = bench.find("b");
+    bench.apply(Event::Ended { finder: b, clean: true });
+    assert_eq!(std::mem::take(&mut bench.orders), [(order.0, order.1, true)]);
+    bench.apply(Event::Ended { finder: s, clean: true });
+    assert!(bench.orders.is_empty());
+    // What somebody got as a whole a seed may have too.
+    bench.ask("a", want(2));
+    let order = bench.order();
+    bench.reply(&order, Reply::Begins);
+    let s = bench.ask("s", want(2));
+    bench.permit(s).unwrap();
+    bench.hold("b", 2, 7);
+    bench.apply(Event::Ended { finder: a, clean: true });
+    assert!(bench.orders.is_empty());
 }
 
 /// Two seeds of which one is slow: it is found out by what the other measured, and the faster reads for all.

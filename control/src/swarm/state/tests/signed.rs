@@ -57,7 +57,7 @@ fn author(name: &str, issued: u64) -> Say {
 }
 
 fn sealed(name: &str, root: u8) -> Say {
-    Say::Sealed { author: node(name), meta: Arc::new(meta(root)), signature: by(name, root) }
+    Say::Sealed { author: node(name), meta: fact(1, root), signature: by(name, root) }
 }
 
 #[test]
