@@ -12,8 +12,10 @@ mod clusters;
 mod flights;
 mod guard;
 mod images;
+mod nodes;
 mod pages;
 mod preheats;
+mod search;
 mod session;
 mod tokens;
 mod traffic;
@@ -72,8 +74,8 @@ pub fn router(api: Router, secure: bool, nodes: u16) -> Router {
         .route("/console/clusters/{cluster}", get(clusters::show).post(clusters::change))
         .route("/console/clusters/{cluster}/delete", get(clusters::confirm).post(clusters::delete))
         .route("/console/clusters/{cluster}/join", get(clusters::join).post(clusters::join_token))
-        .route("/console/nodes", get(pages::nodes))
-        .route("/console/nodes/{node}", get(pages::node))
+        .route("/console/nodes", get(nodes::list))
+        .route("/console/nodes/{node}", get(nodes::show))
         .route("/console/blobs", get(pages::blobs))
         .route("/console/blobs/{digest}", get(pages::blob))
         .route("/console/flights", get(flights::show))
@@ -117,7 +119,7 @@ async fn nothing(me: Signed) -> Response {
     me.failed(StatusCode::NOT_FOUND, "There is no such page.")
 }
 
-async fn sign_in_page(State(console): State<Console>, query: pages::Search, headers: HeaderMap) -> Response {
+async fn sign_in_page(State(console): State<Console>, query: search::Search, headers: HeaderMap) -> Response {
     sign_in_form(&console, &headers, query.get("to"), StatusCode::OK, "")
 }
 

@@ -42,7 +42,7 @@ enum Error {
     /// The token is missing or not known, or lets its bearer do less.
     #[error("not allowed: {0}")]
     NotAllowed(String),
-    /// No answer.
+    /// There was no connection: nothing was asked.
     #[error("can't reach {server}: {reason}")]
     Unreachable {
         /// Where.
@@ -50,6 +50,9 @@ enum Error {
         /// Why.
         reason: String,
     },
+    /// It was asked, and said nothing that is whole: it may have done what it was asked for.
+    #[error("no answer: {0}")]
+    NoAnswer(String),
 }
 
 impl Error {
@@ -63,7 +66,13 @@ impl Error {
             Self::Unreachable { .. } => 5,
             Self::NotAllowed(_) => 6,
             Self::Server(_) => 7,
+            Self::NoAnswer(_) => 9,
         }
+    }
+
+    /// Whether it may pass by itself: a server that restarts is back soon.
+    const fn may_pass(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::NoAnswer(_) | Self::Server(_))
     }
 }
 
@@ -133,14 +142,34 @@ fn completion(shell: clap_complete::Shell) -> String {
 
 /// The API token, from a file or the environment; never from an argument, which everybody on the machine may read.
 fn token(cli: &Cli) -> Result<Option<String>, Error> {
-    let text = match &cli.token_file {
+    let (from, text) = match &cli.token_file {
         Some(path) => {
-            let read = std::fs::read_to_string(path);
-            Some(read.map_err(|error| Error::Refused(format!("--token-file {}: {error}", path.display())))?)
+            let from = format!("--token-file {}", path.display());
+            let read = std::fs::read_to_string(path).map_err(|error| Error::Refused(format!("{from}: {error}")))?;
+            (from, read)
         }
-        None => std::env::var("SHOAL_TOKEN").ok(),
+        None => match std::env::var("SHOAL_TOKEN") {
+            Ok(text) => ("SHOAL_TOKEN".to_owned(), text),
+            Err(std::env::VarError::NotPresent) => return Ok(None),
+            Err(std::env::VarError::NotUnicode(_)) => {
+                return Err(Error::Refused("SHOAL_TOKEN: is not UTF-8".to_owned()));
+            }
+        },
     };
-    Ok(text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()))
+    fit_for_a_header(&text).map_err(|why| Error::Refused(format!("{from}: {why}")))
+}
+
+/// A token without the space around it; `None`: nothing is there. What is wrong is told without the token.
+fn fit_for_a_header(text: &str) -> Result<Option<String>, &'static str> {
+    let text = text.trim();
+    match () {
+        () if text.is_empty() => Ok(None),
+        () if text.lines().count() > 1 => Err("has several lines, and a token is one"),
+        () if !text.chars().all(|c| c == ' ' || c.is_ascii_graphic()) => {
+            Err("has characters in it that no token has: control characters, or others than ASCII")
+        }
+        () => Ok(Some(text.to_owned())),
+    }
 }
 
 /// A reader that went away (`| head`) is no error.
@@ -168,4 +197,19 @@ fn understand<'a, T: serde::Deserialize<'a>>(value: &'a serde_json::Value) -> Re
             "the server's answer is not understood ({error}); are shoalctl and shoal-control of one release?"
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_one_line_that_a_header_can_hold() {
+        assert_eq!(fit_for_a_header(" shoal-api.x.y\n"), Ok(Some("shoal-api.x.y".to_owned())));
+        assert_eq!(fit_for_a_header("an admin's token"), Ok(Some("an admin's token".to_owned())));
+        assert_eq!(fit_for_a_header(" \n"), Ok(None));
+        for bad in ["one\ntwo", "one\r\ntwo", "one\ttwo", "one\u{0}two", "naïve", "one\rtwo"] {
+            assert!(fit_for_a_header(bad).is_err(), "{bad:?}");
+        }
+    }
 }

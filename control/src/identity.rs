@@ -12,8 +12,9 @@ mod authority;
 mod join;
 pub mod kubernetes;
 mod metrics;
+mod name;
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 pub use crate::store::{
     ApiTokenRow, AuditEntry, AuditFilter, AuditRow, JoinTokenFilter, JoinTokenRow, Member, MemberFilter, Role,
@@ -22,9 +23,21 @@ pub use access::{Access, Caller, Error as AccessError, FirstToken, NewToken};
 pub use authority::{Authority, AuthorityError, BadRequest, Issued, SigningRequest};
 pub use join::{Config, Error, Identity, NewJoinToken};
 pub use metrics::{Metrics, Reason};
+pub use name::unfit_name;
 
 /// Who is named in the audit log when no token was shown.
 pub const CONTROL: &str = "shoal-control";
+
+/// What is named there before a node's id, for what the node did itself.
+const NODE: &str = "node";
+
+/// How long a token counts at most, a year: one that nobody remembers ends by itself.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// Why a token can't count for so long; `None`: it can.
+fn unfit_life(life: Duration) -> Option<&'static str> {
+    (life.as_secs() == 0 || life > LONGEST).then_some("must be 1s to 8784h")
+}
 
 /// What happened to tokens and members. It is stored by then.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -29,10 +29,15 @@ pub use memory::MemoryStore;
 pub use preheats::{Outcome, PreheatFilter, PreheatRow, PreheatShort, Preheats, Standing};
 pub use sqlite::SqliteStore;
 
+/// The certificate of the nodes' authority in the state directory; it is made after the database.
+pub(crate) const AUTHORITY_CERTIFICATE: &str = "ca.pem";
+/// Its key.
+pub(crate) const AUTHORITY_KEY: &str = "ca.key";
+
 /// Copies the database of a state directory to a new file, at one moment, also while a control service writes to it.
 ///
 /// # Errors
-/// [`Error::Exists`], [`Error::NoDatabase`], [`Error::Damaged`], [`Error::Failed`]; no file is left then.
+/// [`Error::Exists`], [`Error::NoDatabase`], [`Error::Damaged`], [`Error::Emptied`], [`Error::Failed`]; no file is left then.
 pub async fn backup(state_dir: &std::path::Path, to: &std::path::Path) -> Result<(), Error> {
     sqlite::backup(state_dir, to).await
 }
@@ -217,6 +222,17 @@ pub enum Error {
         path: std::path::PathBuf,
         /// What SQLite says.
         reason: String,
+    },
+    /// The database has nothing in it, and there was one.
+    #[error(
+        "{path} is damaged: it is empty, and {beside} says that a control service was here; put a backup in its place, or, to begin anew \
+         with no clusters, tokens and members, move the whole directory away"
+    )]
+    Emptied {
+        /// The database.
+        path: std::path::PathBuf,
+        /// What is beside it.
+        beside: &'static str,
     },
     /// A backup is not written over something.
     #[error("{path} is there already: a backup is written to a new file")]

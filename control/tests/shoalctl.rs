@@ -490,7 +490,7 @@ fn over_tls_a_server_is_known_by_its_authority_and_a_token_is_shown_to_nobody_el
     let authority = ca(&server);
     let mut plain = server;
     plain.url = plain.url.replace("https", "http");
-    assert_eq!(plain.badly(&["whoami"]).0, Some(5));
+    assert_eq!(plain.badly(&["whoami"]).0, Some(9), "there is a connection, and what comes is no HTTP");
     let (code, said) = plain.badly(&["--ca-file", &authority, "whoami"]);
     assert!(code == Some(2) && said.contains("https://"), "{said}");
     let (code, said) = other.badly(&["--ca-file", "/nowhere", "whoami"]);

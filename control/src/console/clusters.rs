@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::ask::{Answer, encoded, text};
 use super::guard::{Posted, Signed, Stop};
-use super::pages::Search;
+use super::search::Search;
 use super::view::{self, Cell, Field, Form, Shell};
 
 const HERE: &str = "/console/clusters";
@@ -238,7 +238,7 @@ pub(super) async fn show(me: Signed, Path(id): Path<String>) -> Result<Response,
         parts.extend(limit.map(|why| view::hint(&why)));
     }
     parts.extend(me.unfit("To change it", true, false).map(|why| view::hint(&why)));
-    let nodes = super::pages::node_table(&nodes, of.next("/console/nodes", &nodes));
+    let nodes = super::nodes::table(&nodes, of.next("/console/nodes", &nodes));
     let live = vec![view::facts("Now", described(&answer.body)), nodes];
     Ok(view::live_first(me.shell(&format!("Cluster {name}"), HERE), live, parts, 5).into_response())
 }
@@ -294,7 +294,7 @@ async fn confirmation(me: &Signed, id: &str, failed: Option<&Answer>) -> Result<
                 "checkbox",
                 "force",
                 "Even if it has nodes or is the default",
-                "They are decided again at once.",
+                "Its nodes are decided again at once. Those that are bound to it run alone afterwards, and must join anew.",
             ),
         ],
         buttons: vec![("delete", "Delete this cluster")],
@@ -326,15 +326,27 @@ pub(super) async fn delete(Path(id): Path<String>, form: Posted) -> Result<Respo
     confirmation(&form.me, &id, Some(&answer)).await
 }
 
+/// Of nodes that join by a token that was made for a cluster.
+const BOUND: &str = "A node that joins with this token is bound to this cluster: it stays here whatever its facts and the scopes say, \
+                     until it is deleted as a member and joins anew. If the cluster is deleted, it runs alone.";
+
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// The config of a node that belongs to a cluster.
 fn node_config((host, port): (&str, u16), cluster: &Value, secured: bool) -> String {
-    let Draft { idc, location, cidrs, .. } = Draft::of(cluster);
+    let Draft { name, idc, location, cidrs, default: _ } = Draft::of(cluster);
     let value = |text: &str| toml::Value::from(text).to_string();
-    let mut lines = vec!["[node]".to_owned()];
+    let mut lines = Vec::new();
+    if !secured {
+        lines.push("tls = \"off\"   # as control has it".to_owned());
+    }
+    lines.push("[node]".to_owned());
+    // Nothing else would bring a node here: no token binds it, and no scope is there to match.
+    if !secured && idc.is_empty() && location.is_empty() && cidrs.is_empty() {
+        lines.push(format!("cluster = {}   # whatever its facts and the scopes say", value(&name)));
+    }
     let idcs: Vec<&str> = idc.split('|').map(str::trim).filter(|part| !part.is_empty()).collect();
     match idcs.as_slice() {
         [] => {}
@@ -358,6 +370,13 @@ fn node_config((host, port): (&str, u16), cluster: &Value, secured: bool) -> Str
     ));
     if secured {
         lines.push("join_token_file = \"/etc/shoal/join-token\"".to_owned());
+    } else {
+        lines.push("[peer]".to_owned());
+        lines.push(
+            "# Without certificates peers are let in from these networks alone; from loopback, if none is named."
+                .to_owned(),
+        );
+        lines.push(format!("allow = {}", toml::Value::from(cidrs)));
     }
     lines.join("\n")
 }
@@ -394,6 +413,7 @@ async fn join_page(me: &Signed, id: &str, made: Option<&Answer>) -> Result<Respo
     }
     parts.push(view::code("1. /etc/shoal/node.toml on each node", &config));
     if secured {
+        parts.push(view::hint(BOUND));
         parts.push(view::code("2. A join token, in /etc/shoal/join-token on each node", &token_command(me, &name)));
         if me.operates() {
             let form = Form {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::ask::text;
 use super::guard::{Signed, Stop};
-use super::pages::{Search, short};
+use super::search::{Search, short};
 use super::view::{self, Cell};
 
 const HERE: &str = "/console/flights";

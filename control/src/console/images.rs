@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::ask::{Answer, text};
 use super::guard::{Posted, Signed, Stop};
-use super::pages::Search;
+use super::search::Search;
 use super::view::{self, Cell, Field, Form, Shell};
 
 const HERE: &str = "/console/images";

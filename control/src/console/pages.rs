@@ -1,73 +1,14 @@
-//! Pages that only show: overview, nodes, blobs, audit, and where a node would belong.
+//! Pages that only show: overview, blobs, audit, and where a node would belong.
 
-use std::collections::BTreeMap;
-use std::convert::Infallible;
-
-use axum::extract::{FromRequestParts, Path, Query};
-use axum::http::request::Parts as Head;
+use axum::extract::Path;
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
 use super::ask::{Answer, encoded, text};
 use super::guard::{Signed, Stop};
+use super::search::{Search, short};
 use super::view::{self, Cell, Field, Form, Shell};
-
-/// What the address of a page asks for. What is empty was left open in a form.
-#[derive(Default)]
-pub(super) struct Search(BTreeMap<String, String>);
-
-impl<S: Send + Sync> FromRequestParts<S> for Search {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(head: &mut Head, _: &S) -> Result<Self, Infallible> {
-        let asked = Query::<BTreeMap<String, String>>::try_from_uri(&head.uri);
-        let mut asked = asked.map(|Query(asked)| asked).unwrap_or_default();
-        asked.remove("do");
-        Ok(Self(asked).filled())
-    }
-}
-
-impl Search {
-    /// Without what was left open.
-    pub(super) fn filled(mut self) -> Self {
-        self.0.retain(|_, value| !value.trim().is_empty());
-        self
-    }
-
-    /// What is said of these names.
-    pub(super) fn of(asked: &[(&str, &str)]) -> Self {
-        Self(asked.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
-    }
-
-    pub(super) fn get(&self, name: &str) -> &str {
-        self.0.get(name).map_or("", String::as_str)
-    }
-
-    /// The address with what is asked for.
-    pub(super) fn on(&self, path: &str) -> String {
-        let pairs: Vec<String> =
-            self.0.iter().map(|(name, value)| format!("{}={}", encoded(name), encoded(value))).collect();
-        if pairs.is_empty() { path.to_owned() } else { format!("{path}?{}", pairs.join("&")) }
-    }
-
-    /// The address of the next page; empty: this was the last.
-    pub(super) fn next(&self, path: &str, answer: &Answer) -> String {
-        let Some(next) = answer.body["next"].as_str() else { return String::new() };
-        let mut further = self.0.clone();
-        further.insert("after".to_owned(), next.to_owned());
-        Self(further).on(path)
-    }
-}
-
-/// A digest in a table.
-pub(super) fn short(digest: &str) -> String {
-    digest.chars().take("sha256:".len() + 12).collect()
-}
-
-fn size(value: &Value) -> String {
-    value.as_u64().map_or_else(|| "not known".to_owned(), view::bytes)
-}
 
 fn count(answer: &Answer) -> String {
     let more = if answer.body["next"].is_null() { "" } else { " or more" };
@@ -81,7 +22,7 @@ pub(super) async fn overview(me: Signed) -> Result<Response, Stop> {
     let traffic = me.get("/api/v1/traffic").await?;
     let of = |key: &str| text(&summary.body[key], "0");
     let sources = [("The origin", "bytes_from_origin"), ("Peers", "bytes_from_peers"), ("Own disk", "bytes_local")];
-    let rows = sources.map(|(label, key)| vec![Cell::new(label), Cell::new(size(&summary.body[key]))]);
+    let rows = sources.map(|(label, key)| vec![Cell::new(label), Cell::new(view::size(&summary.body[key]))]);
     let mut live = vec![
         view::facts(
             "Now",
@@ -98,90 +39,6 @@ pub(super) async fn overview(me: Signed) -> Result<Response, Stop> {
     ];
     live.splice(1..1, super::traffic::parts(&traffic.body));
     Ok(view::live(me.shell("Overview", "/console/"), Vec::new(), live, 5).into_response())
-}
-
-/// The table of a page of nodes.
-pub(super) fn node_table(page: &Answer, more: String) -> String {
-    let row = |node: &Value| {
-        let state = if node["connected"] == true { "connected" } else { "lost" };
-        vec![
-            Cell::link(text(&node["name"], ""), format!("/console/nodes/{}", text(&node["id"], ""))),
-            Cell::new(text(&node["cluster"], "alone")),
-            Cell::of(&node["ip"]),
-            Cell::of(&node["role"]),
-            Cell::new(state),
-            Cell::of(&node["version"]),
-            Cell::of(&node["held_blobs"]),
-            Cell::of(&node["flights"]),
-        ]
-    };
-    let columns = ["Name", "Cluster", "Address", "Role", "State", "Version", "Blobs", "Flights"];
-    view::list("Nodes", &columns, page.items().iter().map(row).collect(), &page.body, more)
-}
-
-pub(super) fn choice(values: &[&str]) -> Vec<(String, String)> {
-    let any = (String::new(), "any".to_owned());
-    std::iter::once(any).chain(values.iter().map(|value| ((*value).to_owned(), (*value).to_owned()))).collect()
-}
-
-pub(super) async fn nodes(me: Signed, query: Search) -> Result<Response, Stop> {
-    let here = "/console/nodes";
-    let answer = me.ask(Method::GET, &query.on("/api/v1/nodes"), None, None).await?;
-    let field =
-        |kind, name, label, hint| Field::new(kind, name, label, hint).value(query.get(name)).fault(answer.fault(name));
-    let form = Form {
-        heading: "Filter",
-        method: "get",
-        action: here.to_owned(),
-        fields: vec![
-            field("text", "cluster", "Cluster", "Its name or id."),
-            field("text", "name", "Name", "How the host name, or the id, begins."),
-            field("select", "role", "Role", "What it is for.").options(choice(&["node", "seed"])),
-            field("select", "state", "State", "Lost: its lease runs out.").options(choice(&["connected", "lost"])),
-            field("text", "version", "Version", "Of the program."),
-        ],
-        buttons: vec![("filter", "Filter")],
-        ..Form::default()
-    };
-    let error = if answer.status.is_success() { String::new() } else { answer.detail() };
-    let table = node_table(&answer, query.next(here, &answer));
-    let shell = Shell { error, ..me.shell("Nodes", here) };
-    Ok((answer.status, view::live(shell, vec![form.html()], vec![table], 5)).into_response())
-}
-
-pub(super) async fn node(me: Signed, Path(id): Path<String>) -> Result<Response, Stop> {
-    let answer = me.get(&format!("/api/v1/nodes/{}", encoded(&id))).await?;
-    let flights = me.get(&format!("/api/v1/flights?node={}", encoded(&id))).await?;
-    let node = &answer.body;
-    let mut facts = vec![("Cluster", text(&node["cluster"], "none: it runs alone"))];
-    let texts = [
-        ("Why", "reason"),
-        ("Id", "id"),
-        ("Address", "ip"),
-        ("Data centre", "idc"),
-        ("Location", "location"),
-        ("Role", "role"),
-        ("Peers reach it at", "peer_addr"),
-        ("Version", "version"),
-        ("Connected", "connected"),
-        ("Since", "connected_since"),
-        ("Heard last", "last_heartbeat"),
-        ("Whole blobs", "held_blobs"),
-        ("Uploads", "uploads"),
-    ];
-    facts.extend(texts.map(|(label, key)| (label, text(&node[key], "none"))));
-    let sizes = [
-        ("On its disk", "store_bytes"),
-        ("From the origin", "bytes_from_origin"),
-        ("From peers", "bytes_from_peers"),
-        ("To peers", "bytes_to_peers"),
-        ("From its own disk", "bytes_local"),
-    ];
-    facts.extend(sizes.map(|(label, key)| (label, size(&node[key]))));
-    let more = Search::of(&[("node", &id)]).next("/console/flights", &flights);
-    let live = vec![view::facts("Now", facts), super::flights::table(flights.items(), more)];
-    let title = format!("Node {}", text(&node["name"], &id));
-    Ok(view::live(me.shell(&title, "/console/nodes"), Vec::new(), live, 2).into_response())
 }
 
 pub(super) async fn blobs(me: Signed, query: Search) -> Result<Response, Stop> {
@@ -205,7 +62,7 @@ pub(super) async fn blobs(me: Signed, query: Search) -> Result<Response, Stop> {
         vec![
             Cell::link(short(&digest), format!("{here}/{digest}")),
             Cell::of(&blob["cluster"]),
-            Cell::new(size(&blob["size"])),
+            Cell::new(view::size(&blob["size"])),
             Cell::new(text(&blob["media_type"], "not known")),
             Cell::of(&blob["holders"]),
             Cell::of(&blob["flights"]),
@@ -230,7 +87,7 @@ pub(super) async fn blob(me: Signed, Path(digest): Path<String>, query: Search) 
             Cell::link(text(&holder["name"], &node), format!("/console/nodes/{node}")),
             Cell::of(&holder["cluster"]),
             Cell::new(share),
-            Cell::new(size(&holder["bytes"])),
+            Cell::new(view::size(&holder["bytes"])),
         ]
     };
     let rows = answer.items().iter().map(row).collect();
@@ -286,7 +143,7 @@ pub(super) async fn explain(me: Signed, query: Search) -> Result<Response, Stop>
     let mut error = String::new();
     let mut result = vec![view::words("Answer", "Give an address to see where such a node would belong.")];
     let mut answer = None;
-    if !query.0.is_empty() {
+    if !query.is_empty() {
         let said = me.ask(Method::GET, &query.on("/api/v1/explain"), None, None).await?;
         if said.status.is_success() {
             let row = |of: &Value| ["cluster", "cidr", "idc", "location"].map(|key| Cell::of(&of[key])).into();

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::ask::{Answer, encoded, text};
 use super::guard::{Posted, Signed, Stop};
-use super::pages::{Search, choice};
+use super::search::{Search, choice};
 use super::view::{self, Cell, Field, Form, Shell};
 
 const HERE: &str = "/console/tokens";

@@ -297,6 +297,11 @@ pub(super) fn fresh(id: &'static str, parts: &[String]) -> String {
     format!("<section id=\"{id}\" aria-live=\"polite\">{}</section>", parts.concat())
 }
 
+/// Bytes as an answer says them, for people.
+pub(super) fn size(value: &Value) -> String {
+    value.as_u64().map_or_else(|| "not known".to_owned(), bytes)
+}
+
 /// Bytes for people.
 pub(super) fn bytes(count: u64) -> String {
     let mut unit = 0;

@@ -58,10 +58,11 @@ pub(super) async fn run(client: &Client, args: &Apply, output: Output) -> Result
     let name = args.file.display();
     let text = read(&args.file).map_err(|error| Error::Refused(format!("{name}: {error}")))?;
     let body = json!({ "clusters": declared(&text).map_err(|reason| Error::Refused(format!("{name}: {reason}")))? });
-    let flags = [("dry_run", args.dry_run), ("prune", args.prune), ("force", args.force)];
+    let flags = [("prune", args.prune), ("force", args.force)];
     let query: Vec<(&str, &str)> = flags.iter().filter(|(_, set)| *set).map(|(key, _)| (*key, "true")).collect();
     let tag = args.if_version.as_deref().map(|tag| tag.trim_matches('"')).filter(|tag| *tag != "*");
-    let answer = client.request(Method::PUT, &["clusters"]).if_match(tag).query(&query).json(&body).send().await?;
+    let request = client.request(Method::PUT, &["clusters"]).if_match(tag).query(&query).json(&body);
+    let answer = if args.dry_run { request.dry_run() } else { request }.send().await?;
     let difference: Difference = understand(&answer)?;
     // The server does not hold what is only thought through to a version.
     if let (true, Some(wanted), Some(found)) = (args.dry_run, tag, &difference.version)

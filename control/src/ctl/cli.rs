@@ -9,7 +9,7 @@ use shoal_base::units::Span;
 /// It shows the API token in SHOAL_TOKEN, or the one in a file.
 ///
 /// Exit codes: 0 well, 1 failed here, 2 refused or misused, 3 not found, 4 conflict, 5 server unreachable, 6 not allowed, 7 failed at the
-/// server, 8 it would change something (only with --detailed-exitcode).
+/// server, 8 it would change something (only with --detailed-exitcode), 9 asked and not answered: it may have been done.
 #[derive(Debug, Parser)]
 #[command(name = "shoalctl", version)]
 pub struct Cli {
@@ -220,7 +220,7 @@ pub(super) struct FlightFilter {
     /// Only in this cluster, by name or id.
     #[arg(long, value_name = "CLUSTER")]
     pub(super) cluster: Option<String>,
-    /// Only those of this node, by id.
+    /// Only those of this live node, by id or name.
     #[arg(long, value_name = "NODE")]
     pub(super) node: Option<String>,
     /// Only those of this digest.
@@ -457,7 +457,7 @@ pub(super) struct CreateApiToken {
     /// The only clusters that its bearer sees and changes, by name or id. May be given many times, or several separated by commas.
     #[arg(long = "cluster", value_name = "CLUSTER", value_delimiter = ',')]
     pub(super) clusters: Vec<String>,
-    /// How long it counts. Without it: until it is removed.
+    /// How long it counts, at most 8784h. Without it: until it is removed.
     #[arg(long, value_name = "TIME")]
     pub(super) ttl: Option<String>,
 }
@@ -517,7 +517,7 @@ pub(super) enum ClusterCommand {
     Show(Named),
     /// Change what is given, and leave the rest.
     Update(Update),
-    /// Delete a cluster. Its nodes move to where the other scopes put them.
+    /// Delete a cluster. Its nodes move to where the other scopes put them; those that joined for it alone run alone, and must join anew.
     Delete(Delete),
 }
 

@@ -21,6 +21,17 @@ const PAGE: &str = "1000";
 /// Of a stream of events: nobody looks on for longer.
 const STREAM: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// What comes after a collection in an address, as the help calls it.
+const ARGUMENTS: [(&str, &str); 7] = [
+    ("clusters", "CLUSTER"),
+    ("nodes", "NODE"),
+    ("members", "NODE"),
+    ("preheats", "PREHEAT"),
+    ("blobs", "DIGEST"),
+    ("join-tokens", "ID"),
+    ("api-tokens", "TOKEN"),
+];
+
 /// What REST says of an address that it does not have. Those of this client are there in its own release.
 const NO_ADDRESS: &str = "there is nothing at this address";
 
@@ -84,21 +95,36 @@ impl Client {
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(["api", "v1"]).extend(path);
         }
+        let changes = method != Method::GET;
         let request = self.http.request(method, url);
         let request = match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
         };
-        Request { client: self, request }
+        Request { client: self, request, changes, fault: unaddressable(path) }
     }
 }
 
 pub(super) struct Request<'a> {
     client: &'a Client,
     request: reqwest::RequestBuilder,
+    /// The server may do something by it.
+    changes: bool,
+    /// Why it is not sent at all.
+    fault: Option<String>,
 }
 
 impl Request<'_> {
+    /// Nothing is changed by it, whatever its method is.
+    pub(super) fn only_asks(self) -> Self {
+        Self { changes: false, ..self }
+    }
+
+    /// Only to say what would change.
+    pub(super) fn dry_run(self) -> Self {
+        self.query(&[("dry_run", "true")]).only_asks()
+    }
+
     pub(super) fn json(self, body: &Value) -> Self {
         Self { request: self.request.json(body), ..self }
     }
@@ -120,7 +146,10 @@ impl Request<'_> {
             Some(last) => request.header("last-event-id", last),
             None => request,
         };
-        let response = request.send().await.map_err(|error| self.client.unreachable(&error))?;
+        if let Some(fault) = self.fault {
+            return Err(Error::Refused(fault));
+        }
+        let response = request.send().await.map_err(|error| self.client.unanswered(&error, false))?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -135,12 +164,15 @@ impl Request<'_> {
 
     /// Sends it. Beside the answer, the tag of the state that it tells of, if it has one.
     pub(super) async fn read(self) -> Result<(Value, Option<String>), Error> {
-        let client = self.client;
-        let response = self.request.send().await.map_err(|error| client.unreachable(&error))?;
+        let Self { client, request, changes, fault } = self;
+        if let Some(fault) = fault {
+            return Err(Error::Refused(fault));
+        }
+        let response = request.send().await.map_err(|error| client.unanswered(&error, changes))?;
         let status = response.status();
         let tag = response.headers().get("etag").and_then(|tag| tag.to_str().ok());
         let tag = tag.map(|tag| tag.trim_matches('"').to_owned());
-        let body = response.bytes().await.map_err(|error| client.unreachable(&error))?;
+        let body = response.bytes().await.map_err(|error| client.unanswered(&error, changes))?;
         if status.is_success() {
             if body.is_empty() {
                 return Ok((Value::Null, tag));
@@ -181,8 +213,14 @@ impl Client {
         Ok((value, tag))
     }
 
-    fn unreachable(&self, error: &reqwest::Error) -> Error {
-        Error::Unreachable { server: self.base.to_string(), reason: reason(error) }
+    /// Whoever has no connection has asked for nothing. Anybody else may have been heard.
+    fn unanswered(&self, error: &reqwest::Error, changes: bool) -> Error {
+        let (server, reason) = (self.base.to_string(), reason(error));
+        if error.is_connect() {
+            return Error::Unreachable { server, reason };
+        }
+        let done = if changes { "; it may have been done all the same: look before you repeat it" } else { "" };
+        Error::NoAnswer(format!("{server} was asked: {reason}{done}"))
     }
 
     fn problem(&self, status: StatusCode, body: &[u8]) -> Error {
@@ -195,6 +233,11 @@ impl Client {
                 Error::NotAllowed(format!("{detail}; say --token-file FILE, or set SHOAL_TOKEN"))
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::NotAllowed(detail),
+            StatusCode::NOT_FOUND if detail == NO_ADDRESS && self.base.path() != "/" => Error::NotFound(format!(
+                "the shoal-control at {} does not know this: it is an older one, or {:?} does not belong in --server",
+                self.base,
+                self.base.path()
+            )),
             StatusCode::NOT_FOUND if detail == NO_ADDRESS => {
                 Error::NotFound(format!("the shoal-control at {} does not know this: it is an older one", self.base))
             }
@@ -210,14 +253,75 @@ impl Client {
     }
 }
 
+/// What of a path can't be in an address: nothing, and what addresses are shortened by (RFC 3986 section 5.2.4).
+fn unaddressable(path: &[&str]) -> Option<String> {
+    let at = path.iter().position(|segment| matches!(*segment, "" | "." | ".."))?;
+    let before = at.checked_sub(1).map(|before| path[before]);
+    let known = ARGUMENTS.iter().find(|(collection, _)| Some(*collection) == before);
+    let what = known.map_or("an argument", |(_, argument)| argument);
+    Some(match path[at] {
+        "" => format!("{what} is empty"),
+        dots => format!("{what} is {dots:?}, which nothing can be named"),
+    })
+}
+
 /// The innermost cause says most: "connection refused" rather than "error sending request".
 fn reason(error: &reqwest::Error) -> String {
     if error.is_timeout() {
-        return "no answer in time".to_owned();
+        let what = if error.is_connect() { "no connection" } else { "nothing came" };
+        return format!("{what} in time");
     }
     let mut innermost: &dyn std::error::Error = error;
     while let Some(source) = innermost.source() {
         innermost = source;
     }
     innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes connections and says nothing.
+    async fn silent() -> (tokio::net::TcpListener, Client) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Client::new(&format!("http://{}", listener.local_addr().unwrap()), None, None).unwrap();
+        (listener, client)
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_and_not_answered_in_time_may_have_been_done() {
+        let (_listener, client) = silent().await;
+        for (method, path, changes) in
+            [(Method::GET, "nodes", false), (Method::POST, "clusters", true), (Method::PUT, "clusters", true)]
+        {
+            let request = client.request(method.clone(), &[path]);
+            let soon = request.request.timeout(Duration::from_millis(50));
+            let error = Request { request: soon, ..request }.send().await.unwrap_err();
+            assert_eq!(error.exit_code(), 9, "{method}: {error}");
+            let text = error.to_string();
+            assert!(text.contains("in time") && !text.contains("can't reach"), "{text}");
+            assert_eq!(text.contains("may have been done") && text.contains("look before"), changes, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dry_run_has_done_nothing_whatever_becomes_of_it() {
+        let (_listener, client) = silent().await;
+        let request = client.request(Method::DELETE, &["clusters", "b"]).dry_run();
+        let soon = request.request.timeout(Duration::from_millis(50));
+        let error = Request { request: soon, ..request }.send().await.unwrap_err().to_string();
+        assert!(error.contains("no answer") && !error.contains("may have been done"), "{error}");
+    }
+
+    #[test]
+    fn what_can_not_be_in_an_address_is_named() {
+        assert_eq!(unaddressable(&["clusters", "a/b"]), None);
+        assert_eq!(unaddressable(&["clusters", ""]).unwrap(), "CLUSTER is empty");
+        assert_eq!(
+            unaddressable(&["preheats", "..", "retry"]).unwrap(),
+            "PREHEAT is \"..\", which nothing can be named"
+        );
+        assert_eq!(unaddressable(&["api-tokens", "."]).unwrap(), "TOKEN is \".\", which nothing can be named");
+    }
 }

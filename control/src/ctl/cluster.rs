@@ -34,7 +34,7 @@ pub(super) async fn run(client: &Client, command: ClusterCommand, output: Output
             let body = json!({ "name": name, "default": default, "idc": idc, "location": location, "cidrs": cidrs });
             let request = client.request(Method::POST, &["clusters"]).json(&body);
             if dry_run {
-                let answer = request.query(&[("dry_run", "true")]).send().await?;
+                let answer = request.dry_run().send().await?;
                 return show(output, &answer, || apply::describe(&answer));
             }
             let made = request.send().await?;
@@ -57,7 +57,7 @@ pub(super) async fn run(client: &Client, command: ClusterCommand, output: Output
             let body = Value::Object(body);
             let request = client.request(Method::PATCH, &["clusters", &args.cluster]).if_match(tag.as_deref());
             if args.dry_run {
-                let answer = request.query(&[("dry_run", "true")]).json(&body).send().await?;
+                let answer = request.dry_run().json(&body).send().await?;
                 return show(output, &answer, || apply::describe(&answer));
             }
             let cluster = request.json(&body).send().await?;
@@ -67,7 +67,7 @@ pub(super) async fn run(client: &Client, command: ClusterCommand, output: Output
             let (_, tag) = held_to(client, &cluster, if_version.as_deref()).await?;
             let request = client.request(Method::DELETE, &["clusters", &cluster]).if_match(tag.as_deref());
             if dry_run {
-                let answer = request.query(&[("dry_run", "true")]).send().await?;
+                let answer = request.dry_run().send().await?;
                 return show(output, &answer, || apply::describe(&answer));
             }
             let force: &[(&str, &str)] = if force { &[("force", "true")] } else { &[] };

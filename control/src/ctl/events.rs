@@ -12,32 +12,45 @@ use super::client::Client;
 
 /// Before a stream that broke is taken up again.
 const PAUSE: Duration = Duration::from_secs(1);
+/// A stream that says nothing for so long is broken: the server says every 5 s that it is there.
+const SILENCE: Duration = Duration::from_secs(20);
 /// An event is a few hundred bytes; what is longer is none.
 const LONGEST: usize = 1 << 20;
 
 pub(super) async fn follow(client: &Client, args: &EventsArgs, output: Output) -> Result<String, Error> {
     let query = [("cluster", args.cluster.as_deref()), ("about", args.about.map(|about| about.as_str()))];
     let query: Vec<(&str, &str)> = query.iter().filter_map(|(key, value)| Some((*key, (*value)?))).collect();
-    let (mut last, mut left, mut began) = (None::<String>, args.count, false);
+    let (mut last, mut left, mut began, mut away) = (None::<String>, args.count, false, false);
+    if left == Some(0) {
+        return Ok(String::new());
+    }
     loop {
         let opened = client.request(Method::GET, &["events"]).query(&query).stream(last.as_deref()).await;
         let mut response = match opened {
             Ok(response) => response,
             // What was there once comes back; what never was is wrong.
-            Err(Error::Unreachable { .. } | Error::Server(_)) if began => {
+            Err(error) if began && error.may_pass() => {
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
             Err(error) => return Err(error),
         };
         began = true;
+        let mut back = std::mem::take(&mut away);
         let mut events = Events::default();
-        while let Ok(Some(chunk)) = response.chunk().await {
+        while let Ok(Ok(Some(chunk))) = tokio::time::timeout(SILENCE, response.chunk()).await {
             events.feed(&chunk)?;
             while let Some(event) = events.next() {
+                let reset = event.data["kind"] == "reset";
+                // The very first says only that it begins.
+                if reset && (back || last.is_some()) {
+                    let why = if back { "control is back" } else { "more happened than this could take" };
+                    eprintln!("shoalctl: {why}; events may be missing here");
+                }
+                back = false;
                 last = event.id.or(last);
                 // It is the server's word to programs that keep a list.
-                if event.data["kind"] == "reset" && output == Output::Table {
+                if reset && output == Output::Table {
                     continue;
                 }
                 let line = match output {
@@ -53,6 +66,8 @@ pub(super) async fn follow(client: &Client, args: &EventsArgs, output: Output) -
                 }
             }
         }
+        eprintln!("shoalctl: the stream of events broke off: control is away; tries until it is back");
+        away = true;
         tokio::time::sleep(PAUSE).await;
     }
 }

@@ -54,6 +54,12 @@ struct Flight {
 }
 
 #[derive(Debug, Deserialize)]
+struct LiveNode {
+    id: String,
+    name: String,
+}
+
+#[derive(Debug, Deserialize)]
 struct Parent {
     node: String,
     name: Option<String>,
@@ -147,8 +153,36 @@ pub(super) async fn traffic(client: &Client, args: &TrafficArgs, output: Output)
     })
 }
 
+/// The id of a live node that is named by id or name.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::Refused`] for a name that several have.
+async fn node_id(client: &Client, id_or_name: &str) -> Result<String, Error> {
+    if id_or_name.is_empty() {
+        return Err(Error::Refused("--node is empty".to_owned()));
+    }
+    // Those whose name or id begins so.
+    let nodes: Vec<LiveNode> = understand(&client.list(&["nodes"], &[("name", id_or_name)]).await?)?;
+    if nodes.iter().any(|node| node.id == id_or_name) {
+        return Ok(id_or_name.to_owned());
+    }
+    let ids: Vec<String> = nodes.into_iter().filter(|node| node.name == id_or_name).map(|node| node.id).collect();
+    match ids.as_slice() {
+        [] => Err(Error::NotFound(format!("there is no live node {id_or_name:?}"))),
+        [one] => Ok(one.clone()),
+        several => Err(Error::Refused(format!(
+            "--node: several live nodes are named {id_or_name:?}; say which by its id: {}",
+            several.join(", ")
+        ))),
+    }
+}
+
 pub(super) async fn flight(client: &Client, command: &FlightCommand, output: Output) -> Result<String, Error> {
     let FlightCommand::List(FlightFilter { cluster, node, digest }) = command;
+    let node = match node {
+        Some(node) => Some(node_id(client, node).await?),
+        None => None,
+    };
     let query = given(&[("cluster", cluster.as_deref()), ("node", node.as_deref()), ("digest", digest.as_deref())]);
     let answer = client.list(&["flights"], &query).await?;
     show(output, &answer, || {
@@ -232,7 +266,7 @@ pub(super) async fn image(client: &Client, command: &ImageCommand, output: Outpu
     let body = json!({ "blobs": blobs, "cluster": cluster });
     let (mut nodes, mut after) = (Vec::new(), None::<String>);
     let mut answer = loop {
-        let mut request = client.request(Method::POST, &["images", "share"]).query(&[("limit", "1000")]);
+        let mut request = client.request(Method::POST, &["images", "share"]).query(&[("limit", "1000")]).only_asks();
         if let Some(after) = &after {
             request = request.query(&[("after", after)]);
         }

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use shoal_proto::ClusterId;
 use tokio::sync::Mutex;
 
-use super::{CONTROL, Follower, Happened, entry, now_seconds};
+use super::{CONTROL, Follower, Happened, NODE, entry, now_seconds, unfit_life, unfit_name};
 use crate::store::{self, ApiTokenRow, AuditFilter, AuditRow, Identities, Role, Seconds};
 
 /// What a secret begins with, so that scanners of logs and repositories know it.
@@ -174,10 +174,19 @@ impl Access {
         if name.is_empty() || name.len() > 64 || name.chars().any(char::is_control) || name.trim() != name {
             return refused("name", "has 1 to 64 bytes, no control characters, and no space at its ends");
         }
+        if let Some(why) = unfit_name(&name).or_else(|| poses(&name)) {
+            return refused("name", why);
+        }
+        if let Some(why) = life.and_then(unfit_life) {
+            return refused("ttl", why);
+        }
         if clusters.as_ref().is_some_and(BTreeSet::is_empty) {
             return refused("clusters", "is empty; leave it out for all clusters");
         }
         let _writing = self.writing.lock().await;
+        if self.known.load().values().any(|row| row.id == name) {
+            return refused("name", "is the id of another API token");
+        }
         let id = hex::encode(rand::random::<[u8; 6]>());
         let secret = supplied
             .map_or_else(|| format!("{PREFIX}.{id}.{}", hex::encode(rand::random::<[u8; 32]>())), str::to_owned);
@@ -226,6 +235,18 @@ impl Access {
         tracing::info!(token = row.name, by, "removed an API token");
         self.tell(Happened::ApiTokenRemoved(row.clone()));
         Ok(Some(row.clone()))
+    }
+}
+
+/// Why the audit log would tell what the bearer does as somebody else's; `None`: it would not. Case and kinds of space are not told apart
+/// by people.
+fn poses(name: &str) -> Option<&'static str> {
+    let mut words = name.split_whitespace();
+    let is = |word: Option<&str>, known: &str| word.is_some_and(|word| word.eq_ignore_ascii_case(known));
+    match (words.next(), words.next()) {
+        (first, None) if is(first, CONTROL) => Some("is how the audit log names this service itself"),
+        (first, Some(_)) if is(first, NODE) => Some("begins as the audit log names nodes"),
+        _ => None,
     }
 }
 
@@ -316,16 +337,62 @@ mod tests {
         assert!(!text.contains(&secret) && !text.contains(SUPPLIED) && !text.contains(&hex::encode(row.hash)));
     }
 
+    fn lives(seconds: u64) -> NewToken {
+        NewToken { life: Some(Duration::from_secs(seconds)), ..new(&format!("t{seconds}"), Role::Viewer) }
+    }
+
     #[tokio::test]
     async fn a_token_ends_with_its_time() {
-        let (_, access, _) = opened(Some(SUPPLIED)).await;
-        let life = |seconds| NewToken {
-            life: Some(Duration::from_secs(seconds)),
-            ..new(&format!("t{seconds}"), Role::Viewer)
+        let (store, access, _) = opened(Some(SUPPLIED)).await;
+        let (row, well) = access.make(lives(3600), "admin").await.unwrap();
+        let over = ApiTokenRow {
+            id: "over".into(),
+            name: "over".into(),
+            hash: hash("over"),
+            expires: Some(now_seconds()),
+            ..row
         };
-        let (_, over) = access.make(life(0), "admin").await.unwrap();
-        let (_, lives) = access.make(life(3600), "admin").await.unwrap();
-        assert!(access.caller(&over).is_none() && access.caller(&lives).is_some());
+        store.add_api_token(&over, &entry("admin", "api-token.create", "over", None, None)).await.unwrap();
+        let (access, _) = Access::open(store, None).await.unwrap();
+        assert!(access.caller("over").is_none() && access.caller(&well).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_time_that_is_none_or_without_end_is_refused() {
+        let (_, access, _) = opened(Some(SUPPLIED)).await;
+        for seconds in [0, 366 * 24 * 3600 + 1, u64::MAX] {
+            let error = access.make(lives(seconds), "admin").await.unwrap_err();
+            assert!(matches!(error, Error::Refused { field: "ttl", .. }), "{seconds}: {error}");
+        }
+        access.make(lives(1), "admin").await.unwrap();
+        access.make(lives(366 * 24 * 3600), "admin").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn no_token_passes_for_a_node_or_for_control_in_the_audit_log_or_for_another_s_id() {
+        let (_, access, _) = opened(Some(SUPPLIED)).await;
+        let other = access.make(new("ci", Role::Viewer), "admin").await.unwrap().0.id;
+        let id = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
+        for name in
+            ["shoal-control", "Shoal-Control", "node n1", "NODE n1", "node\u{a0}n1", ".", "..", id, &other, "a\u{200b}"]
+        {
+            let error = access.make(new(name, Role::Viewer), "admin").await.unwrap_err();
+            assert!(matches!(error, Error::Refused { field: "name", .. }), "{name:?}: {error}");
+        }
+        for name in ["node", "nodes of ci", "node-7", "shoal-control of mine"] {
+            access.make(new(name, Role::Viewer), "admin").await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_that_was_made_under_such_a_name_still_counts() {
+        let (store, access, _) = opened(Some(SUPPLIED)).await;
+        let row = access.make(new("ci", Role::Viewer), "admin").await.unwrap().0;
+        let old = ApiTokenRow { id: "old".into(), name: "node n1".into(), hash: hash("old"), ..row };
+        store.add_api_token(&old, &entry("admin", "api-token.create", "node n1", None, None)).await.unwrap();
+        let (access, _) = Access::open(store, None).await.unwrap();
+        assert_eq!(access.caller("old").unwrap().name, "node n1");
+        assert!(access.remove("node n1", "admin").await.unwrap().is_some());
     }
 
     #[tokio::test]

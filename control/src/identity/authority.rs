@@ -17,9 +17,7 @@ use sha2::{Digest as _, Sha256};
 use shoal_base::tls;
 use shoal_proto::identity::{SpiffeId, Subject, TrustDomain, serial};
 
-/// Names of its files in the state directory.
-const CERTIFICATE: &str = "ca.pem";
-const KEY: &str = "ca.key";
+use crate::store::{AUTHORITY_CERTIFICATE as CERTIFICATE, AUTHORITY_KEY as KEY};
 
 /// How long an authority that was made here counts.
 const LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);

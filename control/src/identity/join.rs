@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::access::seconds;
 use super::authority::micros;
 use super::kubernetes::{self, Kubernetes, Unvouched};
-use super::{Authority, Follower, Happened, Issued, Metrics, SigningRequest, entry, now_seconds};
+use super::{Authority, Follower, Happened, Issued, Metrics, NODE, SigningRequest, entry, now_seconds, unfit_life};
 use crate::store::{self, Admission, Identities, JoinTokenFilter, JoinTokenRow, Joining, Member, MemberFilter, Void};
 
 /// How certificates are.
@@ -168,8 +168,8 @@ impl Identity {
         if uses == 0 || uses > 100_000 {
             return refused("uses", "must be 1 to 100000");
         }
-        if life.as_secs() == 0 || life > Duration::from_secs(366 * 24 * 3600) {
-            return refused("ttl", "must be 1s to 8784h");
+        if let Some(why) = unfit_life(life) {
+            return refused("ttl", why);
         }
         let (id, secret) = (hex::encode(rand::random::<[u8; 6]>()), rand::random::<[u8; 32]>());
         let created = now_seconds();
@@ -240,7 +240,7 @@ impl Identity {
             now: now_seconds(),
         };
         let after = json!({ "node": node, "token": token.id });
-        let audit = entry(&format!("node {node}"), "member.join", node.as_str(), None, Some(after));
+        let audit = entry(&format!("{NODE} {node}"), "member.join", node.as_str(), None, Some(after));
         let admission = self.store.join(&by, &audit).await?;
         self.admitted(admission, node, request)
     }
@@ -277,7 +277,7 @@ impl Identity {
             "kubernetes_node": vouched.node,
             "pod": vouched.pod,
         });
-        let audit = entry(&format!("node {node}"), "member.join", node.as_str(), None, Some(after));
+        let audit = entry(&format!("{NODE} {node}"), "member.join", node.as_str(), None, Some(after));
         let admission = self.store.admit(&member, &audit).await?;
         self.admitted(admission, node, request)
     }

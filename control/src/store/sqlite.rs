@@ -50,7 +50,7 @@ impl SqliteStore {
     /// Opens `control.db` in a directory, making both if they are not there, and brings its schema up to date.
     ///
     /// # Errors
-    /// [`Error::Locked`], [`Error::NewerSchema`], [`Error::Failed`].
+    /// [`Error::Locked`], [`Error::NewerSchema`], [`Error::Damaged`], [`Error::Emptied`], [`Error::Failed`].
     pub async fn open(dir: &Path) -> Result<Self, Error> {
         DirBuilder::new()
             .recursive(true)
@@ -59,6 +59,7 @@ impl SqliteStore {
             .map_err(io_failed(format!("create state directory {}", dir.display())))?;
         let lock = lock(dir)?;
         let path = dir.join(DATABASE);
+        refuse_emptied(dir)?;
         let file = create_private(&path).map_err(|error| fault::opening(&path, error))?;
 
         let options = SqliteConnectOptions::new()
@@ -266,6 +267,18 @@ fn lock(dir: &Path) -> Result<File, Error> {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::Locked { path }),
         Err(TryLockError::Error(error)) => Err(doing()(error)),
+    }
+}
+
+/// A start that broke off leaves an empty file too, but then there is no authority yet: a copy that broke off, or a disk that lost it,
+/// must not be taken for a new database.
+fn refuse_emptied(dir: &Path) -> Result<(), Error> {
+    let path = dir.join(DATABASE);
+    let is_empty = std::fs::metadata(&path).is_ok_and(|meta| meta.len() == 0);
+    let beside = [super::AUTHORITY_KEY, super::AUTHORITY_CERTIFICATE].into_iter().find(|name| dir.join(name).exists());
+    match beside {
+        Some(beside) if is_empty => Err(Error::Emptied { path, beside }),
+        _ => Ok(()),
     }
 }
 

@@ -315,6 +315,31 @@ mod sqlite_alone {
     }
 
     #[tokio::test]
+    async fn an_empty_database_beside_an_authority_is_no_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.db");
+        // As a first start leaves it that broke off.
+        std::fs::write(&path, "").unwrap();
+        SqliteStore::open(dir.path()).await.unwrap().close().await;
+        for authority in ["ca.key", "ca.pem"] {
+            std::fs::write(&path, "").unwrap();
+            std::fs::write(dir.path().join(authority), "an authority").unwrap();
+            let refused = SqliteStore::open(dir.path()).await.unwrap_err();
+            let text = refused.to_string();
+            assert!(matches!(refused, Error::Emptied { .. }), "{text}");
+            for part in
+                ["control.db is damaged", authority, "put a backup in its place", "move the whole directory away"]
+            {
+                assert!(text.contains(part), "{part}: {text}");
+            }
+            assert_eq!(std::fs::metadata(&path).unwrap().len(), 0, "it is left as it was");
+            let copy = crate::store::backup(dir.path(), &dir.path().join("copy")).await.unwrap_err();
+            assert!(matches!(copy, Error::Emptied { .. }), "{copy}");
+            std::fs::remove_file(dir.path().join(authority)).unwrap();
+        }
+    }
+
+    #[tokio::test]
     async fn a_schema_step_that_is_another_than_ours_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(dir.path()).await.unwrap();

@@ -179,7 +179,8 @@ async fn ask(plan: &Plan, peers: &Arc<Vec<Peer>>) -> Result<(Vec<Duration>, Vec<
         });
     }
     drop(done);
-    let (mut all, mut lates) = (Vec::with_capacity(usize::try_from(count)?), Vec::with_capacity(usize::try_from(count)?));
+    let (mut all, mut lates) =
+        (Vec::with_capacity(usize::try_from(count)?), Vec::with_capacity(usize::try_from(count)?));
     while let Some(found) = times.recv().await {
         let (named, took, late, holders) = found?;
         ensure!(named == holders.min(16), "{named} parents were named of {holders} holders");

@@ -18,9 +18,9 @@ use super::extract::{Body, IfMatch, Path, Query};
 use super::page::{List, Page};
 use super::problem::Problem;
 use crate::clusters::{
-    Applied, ApplyMode, Change, Changed, Cluster, ClusterSet, ClusterSpec, Edit, Error, Plan, Planned, Reach,
+    Applied, ApplyMode, Change, Changed, Cluster, ClusterSet, ClusterSpec, Edit, Error, Plan, Planned, Reach, Refusal,
 };
-use crate::identity::Caller;
+use crate::identity::{Caller, unfit_name};
 use crate::nodes;
 
 /// Moves that a dry run names one by one; all are counted.
@@ -58,11 +58,11 @@ pub(super) struct ClusterView {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Declared {
-    /// Unique without regard to case; space at its ends is dropped.
+    /// Unique without regard to case; space at its ends is dropped. Neither `.` nor `..`, nor of the form of a UUID.
     #[schema(
         min_length = 1,
         max_length = 128,
-        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$",
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]*[^\s\u0000-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff][^\u0000-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]*$",
         examples("west")
     )]
     name: String,
@@ -101,7 +101,7 @@ pub(super) struct Patch {
     #[schema(
         min_length = 1,
         max_length = 128,
-        pattern = r"^[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f][^\u0000-\u001f\u007f-\u009f]*$"
+        pattern = r"^[^\u0000-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]*[^\s\u0000-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff][^\u0000-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]*$"
     )]
     name: Option<String>,
     /// Whether it is the default. It takes this from whichever cluster has it.
@@ -286,6 +286,16 @@ fn tag(cluster: &Cluster) -> String {
     format!("{}.{}", cluster.id, cluster.version)
 }
 
+/// Refuses new names that can't be asked for, or pass for an id. Clusters that have one from before keep it.
+fn fit<'a>(new: impl IntoIterator<Item = &'a str>) -> Result<(), Problem> {
+    let refusal = |name: &str| {
+        let reason = unfit_name(name)?.to_owned();
+        Some(Refusal { clusters: vec![name.to_owned()], field: "name".to_owned(), reason })
+    };
+    let refusals: Vec<Refusal> = new.into_iter().filter_map(|name| refusal(name.trim())).collect();
+    if refusals.is_empty() { Ok(()) } else { Err(Error::Refused(refusals).into()) }
+}
+
 /// Whether a node is the caller's to see, where it is and where it would be.
 fn sees(caller: &Caller, moved: &nodes::Move) -> bool {
     [&moved.from, &moved.to].iter().all(|place| reaches(caller, place.as_ref().map(|(id, _)| id)).is_ok())
@@ -420,6 +430,7 @@ pub(super) async fn create(
     Body(spec): Body<Declared>,
 ) -> Result<Response, Problem> {
     reaches_all(&caller)?;
+    fit([spec.name.as_str()])?;
     if query.dry_run {
         return parts.plan(&caller, Planned::Create(spec.into())).await;
     }
@@ -473,6 +484,7 @@ async fn update(
     edit: Edit,
 ) -> Result<Response, Problem> {
     let current = parts.changeable(caller, name)?;
+    fit(edit.name.as_deref().filter(|new| new.trim() != current.name))?;
     if dry_run {
         return parts.plan(caller, Planned::Update(name.to_owned(), edit)).await;
     }
@@ -492,7 +504,7 @@ fn matched(given: Option<&IfMatch>, current: &Cluster) -> Result<Option<u64>, Pr
 
 /// Delete a cluster
 ///
-/// Its nodes are decided again at once.
+/// Its nodes are decided again at once. Those that are bound to it run alone, until they are deleted as members and join anew.
 #[utoipa::path(delete, path = "/api/v1/clusters/{cluster}", operation_id = "delete_cluster", tag = "clusters", security(("token" = [])),
     params(("cluster" = String, Path, description = "Name or id."), DeleteQuery,
         ("If-Match" = Option<String>, Header, nullable = false, pattern = r#"^(?:\*|(?:W/)?"[^"]*"(?:, ?(?:W/)?"[^"]*")*)$"#, description = "The ETag that was read, or `*`. Needed without `dry_run`.")),
@@ -534,6 +546,8 @@ pub(super) async fn apply(
 ) -> Result<Response, Problem> {
     reaches_all(&caller)?;
     let ApplyQuery { prune, dry_run, force } = query;
+    let known = parts.clusters.current();
+    fit(set.clusters.iter().map(|one| one.name.as_str()).filter(|name| known.named(name).is_none()))?;
     let mut generation = None;
     if !dry_run {
         let current = parts.clusters.current().generation();

@@ -25,13 +25,14 @@ impl<T: DeserializeOwned + ToSchema + 'static> FromRequest<Parts> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, parts: &Parts) -> Result<Self, Problem> {
-        let value = match <Json<Value> as FromRequest<Parts>>::from_request(request, parts).await {
+        let mut value = match <Json<Value> as FromRequest<Parts>>::from_request(request, parts).await {
             Ok(Json(value)) => value,
             Err(JsonRejection::JsonDataError(error)) => {
                 return Err(Problem::new(StatusCode::BAD_REQUEST, error.body_text()));
             }
             Err(other) => return Err(Problem::new(other.status(), other.body_text())),
         };
+        make_whole(&mut value);
         understand(parts.shapes.body::<T>().faults(&value), value).map(Self)
     }
 }
@@ -70,6 +71,23 @@ impl<T: DeserializeOwned + IntoParams + 'static> FromRequestParts<Parts> for Que
         let value = Value::Object(value);
         let faults = shape.faults(&value).into_iter().chain(twice);
         understand(faults.collect(), value).map(Self)
+    }
+}
+
+/// A number without a fraction is a whole one however it is written (JSON Schema 2020-12, validation, section 6.1.1): `20.0` is 20.
+fn make_whole(value: &mut Value) {
+    /// Up to here every whole number has a double of its own.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let whole = number.as_f64().filter(|number| number.fract() == 0.0 && number.abs() < EXACT);
+            if let Some(whole) = whole {
+                *value = Value::from(whole as i64);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(make_whole),
+        Value::Object(fields) => fields.values_mut().for_each(make_whole),
+        _ => {}
     }
 }
 

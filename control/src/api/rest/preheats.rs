@@ -375,6 +375,20 @@ fn may(caller: &Caller, version: Option<IfMatch>) -> impl FnOnce(&Job) -> Result
     }
 }
 
+/// The same of one that is to be tried again: its cluster must be there.
+fn may_retry(parts: &Parts, caller: &Caller, version: Option<IfMatch>) -> impl FnOnce(&Job) -> Result<(), Problem> {
+    let (set, may) = (parts.clusters.current(), may(caller, version));
+    move |job| {
+        may(job)?;
+        if set.get(&job.cluster).is_some() {
+            return Ok(());
+        }
+        let named = if job.cluster_name.is_empty() { job.cluster.as_str() } else { &job.cluster_name };
+        let why = format!("preheat {}: its cluster {named} is gone; make a new one for another cluster", job.id);
+        Err(Problem::new(StatusCode::CONFLICT, why))
+    }
+}
+
 /// The job, for a caller who reaches its cluster.
 async fn one(parts: &Parts, caller: &Caller, id: &str) -> Result<Job, Problem> {
     let job = parts.preheats.get(id).await?;
@@ -488,6 +502,6 @@ pub(super) async fn retry(
     body: Option<Body<RetryPreheat>>,
 ) -> Result<Response, Problem> {
     let login = body.and_then(|Body(body)| body.login).map(|RegistryLogin { user, password }| (user, password));
-    let job = parts.preheats.retry(&id, login, &caller.name, may(&caller, version)).await?;
+    let job = parts.preheats.retry(&id, login, &caller.name, may_retry(&parts, &caller, version)).await?;
     Ok(answer(StatusCode::OK, &parts, &job))
 }

@@ -34,7 +34,11 @@ pub(super) fn login_for(login: &PreheatLogin, image: &str) -> Result<Option<Valu
         let mut password = String::new();
         let read = std::io::stdin().read_to_string(&mut password);
         read.map_err(|error| Error::Refused(format!("--password-stdin: {error}")))?;
-        return Ok(Some(json!({ "user": user, "password": password.trim_end_matches(['\r', '\n']) })));
+        let password = password.trim_end_matches(['\r', '\n']);
+        if password.is_empty() {
+            return Err(Error::Refused("--password-stdin: nothing came on standard input".to_owned()));
+        }
+        return Ok(Some(json!({ "user": user, "password": password })));
     }
     let Some(path) = &login.docker_config else { return Ok(None) };
     let (user, password) = from_docker_config(path, registry(image))

@@ -31,7 +31,7 @@ const BAR: &str = "{prefix:>16} [{bar:30}] {bytes}/{total_bytes} {msg}";
 /// start is no reason to wait.
 ///
 /// # Errors
-/// [`Error::Failed`] when `timeout` is over, [`Error::Unreachable`] or [`Error::Server`] after two minutes of it.
+/// [`Error::Failed`] when `timeout` is over, what a server that is away is told by after two minutes of it.
 pub(super) async fn wait(client: &Client, id: &str, quiet: bool, timeout: Option<Span>) -> Result<Value, Error> {
     let until = timeout.map(|timeout| Instant::now() + timeout.as_duration());
     let mut shown = Shown::new(quiet);
@@ -49,7 +49,7 @@ pub(super) async fn wait(client: &Client, id: &str, quiet: bool, timeout: Option
                 }
                 if preheat.nodes.len() > MOST_BARS { SELDOM } else { EVERY }
             }
-            Err(error @ (Error::Unreachable { .. } | Error::Server(_))) if seen => {
+            Err(error) if seen && error.may_pass() => {
                 if gone.is_none() {
                     shown.say(&format!("{error}; waits for it, {} s at most", GONE.as_secs()));
                 }

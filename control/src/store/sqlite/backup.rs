@@ -9,11 +9,12 @@ use std::path::Path;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 
-use super::{DATABASE, Error, PATIENCE, SqliteStore, fault, io_failed};
+use super::{DATABASE, Error, PATIENCE, SqliteStore, fault, io_failed, refuse_emptied};
 
 /// As [`crate::store::backup`] says.
 pub(in crate::store) async fn backup(state_dir: &Path, to: &Path) -> Result<(), Error> {
     SqliteStore::must_be_in(state_dir)?;
+    refuse_emptied(state_dir)?;
     let from = state_dir.join(DATABASE);
     // For the owner alone before there is anything in it; SQLite writes into an empty file that is there.
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);

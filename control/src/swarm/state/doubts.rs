@@ -62,10 +62,7 @@ impl Contested {
     }
 
     /// Those whose word nothing contradicts any more, of the blobs that have changed.
-    pub(super) fn take_agreed(
-        &mut self,
-        agrees: impl Fn(&Key, &Meta) -> bool,
-    ) -> Vec<(NodeId, Arc<Fact>, Signature)> {
+    pub(super) fn take_agreed(&mut self, agrees: impl Fn(&Key, &Meta) -> bool) -> Vec<(NodeId, Arc<Fact>, Signature)> {
         let mut agreed = Vec::new();
         for key in std::mem::take(&mut self.changed) {
             let Some(claims) = self.claims.get_mut(&key) else { continue };

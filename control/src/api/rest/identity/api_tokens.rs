@@ -58,11 +58,12 @@ impl From<Role> for ApiRole {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(in super::super) struct AskApiToken {
-    /// Whose it is, for the audit log. Unique.
+    /// Whose it is, for the audit log. Unique. Neither `.` nor `..`, nor of the form of a UUID, nor as the audit log names nodes (`node …`)
+    /// and this service.
     #[schema(
         min_length = 1,
         max_length = 64,
-        pattern = r"^[^\s\u0000-\u001f\u007f-\u009f](?:[^\u0000-\u001f\u007f-\u009f]*[^\s\u0000-\u001f\u007f-\u009f])?$",
+        pattern = r"^[^\s\u0000-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff](?:[^\u0000-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]*[^\s\u0000-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff])?$",
         examples("ci")
     )]
     name: String,
@@ -71,7 +72,7 @@ pub(in super::super) struct AskApiToken {
     /// The only clusters that its bearer sees and changes, by name or id. Left out: all.
     #[schema(min_items = 1, max_items = 1000)]
     clusters: Option<Vec<String>>,
-    /// How long it counts. Left out: until it is removed.
+    /// How long it counts, at most 8784h. Left out: until it is removed.
     #[schema(value_type = Option<String>, max_length = 32, pattern = r"^\s*(?:[0-9]+\s*(?:ms|s|m|h)|0+)\s*$", examples("2160h"))]
     ttl: Option<Span>,
 }

@@ -85,7 +85,8 @@ fn bad(api: &Value, schema: &Value) -> Vec<(Value, String)> {
         }
         if schema["pattern"].is_string() {
             let validator = jsonschema::validator_for(schema).unwrap();
-            let candidates = ["", " ", "|", "a||b", "\u{0}", "a\u{7f}b", " a", "1 h", "-1h", "sha256:x", "\n", "A!"];
+            let candidates =
+                ["", " ", "|", "a||b", "\u{0}", "a\u{7f}b", "a\u{200b}b", " a", "1 h", "-1h", "sha256:x", "\n", "A!"];
             candidates.iter().map(|text| json!(text)).filter(|text| !validator.is_valid(text)).for_each(&mut here);
         }
     }

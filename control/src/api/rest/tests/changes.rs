@@ -245,3 +245,41 @@ async fn a_token_that_is_kept_to_a_cluster_moves_and_sees_no_nodes_of_others() {
     assert_eq!(rest.get(CLUSTERS).await.json(), before);
     assert_eq!(rest.ask(Method::PATCH, "/api/v1/clusters/b", None, &json!({"idc": "north"})).await.status, 200);
 }
+
+#[tokio::test]
+async fn a_cluster_gets_no_name_that_can_not_be_asked_for_or_passes_for_an_id() {
+    let rest = rest().await;
+    let id = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
+    for name in [".", " .. ", id, "a\u{200b}b", "\u{202e}b", "a\u{feff}"] {
+        let made = json!({ "name": name });
+        for (method, path, body) in [
+            (Method::POST, CLUSTERS.to_owned(), made.clone()),
+            (Method::POST, format!("{CLUSTERS}?dry_run=true"), made.clone()),
+            (Method::PUT, format!("{CLUSTERS}/default"), made.clone()),
+            (Method::PATCH, format!("{CLUSTERS}/default"), made.clone()),
+            (Method::PUT, CLUSTERS.to_owned(), json!({"clusters": [{"name": "fine"}, made]})),
+        ] {
+            let refused = rest.ask(method.clone(), &path, None, &body).await;
+            assert_eq!((refused.status, refused.faults()), (400, vec!["name".to_owned()]), "{method} {path} {name:?}");
+        }
+    }
+    assert_eq!(rest.get(CLUSTERS).await.json()["total"], 1, "nothing was made");
+}
+
+#[tokio::test]
+async fn a_cluster_that_has_such_a_name_from_before_keeps_it_and_can_be_changed() {
+    use crate::store::{ClusterChange, ClusterSpec, Store as _};
+    let store = Arc::new(MemoryStore::default());
+    let old = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
+    let spec = ClusterSpec { name: old.into(), ..ClusterSpec::default() };
+    store.change_clusters(0, &[ClusterChange::Insert { id: "c1".parse().unwrap(), spec }], &[]).await.unwrap();
+    let rest = rest_on(store).await;
+    let path = format!("{CLUSTERS}/c1");
+    assert_eq!(rest.get(&path).await.json()["name"], old);
+    assert_eq!(rest.ask(Method::PATCH, &path, None, &json!({"idc": "west"})).await.status, 200);
+    assert_eq!(rest.ask(Method::PUT, &path, None, &json!({"name": old, "idc": "east"})).await.status, 200);
+    let set = json!({"clusters": [{"name": old, "idc": "north"}]});
+    let applied = rest.ask(Method::PUT, CLUSTERS, None, &set).await;
+    assert_eq!(applied.status, 200, "{}", applied.text);
+    assert_eq!(rest.ask(Method::PATCH, &path, None, &json!({"name": "mended"})).await.status, 200);
+}

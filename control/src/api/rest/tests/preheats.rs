@@ -93,6 +93,44 @@ async fn preheats_come_page_by_page_and_by_state_and_cluster() {
 }
 
 #[tokio::test]
+async fn what_was_meant_for_a_cluster_that_is_gone_is_not_tried_again() {
+    let rest = rest().await;
+    rest.ask(Method::POST, CLUSTERS, None, &json!({"name": "b", "idc": "b"})).await;
+    rest.join("n1", "10.0.0.1", "b");
+    let made = rest.ask(Method::POST, PREHEATS, None, &json!({"image": "app", "cluster": "b"})).await;
+    assert_eq!(made.status, 201, "{}", made.text);
+    let one = format!("{PREHEATS}/{}", made.json()["id"].as_str().unwrap());
+    assert_eq!(rest.ask(Method::POST, &format!("{one}/cancel"), Some("*"), &Value::Null).await.status, 200);
+    let before = rest.get(&one).await.json();
+    assert_eq!(rest.ask(Method::DELETE, &format!("{CLUSTERS}/b?force=true"), None, &Value::Null).await.status, 204);
+    let refused = rest.ask(Method::POST, &format!("{one}/retry"), Some("*"), &json!({})).await;
+    assert_eq!(refused.status, 409, "{}", refused.text);
+    assert!(refused.text.contains("its cluster b is gone"), "{}", refused.text);
+    let after = rest.get(&one).await.json();
+    assert_eq!((&after["version"], &after["state"]), (&before["version"], &json!("cancelled")));
+    assert_eq!(after["nodes"][0]["attempt"], 1);
+}
+
+#[tokio::test]
+async fn a_whole_number_is_taken_however_it_is_written() {
+    let rest = rest().await;
+    rest.join("n1", "10.0.0.1", "");
+    let ask = |percent: &str| {
+        let body = format!(r#"{{"image": "app", "cluster": "default", "percent": {percent}}}"#);
+        let request = Request::post(PREHEATS).header(header::CONTENT_TYPE, "application/json");
+        request.body(Body::from(body)).unwrap()
+    };
+    for percent in ["20.0", "2e1", "20"] {
+        let made = rest.send(ask(percent)).await;
+        assert_eq!(made.status, 201, "{percent}: {}", made.text);
+        assert_eq!(made.json()["target"], "20 % of the nodes");
+    }
+    let refused = rest.send(ask("20.5")).await;
+    assert_eq!((refused.status, refused.faults()), (400, vec!["percent".to_owned()]));
+    assert!(refused.text.contains("is 20.5") && refused.text.contains("whole number"), "{}", refused.text);
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_a_preheat_is_named() {
     let rest = rest().await;
     let cases = [
