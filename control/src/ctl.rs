@@ -175,7 +175,11 @@ fn fit_for_a_header(text: &str) -> Result<Option<String>, &'static str> {
 /// A reader that went away (`| head`) is no error.
 fn print(text: &str) {
     use std::io::Write as _;
-    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+    // Who followed has printed already.
+    let text = text.trim_end();
+    if !text.is_empty() {
+        let _ = writeln!(std::io::stdout(), "{text}");
+    }
 }
 
 /// As JSON the value itself, else what `table` makes of it.

@@ -19,9 +19,11 @@ use crate::memory::own_now;
 
 mod child;
 mod crowd;
+mod echo;
 
 use child::Child;
 use crowd::{Moved, Peer};
+use echo::Echo;
 
 /// Nodes that connect at once: control takes that many handshakes at a time.
 const AT_ONCE: usize = 64;
@@ -56,6 +58,8 @@ pub(super) struct Measured {
     find_max_ms: f64,
     /// Of those times, what went by before the bench, on the same cores, came to ask.
     late_p99_ms: f64,
+    /// What a byte to another thread and back took meanwhile, since it was due: that of the machine, not of control.
+    echo_p99_ms: f64,
     /// Of control, while it was asked.
     cpu_cores: f64,
     /// What the process has for itself at the end.
@@ -100,7 +104,9 @@ pub(super) async fn measure(plan: Plan) -> Result<Measured> {
     let holdings = own_now(control.pid())?;
 
     let (before, since) = (cpu::spent(control.pid())?, Instant::now());
+    let echo = Echo::start()?;
     let (mut times, mut late) = ask(&plan, &peers).await?;
+    let echoes = echo.times()?;
     let cpu_cores = (cpu::spent(control.pid())? - before).as_secs_f64() / since.elapsed().as_secs_f64();
     times.sort_unstable();
     late.sort_unstable();
@@ -116,6 +122,7 @@ pub(super) async fn measure(plan: Plan) -> Result<Measured> {
         find_p99_ms: of(&times, 0.99),
         find_max_ms: of(&times, 1.0),
         late_p99_ms: of(&late, 0.99),
+        echo_p99_ms: of(&echoes, 0.99),
         cpu_cores,
         rss_mib: rss as f64 / MIB,
         idle_mib: idle as f64 / MIB,
@@ -217,7 +224,7 @@ impl Measured {
         let Plan { sessions, digests, holders, clusters, finds, seconds } = &self.plan;
         format!(
             "{sessions} sessions with a heartbeat a second, {finds} Find a second for {seconds} s over {digests} digests with {holders} holders each, {clusters} clusters\n\
-             find_p50_ms {:.2}, find_p99_ms {:.2} (aim: below 10), most {:.2}; asked late_p99_ms {:.2}\n\
+             find_p50_ms {:.2}, find_p99_ms {:.2} (aim: below 10), most {:.2}; asked late_p99_ms {:.2}, meanwhile echo_p99_ms {:.2}\n\
              cpu_cores {:.2} (aim: below 1), rss_mib {:.0} (aim: below 400), idle {:.0}\n\
              bytes_per_session {:.0}, bytes_per_holding {:.0}; connected in {:.1} s, announced in {:.1} s\n\
              redecide_ms {:.1} (aim: below 200), a scope that moves {} nodes: {:.1} ms to the last of them\n",
@@ -225,6 +232,7 @@ impl Measured {
             self.find_p99_ms,
             self.find_max_ms,
             self.late_p99_ms,
+            self.echo_p99_ms,
             self.cpu_cores,
             self.rss_mib,
             self.idle_mib,
