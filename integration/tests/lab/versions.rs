@@ -164,14 +164,13 @@ fn old_nodes_pull_under_a_new_control_and_take_no_orders() {
             let said = refused(&world, &[&create[..], nodes].concat()).await?;
             ensure!(said.contains("takes no orders") && said.contains("version 0."), "{said}");
         }
-        let jobs = world.control_ref()?.ctl_json(&["preheat", "list"]).await?;
-        let ended = jobs.as_array().into_iter().flatten().filter(|job| job["state"] == "failed").count();
-        ensure!(ended == 3, "{jobs}");
+        let jobs = preheats(&world).await?;
+        ensure!(jobs.len() == 3 && jobs.iter().all(|job| job["state"] == "failed"), "{jobs:?}");
         is_quiet(&mut world).await?;
 
         // One of them is upgraded, and does what it could not.
         let today = ShoalPrograms::locate()?;
-        let of_a2 = jobs.as_array().into_iter().flatten().find(|job| {
+        let of_a2 = jobs.iter().find(|job| {
             let nodes = job["nodes"].as_array().map_or(&[][..], Vec::as_slice);
             nodes.len() == 1 && nodes[0]["name"] == "a2"
         });
@@ -230,18 +229,29 @@ fn an_old_node_and_a_new_one_give_each_other_blobs() {
         let create = ["preheat", "create", &image_name("74021"), "--cluster", "default", "--percent", "100", "--wait"];
         let said = refused(&world, &create).await?;
         ensure!(said.contains("takes no orders"), "{said}");
-        let jobs = world.control_ref()?.ctl_json(&["preheat", "list"]).await?;
+        let jobs = preheats(&world).await?;
         let of = |name: &str| {
             let nodes = jobs[0]["nodes"].as_array().into_iter().flatten();
             nodes.filter(|node| node["name"] == name).map(|node| node["state"].clone()).collect::<Vec<_>>()
         };
-        ensure!(of("a1") == ["failed"] && of("a2") == ["done"] && jobs[0]["bytes"] == image.size(), "{jobs}");
+        ensure!(of("a1") == ["failed"] && of("a2") == ["done"] && jobs[0]["bytes"] == image.size(), "{jobs:?}");
         known_again(&mut world).await?;
         tokio::time::sleep(Duration::from_secs(2)).await;
         pulled_by_both(&world, 74_022, ["a1", "a2"]).await?;
         is_quiet(&mut world).await?;
         aftermath::check(&mut world).await
     });
+}
+
+/// All preheats, node by node.
+async fn preheats(world: &World) -> Result<Vec<Value>> {
+    let control = world.control_ref()?;
+    let mut all = Vec::new();
+    for job in control.ctl_json(&["preheat", "list"]).await?.as_array().into_iter().flatten() {
+        let id = job["id"].as_str().context("a preheat has an id")?;
+        all.push(control.ctl_json(&["preheat", "show", id]).await?);
+    }
+    Ok(all)
 }
 
 type Kept = BTreeMap<&'static str, Vec<Value>>;
