@@ -12,7 +12,7 @@ use http_body::{Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
 
-/// Bytes of one slice: all that a node says fits into one, announcements aside.
+/// Bytes of one slice: what a node says every second fits into one; what is longer comes in several.
 const SLICE: usize = 512;
 
 struct Slices {

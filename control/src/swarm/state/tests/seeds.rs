@@ -194,7 +194,7 @@ fn what_a_seed_reads_for_others_is_taken_back_when_none_of_them_waits_any_more()
     bench.apply(Event::Ended { finder: s, clean: true });
     assert!(bench.orders.is_empty());
     // What somebody got as a whole a seed may have too.
-    bench.ask("a", want(2));
+    let a = bench.ask("a", want(2));
     let order = bench.order();
     bench.reply(&order, Reply::Begins);
     let s = bench.ask("s", want(2));
